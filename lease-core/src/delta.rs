@@ -1,0 +1,574 @@
+//! A host id, held by a heartbeat: join, renew, leave.
+//!
+//! After Chockler and Malkhi, "Light-weight leases for storage-centric coordination": write
+//! yourself, wait, read back; a lease lives for as long as its record is seen to change.
+//!
+//! Invariants. Host N alone writes sector N-1, except for a joiner that saw it free, or unchanged
+//! for longer than its host can have lived. Every join takes a larger generation. A timestamp is
+//! at least 1 and differs from the one before. Timestamp 0 is written only by [`HostLease::leave`]
+//! (and by a join that is called off before anybody relied on it), when nothing that was guarded
+//! lives and no I/O is outstanding. After a loss nothing at all is written.
+
+use crate::clock::{Clock, Interrupted, Moment};
+use crate::disk::{Disk, Fault};
+use crate::id::{Generation, HostId, Name};
+use crate::layout::Geometry;
+use crate::record::RecordError;
+use crate::record::heartbeat::Heartbeat;
+use crate::record::host_note::{BootId, HostNote};
+use crate::timing::Timing;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use thiserror::Error;
+
+/// How often a joiner looks at the record that it watches.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a join starts over before it gives up.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// A lockspace on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lockspace {
+    /// Its name.
+    pub name: Name,
+    /// Byte of the disk at which its area starts.
+    pub offset: u64,
+    /// Sector and area size.
+    pub geometry: Geometry,
+}
+
+impl Lockspace {
+    /// Reads host `host`'s heartbeat: the outer failure is the storage's, the inner one the
+    /// record's.
+    pub fn read_host(
+        &self,
+        disk: &dyn Disk,
+        host: HostId,
+    ) -> Result<Result<Heartbeat, HeartbeatError>, Fault> {
+        let at = self.offset + self.geometry.heartbeat_at(host) as u64;
+        let sector = disk.read(at, self.geometry.sector_bytes())?;
+        Ok(self.decode(&sector))
+    }
+
+    /// Reads every heartbeat.
+    pub fn read_all(&self, disk: &dyn Disk) -> Result<Area, Fault> {
+        let bytes = disk.read(self.offset, self.geometry.heartbeats_len())?;
+        Ok(Area {
+            lockspace: *self,
+            bytes,
+        })
+    }
+
+    fn write_host(&self, disk: &dyn Disk, host: HostId, record: &Heartbeat) -> Result<(), Fault> {
+        let at = self.offset + self.geometry.heartbeat_at(host) as u64;
+        disk.write(at, &record.to_sector())
+    }
+
+    fn decode(&self, sector: &[u8]) -> Result<Heartbeat, HeartbeatError> {
+        let record = Heartbeat::decode(sector)?;
+        if *record.lockspace() != self.name {
+            return Err(HeartbeatError::Lockspace {
+                found: *record.lockspace(),
+            });
+        }
+        if record.geometry() != self.geometry {
+            return Err(HeartbeatError::Geometry {
+                found: record.geometry(),
+            });
+        }
+        Ok(record)
+    }
+}
+
+/// The heartbeats of a whole lockspace, as they were read. Sectors are of different moments.
+#[derive(Debug, Clone)]
+pub struct Area {
+    lockspace: Lockspace,
+    bytes: Vec<u8>,
+}
+
+impl Area {
+    /// Host `host`'s heartbeat.
+    pub fn host(&self, host: HostId) -> Result<Heartbeat, HeartbeatError> {
+        self.lockspace.decode(self.sector(host))
+    }
+
+    /// Every record that checks, of hosts that were ever joined.
+    pub fn joined(&self) -> impl Iterator<Item = (HostId, Heartbeat)> + '_ {
+        HostId::all(self.lockspace.geometry.max_hosts())
+            .filter_map(|host| Some((host, self.host(host).ok()?)))
+            .filter(|(_, record)| record.owner().is_some())
+    }
+
+    /// The io_timeout that the lockspace was formatted with, in seconds: that of a record which
+    /// nobody has joined yet; of `host`'s own where all have been.
+    pub fn formatted_io_timeout(&self, host: HostId) -> Option<u8> {
+        let untouched = HostId::all(self.lockspace.geometry.max_hosts())
+            .filter_map(|host| self.host(host).ok())
+            .find(|record| record.owner().is_none());
+        untouched
+            .or_else(|| self.host(host).ok())
+            .and_then(|record| record.io_timeout())
+    }
+
+    fn sector(&self, host: HostId) -> &[u8] {
+        let at = self.lockspace.geometry.heartbeat_at(host);
+        &self.bytes[at..at + self.lockspace.geometry.sector_bytes()]
+    }
+}
+
+/// Why a sector is not a heartbeat of this lockspace.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum HeartbeatError {
+    #[error("{0}")]
+    Record(#[from] RecordError),
+    #[error("it belongs to lockspace {found}")]
+    Lockspace { found: Name },
+    #[error("its record says {found}")]
+    Geometry { found: Geometry },
+}
+
+/// What a host wants to join as.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    /// The host id.
+    pub host: HostId,
+    /// A name that no other machine has.
+    pub name: Name,
+    /// Our t and W.
+    pub timing: Timing,
+    /// Our present boot.
+    pub boot_id: BootId,
+    /// The last generation that this machine is known to have used; the next is larger.
+    pub at_least: Generation,
+}
+
+/// Why a host id could not be joined.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum JoinError {
+    #[error("{0}")]
+    Disk(#[from] Fault),
+    #[error("{0}")]
+    Record(#[from] HeartbeatError),
+    #[error("in use by {}", .name.map_or_else(|| "a host without a name".into(), |n| n.to_string()))]
+    InUse { name: Option<Name> },
+    #[error("the storage is too slow: three attempts took longer than {0} s from read to write")]
+    TooSlow(u64),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl From<Interrupted> for JoinError {
+    fn from(_: Interrupted) -> Self {
+        Self::Interrupted
+    }
+}
+
+/// What a joiner waits for, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// Whether the host whose record stands there is alive.
+    Watching {
+        /// Its name.
+        name: Option<Name>,
+        /// For at most this long.
+        at_most: Duration,
+    },
+    /// Whether anybody else joins at the same time.
+    Settling {
+        /// For this long.
+        exactly: Duration,
+    },
+}
+
+/// What stands in our sector before a join.
+struct Vacant {
+    record: Heartbeat,
+    /// When the read that showed it began.
+    read_began: Moment,
+    /// Until when writes of an earlier life of this host id may still land.
+    quiet_from: Option<Moment>,
+}
+
+/// Joins a host id.
+///
+/// Free: taken at once. Otherwise the record is watched: for 3t where it is ours by name from
+/// another boot of this machine, else until its host must be dead. Then ours is written, 2t pass,
+/// and it must still be there. `tell` hears what is being waited for.
+///
+/// On a failure after the write the record may be left behind; it then counts as a host that
+/// died.
+pub fn join(
+    lockspace: &Lockspace,
+    disk: &dyn Disk,
+    clock: &dyn Clock,
+    claim: &Claim,
+    tell: &mut dyn FnMut(Waiting),
+) -> Result<HostLease, JoinError> {
+    let mut generation = claim.at_least;
+    for _ in 0..ATTEMPTS_MAX {
+        let vacant = wait_until_vacant(lockspace, disk, clock, claim, tell)?;
+        generation = generation.max(vacant.record.generation()).next();
+        let record = vacant.joined(claim, generation, clock.now());
+        let issued = clock.now();
+        lockspace.write_host(disk, claim.host, &record)?;
+        if clock.now().since(vacant.read_began) > claim.timing.join_window() {
+            // Somebody may have joined in the meantime, and we wrote over it: with the same
+            // generation even. Whoever it is finds out and dies in time; we start over, watch our
+            // own record (of this boot) for all of that time, and take the next generation.
+            continue;
+        }
+        let mut lease = HostLease {
+            lockspace: *lockspace,
+            claim: *claim,
+            generation,
+            written: record,
+            unsure: Vec::new(),
+            renewed: issued,
+            ballots_from: vacant.quiet_from.unwrap_or_default(),
+        };
+        lease.settle(disk, clock, vacant.timing(claim), tell)?;
+        return Ok(lease);
+    }
+    Err(JoinError::TooSlow(claim.timing.join_window().as_secs()))
+}
+
+impl Vacant {
+    /// The timing by which others that read this record may be joining at this moment.
+    fn timing(&self, claim: &Claim) -> Timing {
+        let theirs = Timing::of_host(&self.record, claim.timing);
+        if theirs.io_timeout() > claim.timing.io_timeout() {
+            theirs
+        } else {
+            claim.timing
+        }
+    }
+
+    /// The record with us in it. It keeps the larger io_timeout until the join has settled.
+    fn joined(&self, claim: &Claim, generation: Generation, now: Moment) -> Heartbeat {
+        let note = HostNote {
+            watchdog: claim.timing.watchdog(),
+            host: claim.host,
+            generation,
+            boot_id: claim.boot_id,
+        };
+        let timestamp = next_timestamp(self.record.timestamp(), now);
+        self.record.joined(
+            &claim.name,
+            timestamp,
+            self.timing(claim).io_timeout(),
+            note,
+        )
+    }
+}
+
+/// At least 1, and not the one that stands there.
+fn next_timestamp(before: u64, now: Moment) -> u64 {
+    match now.seconds().max(1) {
+        same if same == before => same + 1,
+        other => other,
+    }
+}
+
+/// Waits until the record is free, or has not changed for as long as its host can have lived.
+fn wait_until_vacant(
+    lockspace: &Lockspace,
+    disk: &dyn Disk,
+    clock: &dyn Clock,
+    claim: &Claim,
+    tell: &mut dyn FnMut(Waiting),
+) -> Result<Vacant, JoinError> {
+    let read_began = clock.now();
+    let first = lockspace.read_host(disk, claim.host)??;
+    let first_seen = clock.now();
+    if first.is_free() {
+        return Ok(Vacant {
+            record: first,
+            read_began,
+            quiet_from: None,
+        });
+    }
+    let theirs = Timing::of_host(&first, claim.timing);
+    let other_boot = first
+        .note()
+        .is_some_and(|note| note.boot_id != claim.boot_id);
+    let is_us = other_boot && first.host_name() == Some(claim.name);
+    let watch = if is_us {
+        theirs.join_look()
+    } else {
+        theirs.dead_after()
+    };
+    // The earlier life may have issued a write until it died: before this boot, if it was ours; up
+    // to 8t after a renewal that we have not seen any more, if it was another machine's. Such a
+    // write lands within 8t + W, or never.
+    let last_write = if is_us {
+        first_seen
+    } else {
+        first_seen.after(theirs.lost_after())
+    };
+    let quiet_from = Some(last_write.after(theirs.dead_after()));
+    tell(Waiting::Watching {
+        name: first.host_name(),
+        at_most: watch,
+    });
+    loop {
+        clock.wait(LOOK_EVERY)?;
+        let read_began = clock.now();
+        let record = lockspace.read_host(disk, claim.host)??;
+        if record.is_free() {
+            return Ok(Vacant {
+                record,
+                read_began,
+                quiet_from: None,
+            });
+        }
+        if record.leader_bytes() != first.leader_bytes() {
+            return Err(JoinError::InUse {
+                name: record.host_name(),
+            });
+        }
+        if read_began.since(first_seen) > watch {
+            return Ok(Vacant {
+                record,
+                read_began,
+                quiet_from,
+            });
+        }
+    }
+}
+
+/// A host id that is ours for as long as its heartbeat is renewed.
+#[derive(Debug)]
+pub struct HostLease {
+    lockspace: Lockspace,
+    claim: Claim,
+    generation: Generation,
+    /// What our sector held when it was last known for certain.
+    written: Heartbeat,
+    /// Writes since then of which it is not known whether they happened.
+    unsure: Vec<Heartbeat>,
+    renewed: Moment,
+    ballots_from: Moment,
+}
+
+/// Why a renewal did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RenewError {
+    /// The storage did not do it; to be tried again, until the lease has expired.
+    #[error("{0}")]
+    Disk(#[from] Fault),
+    /// The lease is lost, now and for good. Nothing may be written any more.
+    #[error("{0}")]
+    Lost(#[from] Lost),
+}
+
+/// How a host id was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum Lost {
+    #[error("no renewal for {0} s")]
+    Expired(u64),
+    #[error("our heartbeat was overwritten by {}", .0.map_or_else(|| "somebody".into(), |n| n.to_string()))]
+    Overwritten(Option<Name>),
+    #[error("our heartbeat is damaged: {0}")]
+    Damaged(HeartbeatError),
+}
+
+impl HostLease {
+    /// Gives everybody who joins at the same time the chance to see our record, or to overwrite
+    /// it: 2t of the slowest.
+    fn settle(
+        &mut self,
+        disk: &dyn Disk,
+        clock: &dyn Clock,
+        slowest: Timing,
+        tell: &mut dyn FnMut(Waiting),
+    ) -> Result<(), JoinError> {
+        let exactly = slowest.join_settle();
+        tell(Waiting::Settling { exactly });
+        let waited = clock.wait(exactly);
+        let record = self.lockspace.read_host(disk, self.claim.host)??;
+        if record.leader_bytes() != self.written.leader_bytes() {
+            return Err(JoinError::InUse {
+                name: record.host_name(),
+            });
+        }
+        if waited.is_err() {
+            self.lockspace
+                .write_host(disk, self.claim.host, &self.written.stamped(0))?;
+            return Err(JoinError::Interrupted);
+        }
+        if slowest != self.claim.timing {
+            // From here on others may count by our own, shorter, io_timeout.
+            let issued = clock.now();
+            let timestamp = next_timestamp(self.written.timestamp(), issued);
+            let ours = self
+                .written
+                .stamped(timestamp)
+                .timed(self.claim.timing.io_timeout());
+            self.lockspace.write_host(disk, self.claim.host, &ours)?;
+            (self.written, self.renewed) = (ours, issued);
+        }
+        Ok(())
+    }
+
+    /// The lockspace.
+    pub fn lockspace(&self) -> &Lockspace {
+        &self.lockspace
+    }
+
+    /// What it was joined as.
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Which life of the host this is.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The heartbeat as it was last written for certain.
+    pub fn heartbeat(&self) -> &Heartbeat {
+        &self.written
+    }
+
+    /// The moment before the last successful renewal was issued: 8t count from here.
+    pub fn renewed(&self) -> Moment {
+        self.renewed
+    }
+
+    /// Before this moment, writes of an earlier life of this host id may still land on its ballot
+    /// records: no ballot until then.
+    pub fn ballots_from(&self) -> Moment {
+        self.ballots_from
+    }
+
+    /// Renews the heartbeat: reads the whole area, checks that our record is still ours, writes it
+    /// with a new timestamp. Returns what was read of all hosts, and when the read ended.
+    pub fn renew(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<Scan, RenewError> {
+        self.check_time(clock)?;
+        let area = self.lockspace.read_all(disk)?;
+        let read_ended = clock.now();
+        self.check_ours(area.host(self.claim.host))?;
+
+        let timestamp = next_timestamp(self.written.timestamp(), clock.now());
+        let record = self.written.stamped(timestamp);
+        self.check_time(clock)?;
+        let issued = clock.now();
+        if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &record) {
+            if fault != Fault::Outstanding {
+                self.unsure.push(record);
+            }
+            return Err(fault.into());
+        }
+        self.written = record;
+        // Too late is lost, even if it was written: our own killers have started by now.
+        self.check_time(clock)?;
+        self.renewed = issued;
+        Ok(Scan { area, read_ended })
+    }
+
+    /// Gives the host id back: all that this host owns is free from now on.
+    ///
+    /// Only when nothing that was guarded lives. Fails, and leaves it, while I/O is outstanding.
+    pub fn leave(mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
+        disk.settle()?;
+        self.check_time(clock)?;
+        self.check_ours(self.lockspace.read_host(disk, self.claim.host)?)?;
+        self.check_time(clock)?;
+        Ok(self
+            .lockspace
+            .write_host(disk, self.claim.host, &self.written.stamped(0))?)
+    }
+
+    fn check_time(&self, clock: &dyn Clock) -> Result<(), Lost> {
+        check_time(self.renewed, self.claim.timing, clock.now())
+    }
+
+    /// Our sector must hold what we wrote last, or one of the writes that may have happened since.
+    fn check_ours(&mut self, record: Result<Heartbeat, HeartbeatError>) -> Result<(), Lost> {
+        let record = record.map_err(Lost::Damaged)?;
+        let bytes = record.leader_bytes();
+        let ours = |known: &Heartbeat| known.leader_bytes() == bytes;
+        if !ours(&self.written) && !self.unsure.iter().any(ours) {
+            return Err(Lost::Overwritten(record.host_name()));
+        }
+        self.written = self.written.stamped(record.timestamp());
+        self.unsure.clear();
+        Ok(())
+    }
+}
+
+fn check_time(renewed: Moment, timing: Timing, now: Moment) -> Result<(), Lost> {
+    let age = now.since(renewed);
+    if age < timing.lost_after() {
+        Ok(())
+    } else {
+        Err(Lost::Expired(age.as_secs()))
+    }
+}
+
+/// What a renewal read of all hosts.
+#[derive(Debug)]
+pub struct Scan {
+    /// Every heartbeat.
+    pub area: Area,
+    /// When the read was over.
+    pub read_ended: Moment,
+}
+
+/// What every user of a host id knows of its renewals, shared between threads. Whoever writes to
+/// the disk in the name of the host asks it first.
+#[derive(Debug)]
+pub struct Tenure {
+    timing: Timing,
+    renewed: AtomicU64,
+    lost: AtomicBool,
+}
+
+impl Tenure {
+    /// Of a host id that was last renewed at `renewed`.
+    pub fn new(timing: Timing, renewed: Moment) -> Self {
+        Self {
+            timing,
+            renewed: AtomicU64::new(renewed.0),
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    /// Its t and W.
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
+    /// Notes a renewal that was issued at `renewed`; an older one changes nothing.
+    pub fn note_renewal(&self, renewed: Moment) {
+        self.renewed.fetch_max(renewed.0, Ordering::SeqCst);
+    }
+
+    /// Notes that the host id is lost. There is no way back.
+    pub fn note_loss(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+    }
+
+    /// The moment before the last known renewal was issued.
+    pub fn renewed(&self) -> Moment {
+        Moment(self.renewed.load(Ordering::SeqCst))
+    }
+
+    /// When the lease is lost, unless it is renewed before: 8t after the last renewal; at once
+    /// after a loss.
+    pub fn deadline(&self) -> Moment {
+        if self.lost.load(Ordering::SeqCst) {
+            return Moment::default();
+        }
+        self.renewed().after(self.timing.lost_after())
+    }
+
+    /// Whether the host id is still ours at `now`.
+    pub fn holds(&self, now: Moment) -> bool {
+        now < self.deadline()
+    }
+}

@@ -1,0 +1,380 @@
+//! The real disk: a file or block device, past the page cache.
+//!
+//! One worker thread a disk does the I/O and owns the buffer; whoever asked waits for an answer
+//! with a time limit. So at most one I/O is under way, a hung disk never hangs the caller, and an
+//! I/O that timed out bars the next one until it has come back.
+
+use crate::disk::{Disk, Fault};
+use crate::layout::{Geometry, SectorSize};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag};
+use nix::sys::stat::{FileStat, Mode, SFlag};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use thiserror::Error;
+
+/// Alignment of every buffer: enough for both sector sizes.
+const BUFFER_ALIGN: usize = 4096;
+
+/// What a path is to be opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+/// Why a path cannot be used as a disk.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum OpenError {
+    #[error("it is a {0}, not a file or block device")]
+    Kind(&'static str),
+    #[error("its file system has no direct I/O (O_DIRECT), and through a cache no lease is safe")]
+    NoDirectIo,
+    #[error("{0}")]
+    Permission(String),
+    #[error("{0}")]
+    System(Errno),
+    #[error("opening it got no answer within {0} s")]
+    TimedOut(u64),
+}
+
+/// What identifies a file or device, whatever path leads to it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+pub struct Identity {
+    /// The device: of the file system for a file, its own for a block device.
+    pub device: u64,
+    /// The inode of a file; 0 for a block device.
+    pub inode: u64,
+}
+
+/// An open file or block device.
+#[derive(Debug)]
+pub struct Device {
+    path: PathBuf,
+    identity: Identity,
+    size: u64,
+    is_file: bool,
+    sector: SectorSize,
+    limit: Duration,
+    worker: Mutex<Worker>,
+}
+
+/// The asking end of a worker thread.
+#[derive(Debug)]
+struct Worker {
+    requests: Sender<Request>,
+    answers: Receiver<io::Result<Vec<u8>>>,
+    /// An I/O was sent and its answer has not been taken yet.
+    outstanding: bool,
+}
+
+enum Request {
+    Read { offset: u64, len: usize },
+    Write { offset: u64, bytes: Vec<u8> },
+}
+
+impl Device {
+    /// Opens `path`, which must be a regular file or a block device, for direct I/O of at most
+    /// `limit` each.
+    pub fn open(path: &Path, access: Access, limit: Duration) -> Result<Self, OpenError> {
+        let (send, receive) = channel();
+        let owned = path.to_owned();
+        // Opening may hang as any I/O may.
+        std::thread::spawn(move || send.send(open_file(&owned, access)));
+        let opened = receive.recv_timeout(limit);
+        let Opened { file, stat, size } =
+            opened.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;
+        let is_file = kind(&stat) == SFlag::S_IFREG;
+        let identity = match is_file {
+            true => Identity {
+                device: stat.st_dev,
+                inode: stat.st_ino,
+            },
+            false => Identity {
+                device: stat.st_rdev,
+                inode: 0,
+            },
+        };
+        let sector = if is_file {
+            SectorSize::B512
+        } else {
+            logical_sector(&file)
+        };
+        let worker = Mutex::new(Worker::start(file));
+        Ok(Self {
+            path: path.to_owned(),
+            identity,
+            size,
+            is_file,
+            sector,
+            limit,
+            worker,
+        })
+    }
+
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it is, whatever path leads to it.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Its bytes when it was opened.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether it is a regular file rather than a block device.
+    pub fn is_file(&self) -> bool {
+        self.is_file
+    }
+
+    /// The geometry that formatting uses here if nothing else is asked for.
+    pub fn default_geometry(&self) -> Geometry {
+        Geometry::default_for(self.sector)
+    }
+
+    fn ask(&self, request: Request) -> Result<Vec<u8>, Fault> {
+        let mut worker = self.worker();
+        worker.collect(Duration::ZERO)?;
+        worker
+            .requests
+            .send(request)
+            .map_err(|_| Fault::Failed("its thread is gone".into()))?;
+        worker.outstanding = true;
+        match worker.answers.recv_timeout(self.limit) {
+            Ok(answer) => {
+                worker.outstanding = false;
+                answer.map_err(|error| Fault::Failed(describe(&error)))
+            }
+            Err(RecvTimeoutError::Timeout) => Err(Fault::TimedOut(self.limit.as_secs())),
+            Err(RecvTimeoutError::Disconnected) => Err(Fault::Failed("its thread is gone".into())),
+        }
+    }
+
+    fn worker(&self) -> MutexGuard<'_, Worker> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Disk for Device {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.ask(Request::Read { offset, len })
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.ask(Request::Write {
+            offset,
+            bytes: bytes.to_vec(),
+        })
+        .map(drop)
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.worker().collect(self.limit)
+    }
+}
+
+impl Worker {
+    fn start(file: File) -> Self {
+        let (requests, inbox) = channel();
+        let (outbox, answers) = channel();
+        std::thread::spawn(move || serve(&file, &inbox, &outbox));
+        Self {
+            requests,
+            answers,
+            outstanding: false,
+        }
+    }
+
+    /// Takes the answer of an I/O that timed out earlier, if it comes within `patience`.
+    fn collect(&mut self, patience: Duration) -> Result<(), Fault> {
+        if !self.outstanding {
+            return Ok(());
+        }
+        match self.answers.recv_timeout(patience) {
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => {
+                self.outstanding = false;
+                Ok(())
+            }
+            Err(RecvTimeoutError::Timeout) => Err(Fault::Outstanding),
+        }
+    }
+}
+
+/// The worker's life: one request after another, until nobody asks any more.
+fn serve(file: &File, requests: &Receiver<Request>, answers: &Sender<io::Result<Vec<u8>>>) {
+    let mut buffer = Buffer::default();
+    while let Ok(request) = requests.recv() {
+        let answer = match request {
+            Request::Read { offset, len } => {
+                let buffer = buffer.of(len);
+                file.read_exact_at(buffer, offset).map(|()| buffer.to_vec())
+            }
+            Request::Write { offset, bytes } => {
+                let buffer = buffer.of(bytes.len());
+                buffer.copy_from_slice(&bytes);
+                file.write_all_at(buffer, offset).map(|()| Vec::new())
+            }
+        };
+        if answers.send(answer).is_err() {
+            return;
+        }
+    }
+}
+
+/// Memory that direct I/O can use: its start is aligned. It is kept from one I/O to the next.
+#[derive(Default)]
+struct Buffer(Vec<u8>);
+
+impl Buffer {
+    fn of(&mut self, len: usize) -> &mut [u8] {
+        if self.0.len() < len + BUFFER_ALIGN {
+            self.0.resize(len + BUFFER_ALIGN, 0);
+        }
+        let start = self.0.as_ptr().align_offset(BUFFER_ALIGN);
+        &mut self.0[start..start + len]
+    }
+}
+
+/// A file with what was found out about it.
+struct Opened {
+    file: File,
+    stat: FileStat,
+    size: u64,
+}
+
+fn open_file(path: &Path, access: Access) -> Result<Opened, OpenError> {
+    // A look before opening: opening a FIFO would wait, a device node might act.
+    let stat = nix::sys::stat::stat(path).map_err(OpenError::System)?;
+    match kind(&stat) {
+        SFlag::S_IFREG | SFlag::S_IFBLK => {}
+        SFlag::S_IFDIR => return Err(OpenError::Kind("directory")),
+        SFlag::S_IFIFO => return Err(OpenError::Kind("FIFO")),
+        SFlag::S_IFSOCK => return Err(OpenError::Kind("socket")),
+        _ => return Err(OpenError::Kind("character device")),
+    }
+    let mode = match access {
+        Access::Read => OFlag::O_RDONLY,
+        Access::Write => OFlag::O_RDWR,
+    };
+    let flags = mode | OFlag::O_DIRECT | OFlag::O_SYNC | OFlag::O_CLOEXEC;
+    let file = match nix::fcntl::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::EINVAL) => return Err(OpenError::NoDirectIo),
+        Err(errno @ (Errno::EACCES | Errno::EPERM)) => {
+            return Err(OpenError::Permission(permission_hint(&stat, errno)));
+        }
+        Err(errno) => return Err(OpenError::System(errno)),
+    };
+    let stat = nix::sys::stat::fstat(&file).map_err(OpenError::System)?;
+    let size = size_of(&file).map_err(OpenError::System)?;
+    Ok(Opened { file, stat, size })
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+}
+
+/// Bytes of a file or block device.
+fn size_of(file: &File) -> Result<u64, Errno> {
+    let end = nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekEnd)?;
+    Ok(u64::try_from(end).unwrap_or(0))
+}
+
+fn permission_hint(stat: &FileStat, errno: Errno) -> String {
+    let uid = nix::unistd::geteuid();
+    let (owner, mode) = (stat.st_uid, stat.st_mode & 0o7777);
+    let squash = match uid.is_root() {
+        true => "; root is refused: an NFS export with root_squash?",
+        false => "",
+    };
+    format!(
+        "{} for uid {uid} (it belongs to uid {owner}, mode {mode:04o}){squash}",
+        errno.desc()
+    )
+}
+
+#[allow(missing_docs)]
+mod ioctl {
+    nix::ioctl_read_bad!(blksszget, 0x1268, nix::libc::c_int);
+}
+
+/// The logical sector size of a block device.
+#[allow(unsafe_code)]
+fn logical_sector(file: &File) -> SectorSize {
+    let mut bytes: nix::libc::c_int = 0;
+    // SAFETY: BLKSSZGET writes one c_int at the address that it is given, which is `bytes`.
+    let asked = unsafe { ioctl::blksszget(file.as_raw_fd(), &raw mut bytes) };
+    match (asked, bytes) {
+        (Ok(_), 4096) => SectorSize::B4096,
+        _ => SectorSize::B512,
+    }
+}
+
+fn describe(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => "it ends before that".to_owned(),
+        None => error.to_string(),
+    }
+}
+
+/// Creates a regular file of `len` allocated zero bytes; fails with EEXIST if there is one.
+pub fn create(path: &Path, len: u64, mode: u32) -> Result<(), Errno> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let file = File::from(nix::fcntl::open(
+        path,
+        flags,
+        Mode::from_bits_truncate(mode),
+    )?);
+    nix::sys::stat::fchmod(&file, Mode::from_bits_truncate(mode))?;
+    extend(&file, len)
+}
+
+/// Makes a regular file at least `len` allocated bytes long.
+pub fn grow(path: &Path, len: u64) -> Result<(), Errno> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    extend(
+        &File::from(nix::fcntl::open(path, flags, Mode::empty())?),
+        len,
+    )
+}
+
+fn extend(file: &File, len: u64) -> Result<(), Errno> {
+    let len = nix::libc::off_t::try_from(len).map_err(|_| Errno::EFBIG)?;
+    match nix::fcntl::fallocate(file, FallocateFlags::empty(), 0, len) {
+        // No such call on this file system (NFS before 4.2): written zeros allocate as well.
+        Err(Errno::EOPNOTSUPP) => write_zeros(file, len as u64),
+        other => other,
+    }?;
+    nix::unistd::fsync(file)
+}
+
+fn write_zeros(file: &File, len: u64) -> Result<(), Errno> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = size_of(file)?;
+    while at < len {
+        let part = zeros
+            .len()
+            .min(usize::try_from(len - at).unwrap_or(zeros.len()));
+        file.write_all_at(&zeros[..part], at)
+            .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(nix::libc::EIO)))?;
+        at += part as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! What the protocols ask of shared storage.
+//!
+//! Assumed of it (lease.7, ASSUMPTIONS): a sector is written whole or not at all; a completed
+//! write is what every later read returns, on every host.
+
+use thiserror::Error;
+
+/// Why an I/O gave no result.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// The storage answered with an error. A write may or may not be on the disk, but it is over:
+    /// it will not land any more.
+    #[error("{0}")]
+    Failed(String),
+    /// No answer in time. The I/O is **outstanding**: a write may still land at any later moment.
+    #[error("no answer from the storage within {0} s")]
+    TimedOut(u64),
+    /// Not tried, because an earlier I/O on this disk is still outstanding.
+    #[error("an earlier I/O on it has not come back")]
+    Outstanding,
+}
+
+/// One disk, as one user of it sees it.
+///
+/// At most one I/O is under way at any moment: there are never two writes to one sector in
+/// flight, and an I/O that timed out bars all others until it has come back.
+pub trait Disk {
+    /// Reads `len` bytes at byte `offset`, past every cache. Both are multiples of the sector
+    /// size. Sectors are atomic, the whole read is not.
+    ///
+    /// On failure nothing is known of the content.
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault>;
+
+    /// Writes `bytes` at byte `offset`; on success they are on stable storage and every later
+    /// read on any host returns them. Offset and length are multiples of the sector size.
+    ///
+    /// On [`Fault::Failed`] they may be there or not. On [`Fault::TimedOut`] they may **come to be
+    /// there later**, over what anyone has written since. On [`Fault::Outstanding`] nothing was
+    /// written.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault>;
+
+    /// Waits until no I/O is outstanding, for as long as one I/O may take; fails with
+    /// [`Fault::Outstanding`] if one still is.
+    fn settle(&self) -> Result<(), Fault>;
+}
+
+impl<D: Disk + ?Sized> Disk for &D {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        (**self).read(offset, len)
+    }
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        (**self).write(offset, bytes)
+    }
+    fn settle(&self) -> Result<(), Fault> {
+        (**self).settle()
+    }
+}

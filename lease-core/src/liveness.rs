@@ -1,0 +1,273 @@
+//! Is a host dead? A pure judgement over what was seen of its heartbeat, and when.
+//!
+//! Two machines' clocks are never compared. A watcher remembers when, on its own clock, it first
+//! saw the present timestamp; a timestamp that stays the same for more than 8t + W of that host
+//! is a dead host's, one that changes is a live one's. In between it is not known.
+
+use crate::clock::Moment;
+use crate::id::{Generation, HostId};
+use crate::record::heartbeat::Heartbeat;
+use crate::timing::Timing;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What is known of the life of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// That life is over: its host id is free, or has been joined again since.
+    Gone,
+    /// Its heartbeat was seen to change, lately.
+    Alive,
+    /// Its heartbeat has not changed for longer than everything it guarded can have lived.
+    Dead,
+    /// Not seen to change, not yet for long enough. Dead at `until`, if it does not change.
+    Unknown {
+        /// When it will be known at the latest.
+        until: Moment,
+    },
+    /// The heartbeat is of an *earlier* life than the one asked about: it cannot be told.
+    Unclear,
+}
+
+/// What one watcher has seen of one host's heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// Which life of the host.
+    pub generation: Generation,
+    /// The timestamp that stands there.
+    pub timestamp: u64,
+    /// The host's own timing.
+    pub timing: Timing,
+    /// The end of the read that first showed this timestamp.
+    pub since: Moment,
+    /// The end of the last read that showed it changed within this life.
+    pub changed: Option<Moment>,
+}
+
+impl Sighting {
+    fn first(record: &Heartbeat, timing: Timing, read_ended: Moment) -> Self {
+        Self {
+            generation: record.generation(),
+            timestamp: record.timestamp(),
+            timing,
+            since: read_ended,
+            changed: None,
+        }
+    }
+
+    fn update(&mut self, record: &Heartbeat, timing: Timing, read_ended: Moment) {
+        if record.generation() != self.generation {
+            *self = Self::first(record, timing, read_ended);
+        } else if record.timestamp() != self.timestamp {
+            self.timestamp = record.timestamp();
+            self.since = read_ended;
+            self.changed = Some(read_ended);
+        }
+        self.timing = timing;
+    }
+
+    fn judge(&self, now: Moment) -> Verdict {
+        let lately = |changed| now.since(changed) <= self.timing.seen_alive();
+        if self.changed.is_some_and(lately) {
+            return Verdict::Alive;
+        }
+        let until = self.since.after(self.timing.dead_after());
+        if now > until {
+            Verdict::Dead
+        } else {
+            Verdict::Unknown { until }
+        }
+    }
+}
+
+/// A watcher's memory of all hosts that it looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sightings(BTreeMap<HostId, Sighting>);
+
+impl Sightings {
+    /// Remembers one look at `host`'s sector. `ours` fills in a timing that its record leaves
+    /// open. A record of another host id, or a free one, ends what was known.
+    pub fn look(&mut self, host: HostId, record: &Heartbeat, ours: Timing, read_ended: Moment) {
+        if record.is_free() || record.owner() != Some(host) {
+            self.0.remove(&host);
+            return;
+        }
+        let timing = Timing::of_host(record, ours);
+        self.0
+            .entry(host)
+            .or_insert_with(|| Sighting::first(record, timing, read_ended))
+            .update(record, timing, read_ended);
+    }
+
+    /// Judges one life of a host after a look at its sector: `record` is what was read, by a read
+    /// that began at `read_began`, and has been remembered with [`Sightings::look`].
+    pub fn judge(
+        &self,
+        host: HostId,
+        generation: Generation,
+        record: &Heartbeat,
+        read_began: Moment,
+    ) -> Verdict {
+        if record.is_free() || record.owner() != Some(host) || record.generation() > generation {
+            return Verdict::Gone;
+        }
+        if record.generation() < generation {
+            return Verdict::Unclear;
+        }
+        match self.0.get(&host) {
+            Some(seen) => seen.judge(read_began),
+            None => Verdict::Unknown {
+                until: read_began.after(Duration::MAX),
+            },
+        }
+    }
+
+    /// What was seen of `host`, if it was looked at and is not free.
+    pub fn of(&self, host: HostId) -> Option<&Sighting> {
+        self.0.get(&host)
+    }
+
+    /// All hosts that were looked at and are not free.
+    pub fn iter(&self) -> impl Iterator<Item = (HostId, &Sighting)> {
+        self.0.iter().map(|(host, seen)| (*host, seen))
+    }
+
+    /// Takes over what another watcher on this machine has seen, where it knows more: an earlier
+    /// first look at the same timestamp, or a change.
+    pub fn learn(&mut self, other: &Self) {
+        for (host, theirs) in &other.0 {
+            let ours = self.0.entry(*host).or_insert(*theirs);
+            let same = (ours.generation, ours.timestamp) == (theirs.generation, theirs.timestamp);
+            if same {
+                ours.since = ours.since.min(theirs.since);
+                ours.changed = ours.changed.max(theirs.changed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Name;
+    use crate::layout::Geometry;
+    use crate::record::host_note::HostNote;
+
+    fn ours() -> Timing {
+        Timing::new(10, 60).unwrap()
+    }
+
+    fn host() -> HostId {
+        HostId::new(3).unwrap()
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment(seconds * 1_000_000_000)
+    }
+
+    /// A heartbeat of host 3 with t = 1 and, by its note, W = 2: dead after more than 10 s.
+    fn beat(generation: u64, timestamp: u64) -> Heartbeat {
+        let name = Name::new(b"n").unwrap();
+        let note = HostNote {
+            watchdog: 2,
+            host: host(),
+            generation: Generation(generation),
+            boot_id: [0; 16],
+        };
+        Heartbeat::new(Geometry::ALL[0], &name, 1).joined(&name, timestamp, 1, note)
+    }
+
+    fn verdicts(looks: &[(u64, Heartbeat)]) -> Vec<Verdict> {
+        let mut seen = Sightings::default();
+        let judge = |(second, record): &(u64, Heartbeat)| {
+            seen.look(host(), record, ours(), at(*second));
+            seen.judge(host(), Generation(5), record, at(*second))
+        };
+        looks.iter().map(judge).collect()
+    }
+
+    #[test]
+    fn the_verdicts_read_aloud() {
+        let unknown = |until| Verdict::Unknown { until: at(until) };
+        let table: Vec<(&str, Vec<(u64, Heartbeat)>, Vec<Verdict>)> = vec![
+            (
+                "one look tells nothing",
+                vec![(100, beat(5, 7))],
+                vec![unknown(110)],
+            ),
+            (
+                "unchanged for exactly 8t+W is not yet dead, longer is",
+                vec![(100, beat(5, 7)), (110, beat(5, 7)), (111, beat(5, 7))],
+                vec![unknown(110), unknown(110), Verdict::Dead],
+            ),
+            (
+                "a change is life, and its freshness wears off after 4t",
+                vec![
+                    (100, beat(5, 7)),
+                    (101, beat(5, 8)),
+                    (105, beat(5, 8)),
+                    (106, beat(5, 8)),
+                ],
+                vec![unknown(110), Verdict::Alive, Verdict::Alive, unknown(111)],
+            ),
+            (
+                "a dead host that speaks again is alive",
+                vec![(100, beat(5, 7)), (120, beat(5, 7)), (121, beat(5, 8))],
+                vec![unknown(110), Verdict::Dead, Verdict::Alive],
+            ),
+            (
+                "a free heartbeat",
+                vec![(100, beat(5, 0))],
+                vec![Verdict::Gone],
+            ),
+            (
+                "joined again since",
+                vec![(100, beat(6, 7))],
+                vec![Verdict::Gone],
+            ),
+            (
+                "an earlier life than the owner's tells nothing, however long",
+                vec![(100, beat(4, 7)), (500, beat(4, 7))],
+                vec![Verdict::Unclear, Verdict::Unclear],
+            ),
+        ];
+        for (story, looks, expected) in table {
+            assert_eq!(verdicts(&looks), expected, "{story}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_a_note_is_given_sixty_seconds() {
+        let bare = {
+            let mut sector = beat(5, 7).to_sector();
+            sector[200..256].fill(0);
+            Heartbeat::decode(&sector).unwrap()
+        };
+        let until = at(100 + 8 + 60);
+        assert_eq!(verdicts(&[(100, bare)]), [Verdict::Unknown { until }]);
+    }
+
+    #[test]
+    fn what_another_watcher_saw_counts_only_for_the_same_timestamp() {
+        let mut early = Sightings::default();
+        early.look(host(), &beat(5, 7), ours(), at(50));
+        let mut late = Sightings::default();
+        late.look(host(), &beat(5, 7), ours(), at(100));
+        late.learn(&early);
+        assert_eq!(late.of(host()).unwrap().since, at(50));
+        let mut newer = Sightings::default();
+        newer.look(host(), &beat(5, 9), ours(), at(100));
+        newer.learn(&early);
+        assert_eq!(newer.of(host()).unwrap().since, at(100));
+    }
+
+    #[test]
+    fn a_new_life_forgets_the_changes_of_the_old_one() {
+        let mut seen = Sightings::default();
+        for (second, record) in [(100, beat(5, 7)), (101, beat(5, 8)), (102, beat(6, 9))] {
+            seen.look(host(), &record, ours(), at(second));
+        }
+        assert_eq!(seen.of(host()).unwrap().changed, None);
+    }
+}

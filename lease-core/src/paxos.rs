@@ -1,0 +1,214 @@
+//! One ballot of Disk Paxos (Gafni and Lamport, "Disk Paxos", section 3): phase 1, choose,
+//! phase 2. Names are the paper's: `mbal`, `bal`, `inp` (here: value).
+//!
+//! Each version of a lease (`lver`) is one consensus, on who owns it. Departures from the paper:
+//! one block a host serves all versions one after another, so a block of a smaller `lver` is an
+//! empty one of ours (it has accepted nothing yet), and one of a larger `lver` says that ours is
+//! decided; and the block on the disk is what a restarted host goes on from, which is the paper's
+//! section 3.2 ("recovery") done at every start.
+
+use crate::disk::Fault;
+use crate::id::{BallotNumber, HostId, Lver};
+use crate::layout::Geometry;
+use crate::quorum::{Quorum, sector};
+use crate::record::RecordError;
+use crate::record::ballot::{Ballot, BallotSector};
+use crate::record::holder_note::HolderNote;
+use crate::record::leader::Stamp;
+use thiserror::Error;
+
+/// The ballot records of all hosts on one disk, in the order of their host ids.
+pub type Blocks = Vec<BallotSector>;
+
+/// What the blocks of all other hosts say of our ballot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// Nobody has started a larger one.
+    Unopposed,
+    /// Somebody has: this ballot cannot go on.
+    Outbid,
+}
+
+/// How a ballot ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// This value is decided, for ever.
+    Chosen(Stamp),
+    /// A larger ballot has started. Whether ours was accepted somewhere: see `own`.
+    Outbid,
+}
+
+/// Why a ballot came to no end.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum BallotError {
+    #[error("{0}")]
+    Disk(#[from] Fault),
+    #[error("host {host}: {error}")]
+    Record { host: HostId, error: RecordError },
+    #[error("our own ballot record was overwritten")]
+    Overwritten,
+    #[error("the ballot numbers on disk are used up")]
+    NumbersUsedUp,
+    #[error("the host id was lost")]
+    Lost,
+}
+
+/// Who runs ballots, for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Proposer {
+    /// Our host id.
+    pub host: HostId,
+    /// Sector and area size.
+    pub geometry: Geometry,
+    /// How many hosts take part.
+    pub num_hosts: u64,
+    /// The version that is being decided.
+    pub lver: Lver,
+}
+
+/// Section 3: blocks judged. Of a smaller version they do not count; of a larger one they say that
+/// ours is decided.
+pub fn judge(proposer: &Proposer, mbal: BallotNumber, blocks: &[BallotSector]) -> Judgement {
+    let outbids = |(host, block): (HostId, &BallotSector)| {
+        let other = host != proposer.host;
+        let ballot = &block.ballot;
+        other
+            && (ballot.lver > proposer.lver || (ballot.lver == proposer.lver && ballot.mbal > mbal))
+    };
+    let outbid = HostId::all(proposer.num_hosts).zip(blocks).any(outbids);
+    if outbid {
+        Judgement::Outbid
+    } else {
+        Judgement::Unopposed
+    }
+}
+
+/// Section 3, end of phase 1: the value of the block with the largest `bal`; our own if no block
+/// has one.
+pub fn choose(lver: Lver, disks: &[Blocks], own: Stamp) -> Stamp {
+    let accepted = |ballot: &&Ballot| ballot.lver == lver && ballot.bal > BallotNumber(0);
+    let last = disks
+        .iter()
+        .flatten()
+        .map(|b| &b.ballot)
+        .filter(accepted)
+        .max_by_key(|b| b.bal);
+    last.and_then(|ballot| ballot.value).unwrap_or(own)
+}
+
+/// A number larger than any in the blocks, that only this host uses: its id modulo max_hosts.
+pub fn next_number(proposer: &Proposer, disks: &[Blocks]) -> Result<BallotNumber, BallotError> {
+    let max_hosts = proposer.geometry.max_hosts();
+    let host = proposer.host.get();
+    match disks
+        .iter()
+        .flatten()
+        .map(|b| b.ballot.mbal.0)
+        .max()
+        .unwrap_or(0)
+    {
+        0 => Ok(BallotNumber(host)),
+        largest => (largest / max_hosts * max_hosts)
+            .checked_add(max_hosts + host)
+            .map(BallotNumber)
+            .ok_or(BallotError::NumbersUsedUp),
+    }
+}
+
+/// Runs one ballot with number `mbal`: phase 1, choose, phase 2.
+///
+/// `own` is our block as it stands on the disk and is kept up to date with what was (perhaps)
+/// written: after an error or [`Outcome::Outbid`], `own.bal == mbal` says that phase 2 had begun
+/// and that our value may yet be decided. `permit` is asked before each write and after it.
+pub fn run(
+    quorum: &Quorum<'_>,
+    proposer: &Proposer,
+    mbal: BallotNumber,
+    own: &mut BallotSector,
+    candidate: (Stamp, &HolderNote),
+    permit: &dyn Fn() -> bool,
+) -> Result<Outcome, BallotError> {
+    // What was accepted in this version stays (the daemon forgets it here).
+    let (bal, value) = match own.ballot {
+        kept if kept.lver == proposer.lver => (kept.bal, kept.value),
+        _ => (BallotNumber(0), None),
+    };
+    let phase_1 = Ballot {
+        mbal,
+        bal,
+        value,
+        lver: proposer.lver,
+    };
+    *own = BallotSector {
+        ballot: phase_1,
+        ..BallotSector::default()
+    };
+    let blocks = write_and_read(quorum, proposer, own, permit)?;
+    if judge_all(proposer, mbal, &blocks) == Judgement::Outbid {
+        return Ok(Outcome::Outbid);
+    }
+
+    let (candidate, note) = candidate;
+    let chosen = choose(proposer.lver, &blocks, candidate);
+    own.ballot = Ballot {
+        bal: mbal,
+        value: Some(chosen),
+        ..phase_1
+    };
+    let ours = chosen.same_life(candidate.host, candidate.generation);
+    own.note = ours.then(|| note.clone());
+    let blocks = write_and_read(quorum, proposer, own, permit)?;
+    match judge_all(proposer, mbal, &blocks) {
+        Judgement::Outbid => Ok(Outcome::Outbid),
+        Judgement::Unopposed => Ok(Outcome::Chosen(chosen)),
+    }
+}
+
+/// Reads every host's block from a slice that starts at the area's first byte.
+pub fn decode_blocks(proposer: &Proposer, area: &[u8]) -> Result<Blocks, BallotError> {
+    let geometry = proposer.geometry;
+    let decode = |host: HostId| {
+        BallotSector::decode(sector(area, geometry, geometry.ballot_at(host)))
+            .map_err(|error| BallotError::Record { host, error })
+    };
+    HostId::all(proposer.num_hosts).map(decode).collect()
+}
+
+fn judge_all(proposer: &Proposer, mbal: BallotNumber, disks: &[Blocks]) -> Judgement {
+    let outbid = disks
+        .iter()
+        .any(|blocks| judge(proposer, mbal, blocks) == Judgement::Outbid);
+    if outbid {
+        Judgement::Outbid
+    } else {
+        Judgement::Unopposed
+    }
+}
+
+/// One phase: our block to every disk, then everybody's from the disks that took it.
+fn write_and_read(
+    quorum: &Quorum<'_>,
+    proposer: &Proposer,
+    own: &BallotSector,
+    permit: &dyn Fn() -> bool,
+) -> Result<Vec<Blocks>, BallotError> {
+    let geometry = proposer.geometry;
+    if !permit() {
+        return Err(BallotError::Lost);
+    }
+    let at = geometry.ballot_at(proposer.host);
+    let written = quorum.write(at, &own.to_sector(geometry.sector()))?;
+    if !permit() {
+        return Err(BallotError::Lost);
+    }
+    let len = geometry.ballots_len(proposer.num_hosts);
+    let votes = quorum.read_after(&written, 0, len, |area| {
+        let blocks = decode_blocks(proposer, &area)?;
+        if blocks[proposer.host.index()].ballot != own.ballot {
+            return Err(BallotError::Overwritten);
+        }
+        Ok(blocks)
+    })?;
+    Ok(votes.into_iter().map(|(_, blocks)| blocks).collect())
+}

@@ -1,0 +1,115 @@
+//! Writes and reads on a majority of the disks that a resource lies on.
+//!
+//! Disk Paxos (Gafni and Lamport, section 3.1) ends a phase when, for a majority of disks, the
+//! host has written its block *and then* read all others' **on that same disk**. So a read is asked of
+//! the disks that took the write, and only those count. Two majorities share a disk: of two hosts
+//! in a phase at once, one sees the other there.
+//!
+//! A disk with an outstanding I/O answers [`Fault::Outstanding`] at once and so stays out of
+//! every majority until that I/O has come back.
+
+use crate::disk::{Disk, Fault};
+use crate::layout::Geometry;
+
+/// One disk and the byte at which the resource's area starts on it.
+#[derive(Clone, Copy)]
+pub struct Replica<'a> {
+    /// The disk.
+    pub disk: &'a dyn Disk,
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+/// All the disks of one resource.
+pub struct Quorum<'a> {
+    replicas: Vec<Replica<'a>>,
+}
+
+/// The disks on which something succeeded: at least a majority, with what each returned.
+pub type Votes<T> = Vec<(usize, T)>;
+
+impl<'a> Quorum<'a> {
+    /// Of 1..=4 replicas.
+    pub fn new(replicas: Vec<Replica<'a>>) -> Self {
+        Self { replicas }
+    }
+
+    /// How many disks decide.
+    pub fn majority(&self) -> usize {
+        self.replicas.len() / 2 + 1
+    }
+
+    /// Writes `bytes` at byte `at` of the area on every disk. On failure some disks may have it.
+    pub fn write(&self, at: usize, bytes: &[u8]) -> Result<Votes<()>, Fault> {
+        self.collect(0..self.replicas.len(), |replica| {
+            replica.disk.write(replica.offset + at as u64, bytes)
+        })
+    }
+
+    /// Reads `len` bytes at byte `at` of the area from every disk; `check` turns them into what
+    /// counts. A disk whose bytes do not check is out of this majority; if that leaves too few, the
+    /// first such error is returned.
+    pub fn read<T, E: From<Fault>>(
+        &self,
+        at: usize,
+        len: usize,
+        check: impl Fn(Vec<u8>) -> Result<T, E>,
+    ) -> Result<Votes<T>, E> {
+        self.read_on(0..self.replicas.len(), at, len, check)
+    }
+
+    /// [`Quorum::read`] on the disks that took a write.
+    pub fn read_after<T, E: From<Fault>>(
+        &self,
+        written: &Votes<()>,
+        at: usize,
+        len: usize,
+        check: impl Fn(Vec<u8>) -> Result<T, E>,
+    ) -> Result<Votes<T>, E> {
+        self.read_on(written.iter().map(|(index, ())| *index), at, len, check)
+    }
+
+    /// Waits until no disk has an outstanding I/O.
+    pub fn settle(&self) -> Result<(), Fault> {
+        self.replicas
+            .iter()
+            .try_for_each(|replica| replica.disk.settle())
+    }
+
+    fn read_on<T, E: From<Fault>>(
+        &self,
+        indices: impl Iterator<Item = usize>,
+        at: usize,
+        len: usize,
+        check: impl Fn(Vec<u8>) -> Result<T, E>,
+    ) -> Result<Votes<T>, E> {
+        self.collect(indices, |replica| {
+            check(replica.disk.read(replica.offset + at as u64, len)?)
+        })
+    }
+
+    fn collect<T, E>(
+        &self,
+        indices: impl Iterator<Item = usize>,
+        io: impl Fn(&Replica<'_>) -> Result<T, E>,
+    ) -> Result<Votes<T>, E> {
+        let mut votes = Vec::with_capacity(self.replicas.len());
+        let mut first_error = None;
+        for index in indices {
+            match io(&self.replicas[index]) {
+                Ok(value) => votes.push((index, value)),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        match first_error {
+            Some(error) if votes.len() < self.majority() => Err(error),
+            // Too few without any error cannot be: `indices` are at least a majority.
+            _ => Ok(votes),
+        }
+    }
+}
+
+/// The sector that starts at byte `at` of an area.
+pub fn sector(bytes: &[u8], geometry: Geometry, at: usize) -> &[u8] {
+    &bytes[at..at + geometry.sector_bytes()]
+}

@@ -1,0 +1,136 @@
+//! Host N's ballot record ("dblock"): sector 2+(N-1) of a resource area, written by host N alone.
+//!
+//! In the terms of Disk Paxos (Gafni and Lamport, section 3): `mbal` is the largest ballot that
+//! the host has started, `bal` the one in which it last accepted a value, `inp` that value.
+//! Invariants: `bal <= mbal`; within one `lver` neither goes back. The same sector holds the
+//! host's shared mode and our holder note.
+
+use super::bytes::{put, u32_at, u64_at};
+use super::holder_note::{HOLDER_NOTE_AT, HOLDER_NOTE_LEN, HolderNote};
+use super::leader::Stamp;
+use super::{RecordError, check_sum};
+use crate::id::{BallotNumber, Generation, HostId, Lver};
+use crate::layout::SectorSize;
+
+const MBAL: usize = 0;
+const BAL: usize = 8;
+const INP: usize = 16;
+const INP2: usize = 24;
+const INP3: usize = 32;
+const LVER: usize = 40;
+const CHECKSUM: usize = 48;
+const FLAGS: usize = 52;
+const MODE_FLAGS: usize = 128;
+const MODE_GENERATION: usize = 136;
+const NAME: &str = "ballot record";
+
+const RELEASED: u32 = 0x1;
+const SHARED: u32 = 0x1;
+
+/// A ballot sector, verified.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BallotSector {
+    /// The ballot proper.
+    pub ballot: Ballot,
+    /// The host has released what `ballot.lver` gave it. Not under the checksum.
+    pub released: bool,
+    /// The host holds the resource shared, in this life.
+    pub shared: Option<Generation>,
+    /// Who holds it, for people.
+    pub note: Option<HolderNote>,
+}
+
+/// The part under the checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ballot {
+    /// Largest ballot started.
+    pub mbal: BallotNumber,
+    /// Ballot in which `value` was accepted; 0 = none.
+    pub bal: BallotNumber,
+    /// What was accepted: the owner to be.
+    pub value: Option<Stamp>,
+    /// The version of the lease that this ballot decides.
+    pub lver: Lver,
+}
+
+impl BallotSector {
+    /// Reads a sector of at least 512 bytes.
+    pub fn decode(sector: &[u8]) -> Result<Self, RecordError> {
+        let ballot = Ballot::decode(sector)?;
+        let shared = u32_at(sector, MODE_FLAGS) & SHARED != 0;
+        Ok(Self {
+            ballot,
+            released: u32_at(sector, FLAGS) & RELEASED != 0,
+            shared: shared.then(|| Generation(u64_at(sector, MODE_GENERATION))),
+            note: HolderNote::decode(&sector[HOLDER_NOTE_AT..HOLDER_NOTE_AT + HOLDER_NOTE_LEN]),
+        })
+    }
+
+    /// The whole sector.
+    pub fn to_sector(&self, size: SectorSize) -> Vec<u8> {
+        let mut sector = vec![0; size.bytes()];
+        self.ballot.encode(&mut sector);
+        put(&mut sector, FLAGS, &u32::from(self.released).to_le_bytes());
+        if let Some(generation) = self.shared {
+            put(&mut sector, MODE_FLAGS, &SHARED.to_le_bytes());
+            put(&mut sector, MODE_GENERATION, &generation.0.to_le_bytes());
+        }
+        if let Some(note) = &self.note {
+            put(&mut sector, HOLDER_NOTE_AT, &note.encode());
+        }
+        sector
+    }
+}
+
+impl Ballot {
+    fn decode(sector: &[u8]) -> Result<Self, RecordError> {
+        let inp = u64_at(sector, INP);
+        let ballot = Self {
+            mbal: BallotNumber(u64_at(sector, MBAL)),
+            bal: BallotNumber(u64_at(sector, BAL)),
+            value: HostId::new(inp).ok().map(|host| Stamp {
+                host,
+                generation: Generation(u64_at(sector, INP2)),
+                timestamp: u64_at(sector, INP3),
+            }),
+            lver: Lver(u64_at(sector, LVER)),
+        };
+        let stored = u32_at(sector, CHECKSUM);
+        if stored == 0 && inp == 0 && ballot.is_unused() {
+            return Ok(Self::default());
+        }
+        check_sum(NAME, stored, &sector[..CHECKSUM])?;
+        if inp != 0 && ballot.value.is_none() {
+            return Err(RecordError::Range {
+                record: NAME,
+                field: "inp",
+                found: inp,
+            });
+        }
+        Ok(ballot)
+    }
+
+    fn is_unused(&self) -> bool {
+        *self
+            == Self {
+                value: self.value,
+                ..Self::default()
+            }
+    }
+
+    fn encode(&self, sector: &mut [u8]) {
+        if *self == Self::default() {
+            return;
+        }
+        put(sector, MBAL, &self.mbal.0.to_le_bytes());
+        put(sector, BAL, &self.bal.0.to_le_bytes());
+        if let Some(value) = self.value {
+            put(sector, INP, &value.host.get().to_le_bytes());
+            put(sector, INP2, &value.generation.0.to_le_bytes());
+            put(sector, INP3, &value.timestamp.to_le_bytes());
+        }
+        put(sector, LVER, &self.lver.0.to_le_bytes());
+        let sum = super::checksum(&sector[..CHECKSUM]);
+        put(sector, CHECKSUM, &sum.to_le_bytes());
+    }
+}

@@ -1,0 +1,398 @@
+//! LOCKSPACE and RESOURCE strings: parse and print.
+//!
+//! `LOCKSPACE = name:host_id:path:offset`, `RESOURCE =
+//! lockspace:resource:path:offset[:path:offset...][:lver|:SH]`. In a path, a colon or a space may
+//! be written with a backslash before it; a colon must. No other backslash is allowed.
+
+use crate::id::{HostId, IdError, Lver, Name, escape};
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Longest path, in bytes.
+pub const PATH_MAX: usize = 1023;
+/// Most disks that one resource can lie on.
+pub const DISKS_MAX: usize = 4;
+
+/// What is wrong with a LOCKSPACE or RESOURCE string.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum SpecError {
+    #[error("it has {0} fields; a LOCKSPACE is name:host_id:path:offset")]
+    LockspaceFields(usize),
+    #[error(
+        "it has {0} fields; a RESOURCE is lockspace:resource:path:offset[:path:offset...][:lver|:SH]"
+    )]
+    ResourceFields(usize),
+    #[error("lockspace name: {0}")]
+    LockspaceName(IdError),
+    #[error("resource name: {0}")]
+    ResourceName(IdError),
+    #[error("host id {0:?}: a host id is a number from 1 to 2000 (0 is for lease-init only)")]
+    HostId(String),
+    #[error("the path is empty")]
+    EmptyPath,
+    #[error("the path is longer than {PATH_MAX} bytes")]
+    LongPath,
+    #[error("a backslash can only stand before a colon or a space of a path")]
+    Backslash,
+    #[error("offset {0:?}: an offset is a decimal number of bytes")]
+    Offset(String),
+    #[error("lver {0:?}: the last field is SH or a version from 1 up")]
+    Lver(String),
+    #[error("more than {DISKS_MAX} disks")]
+    Disks,
+    #[error("the same place stands there twice")]
+    SamePlace,
+}
+
+/// A file or device and the byte at which an area starts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// File or block device.
+    pub path: PathBuf,
+    /// Bytes from its start; a multiple of the area size.
+    pub offset: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", escape_path(&self.path), self.offset)
+    }
+}
+
+/// `name:host_id:path:offset`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockspaceSpec {
+    /// Name of the lockspace.
+    pub name: Name,
+    /// The host id; `None` for 0, which only formatting takes.
+    pub host: Option<HostId>,
+    /// Where its area is.
+    pub place: Place,
+}
+
+impl LockspaceSpec {
+    /// Parses a command-line argument.
+    pub fn parse(text: &OsString) -> Result<Self, SpecError> {
+        let fields = split(text.as_bytes())?;
+        let [name, host, path, offset] = fields.as_slice() else {
+            return Err(SpecError::LockspaceFields(fields.len()));
+        };
+        let name = Name::new(&name.plain()?).map_err(SpecError::LockspaceName)?;
+        Ok(Self {
+            name,
+            host: parse_host(host)?,
+            place: parse_place(path, offset)?,
+        })
+    }
+}
+
+impl fmt::Display for LockspaceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}:{}",
+            self.name,
+            self.host.map_or(0, HostId::get),
+            self.place
+        )
+    }
+}
+
+/// How a resource is to be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// By one holder in the whole lockspace.
+    Exclusive,
+    /// By any number of holders that all ask for shared.
+    Shared,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exclusive => "exclusive",
+            Self::Shared => "shared",
+        })
+    }
+}
+
+/// `lockspace:resource:path:offset[:path:offset...][:lver|:SH]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceSpec {
+    /// Name of the lockspace that its hosts have joined.
+    pub lockspace: Name,
+    /// Name of the resource.
+    pub name: Name,
+    /// Where its areas are: 1..=4 places.
+    pub places: Vec<Place>,
+    /// How it is to be held.
+    pub mode: Mode,
+    /// Only this version of the lease will do.
+    pub lver: Option<Lver>,
+}
+
+impl ResourceSpec {
+    /// Parses a command-line argument.
+    pub fn parse(text: &OsString) -> Result<Self, SpecError> {
+        let fields = split(text.as_bytes())?;
+        let [lockspace, name, rest @ ..] = fields.as_slice() else {
+            return Err(SpecError::ResourceFields(fields.len()));
+        };
+        if rest.len() < 2 {
+            return Err(SpecError::ResourceFields(fields.len()));
+        }
+        let lockspace = Name::new(&lockspace.plain()?).map_err(SpecError::LockspaceName)?;
+        let name = Name::new(&name.plain()?).map_err(SpecError::ResourceName)?;
+        let pairs = rest.chunks_exact(2);
+        let (mode, lver) = match pairs.remainder() {
+            [suffix] => parse_suffix(suffix)?,
+            _ => (Mode::Exclusive, None),
+        };
+        let places = pairs
+            .map(|p| parse_place(&p[0], &p[1]))
+            .collect::<Result<Vec<_>, _>>()?;
+        if places.len() > DISKS_MAX {
+            return Err(SpecError::Disks);
+        }
+        if (1..places.len()).any(|i| places[..i].contains(&places[i])) {
+            return Err(SpecError::SamePlace);
+        }
+        Ok(Self {
+            lockspace,
+            name,
+            places,
+            mode,
+            lver,
+        })
+    }
+}
+
+impl fmt::Display for ResourceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.lockspace, self.name)?;
+        for place in &self.places {
+            write!(f, ":{place}")?;
+        }
+        match (self.mode, self.lver) {
+            (Mode::Shared, _) => f.write_str(":SH"),
+            (Mode::Exclusive, Some(lver)) => write!(f, ":{lver}"),
+            (Mode::Exclusive, None) => Ok(()),
+        }
+    }
+}
+
+/// Parses `path[:offset]`, as lease-dump takes it.
+pub fn parse_path(text: &OsString) -> Result<(PathBuf, Option<u64>), SpecError> {
+    match split(text.as_bytes())?.as_slice() {
+        [path] => Ok((parse_place(path, &Field::zero())?.path, None)),
+        [path, offset] => {
+            let place = parse_place(path, offset)?;
+            Ok((place.path, Some(place.offset)))
+        }
+        fields => Err(SpecError::ResourceFields(fields.len())),
+    }
+}
+
+/// One field between colons, escapes resolved.
+struct Field {
+    bytes: Vec<u8>,
+    escaped: bool,
+}
+
+impl Field {
+    fn zero() -> Self {
+        Self {
+            bytes: b"0".to_vec(),
+            escaped: false,
+        }
+    }
+
+    /// The bytes of a field in which no backslash may stand.
+    fn plain(&self) -> Result<Vec<u8>, SpecError> {
+        if self.escaped {
+            Err(SpecError::Backslash)
+        } else {
+            Ok(self.bytes.clone())
+        }
+    }
+
+    fn text(&self) -> String {
+        escape(&self.bytes)
+    }
+
+    /// A decimal number: digits only, no sign, no overflow.
+    fn number(&self) -> Option<u64> {
+        let text = std::str::from_utf8(&self.bytes).ok()?;
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if digits && !self.escaped {
+            text.parse().ok()
+        } else {
+            None
+        }
+    }
+}
+
+fn split(text: &[u8]) -> Result<Vec<Field>, SpecError> {
+    let mut fields = vec![Field {
+        bytes: Vec::new(),
+        escaped: false,
+    }];
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        let last = fields.len() - 1;
+        match byte {
+            b':' => fields.push(Field {
+                bytes: Vec::new(),
+                escaped: false,
+            }),
+            b'\\' => match bytes.next() {
+                Some(c @ (b':' | b' ')) => {
+                    fields[last].bytes.push(*c);
+                    fields[last].escaped = true;
+                }
+                _ => return Err(SpecError::Backslash),
+            },
+            _ => fields[last].bytes.push(*byte),
+        }
+    }
+    Ok(fields)
+}
+
+fn parse_host(field: &Field) -> Result<Option<HostId>, SpecError> {
+    match field.number() {
+        Some(0) => Ok(None),
+        Some(n) => HostId::new(n)
+            .map(Some)
+            .map_err(|_| SpecError::HostId(field.text())),
+        None => Err(SpecError::HostId(field.text())),
+    }
+}
+
+fn parse_place(path: &Field, offset: &Field) -> Result<Place, SpecError> {
+    if path.bytes.is_empty() {
+        return Err(SpecError::EmptyPath);
+    }
+    if path.bytes.len() > PATH_MAX {
+        return Err(SpecError::LongPath);
+    }
+    let offset = offset
+        .number()
+        .ok_or_else(|| SpecError::Offset(offset.text()))?;
+    Ok(Place {
+        path: OsString::from_vec(path.bytes.clone()).into(),
+        offset,
+    })
+}
+
+fn parse_suffix(field: &Field) -> Result<(Mode, Option<Lver>), SpecError> {
+    match (field.bytes.as_slice(), field.number()) {
+        (b"SH", _) => Ok((Mode::Shared, None)),
+        (_, Some(lver)) if lver > 0 => Ok((Mode::Exclusive, Some(Lver(lver)))),
+        _ => Err(SpecError::Lver(field.text())),
+    }
+}
+
+/// A path as it is written in these strings.
+fn escape_path(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b':' | b' ') {
+            bytes.push(b'\\');
+        }
+        bytes.push(*byte);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(text: &str) -> Result<ResourceSpec, SpecError> {
+        ResourceSpec::parse(&OsString::from(text))
+    }
+
+    fn lockspace(text: &str) -> Result<LockspaceSpec, SpecError> {
+        LockspaceSpec::parse(&OsString::from(text))
+    }
+
+    #[test]
+    fn what_is_parsed_prints_as_it_was() {
+        for text in [
+            "LS:1:/mnt/nfs/LS:0",
+            "LS:0:rel:1048576",
+            "a:2000:/a\\ b\\:c:0",
+        ] {
+            assert_eq!(lockspace(text).unwrap().to_string(), text);
+        }
+        for text in [
+            "LS:RS:/p:0",
+            "LS:RS:/p:0:SH",
+            "LS:RS:/p:0:17",
+            "LS:RS:/p:0:/q:1048576:/r:0:SH",
+        ] {
+            assert_eq!(resource(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn each_defect_has_its_own_error() {
+        assert_eq!(lockspace("LS:1:/p"), Err(SpecError::LockspaceFields(3)));
+        assert_eq!(lockspace("LS:1:/p:0:0"), Err(SpecError::LockspaceFields(5)));
+        assert_eq!(
+            lockspace(":1:/p:0"),
+            Err(SpecError::LockspaceName(IdError::Empty))
+        );
+        for id in ["2001", "-1", "x", "", "+1", "99999999999999999999"] {
+            assert_eq!(
+                lockspace(&format!("LS:{id}:/p:0")),
+                Err(SpecError::HostId(id.into()))
+            );
+        }
+        assert_eq!(lockspace("LS:1::0"), Err(SpecError::EmptyPath));
+        assert_eq!(
+            lockspace(&format!("LS:1:{}:0", "p".repeat(1024))),
+            Err(SpecError::LongPath)
+        );
+        for offset in ["-1", "", "1M", "0x0", "18446744073709551616"] {
+            assert_eq!(
+                lockspace(&format!("LS:1:/p:{offset}")),
+                Err(SpecError::Offset(offset.into()))
+            );
+        }
+        for text in ["LS:1:/p\\n:0", "LS:1:/p:0\\", "L\\:S:1:/p:0"] {
+            assert_eq!(lockspace(text), Err(SpecError::Backslash), "{text}");
+        }
+        assert_eq!(resource("LS:RS:/p"), Err(SpecError::ResourceFields(3)));
+        assert_eq!(resource("LS"), Err(SpecError::ResourceFields(1)));
+        for lver in ["0", "sh", "-1", ""] {
+            assert_eq!(
+                resource(&format!("LS:RS:/p:0:{lver}")),
+                Err(SpecError::Lver(lver.into()))
+            );
+        }
+        assert_eq!(
+            resource("L:R:/a:0:/b:0:/c:0:/d:0:/e:0"),
+            Err(SpecError::Disks)
+        );
+        assert_eq!(resource("L:R:/a:0:/a:0"), Err(SpecError::SamePlace));
+        let long = "n".repeat(49);
+        assert_eq!(
+            resource(&format!("L:{long}:/p:0")),
+            Err(SpecError::ResourceName(IdError::TooLong(48)))
+        );
+    }
+
+    #[test]
+    fn a_path_alone_or_with_an_offset() {
+        let parse = |text: &str| parse_path(&OsString::from(text));
+        assert_eq!(parse("/a"), Ok(("/a".into(), None)));
+        assert_eq!(parse("/a\\:b:512"), Ok(("/a:b".into(), Some(512))));
+        assert_eq!(parse("/a:x"), Err(SpecError::Offset("x".into())));
+    }
+}

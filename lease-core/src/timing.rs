@@ -1,0 +1,139 @@
+//! Every duration of the protocol, from a host's `io_timeout` t and its watchdog promise W.
+//!
+//! | what | seconds | t=10, W=60 |
+//! | --- | --- | --- |
+//! | one I/O may take | t | 10 |
+//! | renew every | 2t | 20 |
+//! | warn after no renewal for | 6t | 60 |
+//! | the lease is lost, start killing, after | 8t | 80 |
+//! | everything that was guarded is dead by | 8t + W | 140 |
+//! | another host may take over after more than | 8t + W | 140 |
+//!
+//! A host counts from **before** it issued its last successful renewal; others count from the
+//! last change of the timestamp that they saw, on their own clock.
+
+use crate::record::heartbeat::Heartbeat;
+use crate::record::host_note::WATCHDOG_MAX;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The io_timeout of a lockspace that was formatted without one: seconds.
+pub const DEFAULT_IO_TIMEOUT: u8 = 10;
+
+/// A host's timing: all its durations follow from these two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// t, seconds, 1..=255.
+    io_timeout: u8,
+    /// W, seconds, 1..=60.
+    watchdog: u16,
+}
+
+impl Timing {
+    /// `None` unless t is 1..=255 and W is 1..=60.
+    pub fn new(io_timeout: u8, watchdog: u16) -> Option<Self> {
+        let valid = io_timeout > 0 && (1..=WATCHDOG_MAX).contains(&watchdog);
+        valid.then_some(Self {
+            io_timeout,
+            watchdog,
+        })
+    }
+
+    /// What holds for the host of a heartbeat: its own t (or `ours` where it leaves that open),
+    /// the W of its note, 60 without a note.
+    pub fn of_host(heartbeat: &Heartbeat, ours: Timing) -> Self {
+        Self {
+            io_timeout: heartbeat.io_timeout().unwrap_or(ours.io_timeout),
+            watchdog: heartbeat.note().map_or(WATCHDOG_MAX, |n| n.watchdog),
+        }
+    }
+
+    /// t in seconds.
+    pub fn io_timeout(self) -> u8 {
+        self.io_timeout
+    }
+
+    /// W in seconds.
+    pub fn watchdog(self) -> u16 {
+        self.watchdog
+    }
+
+    fn times(self, factor: u64) -> Duration {
+        Duration::from_secs(factor * u64::from(self.io_timeout))
+    }
+
+    /// How long one I/O may take: t.
+    pub fn io_limit(self) -> Duration {
+        self.times(1)
+    }
+
+    /// From one renewal to the next: 2t.
+    pub fn renewal_period(self) -> Duration {
+        self.times(2)
+    }
+
+    /// Without a renewal for this long: warn. 6t.
+    pub fn warn_after(self) -> Duration {
+        self.times(6)
+    }
+
+    /// Without a renewal for this long the lease is lost: 8t.
+    pub fn lost_after(self) -> Duration {
+        self.times(8)
+    }
+
+    /// Without a renewal for this long everything that was guarded is dead, and for longer,
+    /// another host may take over: 8t + W.
+    pub fn dead_after(self) -> Duration {
+        self.lost_after() + Duration::from_secs(u64::from(self.watchdog))
+    }
+
+    /// How long a joiner looks at a record of its own name: longer than a renewal period. 3t.
+    pub fn join_look(self) -> Duration {
+        self.times(3)
+    }
+
+    /// From writing a joined record to reading it back: 2t.
+    pub fn join_settle(self) -> Duration {
+        self.times(2)
+    }
+
+    /// From reading a free or dead heartbeat to the end of writing ours: at most 2t.
+    pub fn join_window(self) -> Duration {
+        self.times(2)
+    }
+
+    /// A host whose timestamp was seen to change this recently counts as alive: two renewal
+    /// periods, its own and that of the scan which saw it. 4t.
+    pub fn seen_alive(self) -> Duration {
+        self.times(4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table() {
+        let t10 = Timing::new(10, 60).unwrap();
+        let seconds = [
+            t10.io_limit(),
+            t10.renewal_period(),
+            t10.warn_after(),
+            t10.lost_after(),
+            t10.dead_after(),
+        ]
+        .map(|d| d.as_secs());
+        assert_eq!(seconds, [10, 20, 60, 80, 140]);
+        let t1 = Timing::new(1, 2).unwrap();
+        assert_eq!(t1.dead_after(), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn nobody_promises_more_than_sixty_seconds_or_none_at_all() {
+        assert_eq!(Timing::new(10, 61), None);
+        assert_eq!(Timing::new(10, 0), None);
+        assert_eq!(Timing::new(0, 60), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! What the four tools share: exit codes, one-line messages, the way out of `main`.
+//!
+//! A message is one line: tool, what it tried, on what, why not, what to do next. The sanlock
+//! error number, where there is one, stands in brackets at its end.
+
+use crate::id::escape;
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+/// Exit codes, the same in all four tools. After `sysexits.h` where that has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// All went well.
+    Done = 0,
+    /// Wrong usage: options, operands, strings.
+    Usage = 64,
+    /// What is on the disk is not valid, or not what was named.
+    Invalid = 65,
+    /// No such file or device.
+    NoPath = 66,
+    /// No live lease-join for the lockspace.
+    NotJoined = 69,
+    /// An error of the tool itself.
+    Internal = 70,
+    /// A system call failed.
+    System = 71,
+    /// A file could not be created.
+    CannotCreate = 73,
+    /// The storage failed or did not answer in time.
+    Io = 74,
+    /// Held by another, or not had in time.
+    Busy = 75,
+    /// No permission.
+    Permission = 77,
+    /// The configuration does not allow it.
+    Refused = 78,
+    /// The lease was lost and the command was killed.
+    Lost = 124,
+    /// The command could not be executed.
+    CannotExecute = 126,
+    /// There is no such command.
+    NoCommand = 127,
+}
+
+impl Status {
+    /// The number.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Why a tool ends without having done what it was asked to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its exit code.
+    pub status: Status,
+    /// One line without the tool's name.
+    pub text: String,
+    /// What sanlock calls it.
+    pub sanlock: Option<i32>,
+}
+
+impl Failure {
+    /// A failure with its line.
+    pub fn new(status: Status, text: impl Into<String>) -> Self {
+        Self {
+            status,
+            text: text.into(),
+            sanlock: None,
+        }
+    }
+
+    /// The same with sanlock's number for it.
+    pub fn numbered(self, sanlock: i32) -> Self {
+        Self {
+            sanlock: Some(sanlock),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        match self.sanlock {
+            Some(number) => write!(f, " [{number}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Writes one line on stderr: `tool: text`. A stderr that is gone is no reason to stop.
+pub fn say(tool: &str, text: impl fmt::Display) {
+    let line = format!("{tool}: {}\n", one_line(&text.to_string()));
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// Runs a tool to its exit code: prints a failure in one line, turns it into its code. An error
+/// that is no [`Failure`] is the tool's own.
+pub fn run(tool: &str, work: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
+    match work() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            say(tool, format!("{error:#}"));
+            let failure = error.downcast_ref::<Failure>();
+            ExitCode::from(failure.map_or(Status::Internal, |f| f.status).code())
+        }
+    }
+}
+
+/// The arguments of a command line, or the exit code after help, version, or what is wrong (in
+/// one line) has been printed.
+pub fn parse<Args: clap::Parser>(tool: &str) -> Result<Args, ExitCode> {
+    Args::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            let shown = error.print();
+            return ExitCode::from(
+                if shown.is_ok() {
+                    Status::Done
+                } else {
+                    Status::Io
+                }
+                .code(),
+            );
+        }
+        let text = error.render().to_string();
+        let what = text.split("\n\n").next().unwrap_or_default();
+        say(
+            tool,
+            format!("{} (see man {tool})", what.trim_start_matches("error: ")),
+        );
+        ExitCode::from(Status::Usage.code())
+    })
+}
+
+/// A path, name or other bytes as they are shown in a message.
+pub fn show(text: &OsStr) -> String {
+    escape(text.as_bytes())
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
