@@ -1,1 +1,4 @@
-//! x
+//! What the tests share.
+
+#[path = "../sim/mod.rs"]
+pub mod sim;
