@@ -445,10 +445,9 @@ impl HostLease {
         if slowest != self.claim.timing {
             // From here on others may count by our own, shorter, io_timeout.
             let issued = clock.now();
-            let timestamp = next_timestamp(self.written.timestamp(), issued);
             let ours = self
                 .written
-                .stamped(timestamp)
+                .stamped(self.later_timestamp(issued))
                 .timed(self.claim.timing.io_timeout());
             self.lockspace.write_host(disk, self.claim.host, &ours)?;
             (self.written, self.renewed) = (ours, issued);
@@ -496,8 +495,7 @@ impl HostLease {
         let read_ended = clock.now();
         self.check_ours(area.host(self.claim.host))?;
 
-        let timestamp = next_timestamp(self.written.timestamp(), clock.now());
-        let record = self.written.stamped(timestamp);
+        let record = self.written.stamped(self.later_timestamp(clock.now()));
         self.check_time(clock)?;
         let issued = clock.now();
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &record) {
@@ -532,6 +530,14 @@ impl HostLease {
         }
         let free = self.written.stamped(0);
         self.lockspace.write_host(disk, self.claim.host, &free)
+    }
+
+    /// Within one life no timestamp comes twice: whoever sees one again knows that nothing was
+    /// written in between.
+    fn later_timestamp(&self, now: Moment) -> u64 {
+        let unsure = self.unsure.iter().map(Heartbeat::timestamp).max();
+        let last = self.written.timestamp().max(unsure.unwrap_or(0));
+        now.seconds().max(last + 1)
     }
 
     fn check_time(&self, clock: &dyn Clock) -> Result<(), Lost> {
