@@ -518,7 +518,6 @@ impl HostLease {
     /// who joins that no write of an earlier life can land any more.
     pub fn leave(mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
         disk.settle()?;
-        self.check_time(clock)?;
         self.check_ours(self.lockspace.read_host(disk, self.claim.host)?)?;
         self.check_time(clock)?;
         Ok(self.free(disk, clock)?)

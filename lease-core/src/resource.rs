@@ -611,8 +611,7 @@ impl Resource<'_> {
         if owner.host == member.host && owner.generation > member.generation {
             return Err(AcquireError::Unclear { owner });
         }
-        // The leader has gone back: whoever started a later version knew that its owner had ended.
-        // So did the owner's host, where that has started the very next one.
+        // A host that has started a later version had let go of this one: the leader has gone back.
         let lver = view.leader.lver();
         let started_later = |block: &BallotSector| block.ballot.lver > lver;
         // The owner does not free a leader that another host wrote for it.
@@ -620,7 +619,7 @@ impl Resource<'_> {
             view.finished_by_another && block.released && block.ballot.lver == lver
         };
         let let_go = |block: &BallotSector| started_later(block) || released(block);
-        Ok(owner.host == member.host || view.is_behind() || view.blocks_of(owner.host).any(let_go))
+        Ok(owner.host == member.host || view.blocks_of(owner.host).any(let_go))
     }
 
     fn closed_by(
@@ -783,7 +782,7 @@ impl Resource<'_> {
     }
 
     /// Writes what was decided into the leader, if that is still the one that the ballot started
-    /// from, and reads it back.
+    /// from. Whoever goes on as its owner reads it back first ([`Resource::still_leads`]).
     fn commit(
         &self,
         member: &Member<'_>,
@@ -792,16 +791,15 @@ impl Resource<'_> {
         value: Stamp,
     ) -> Result<Step, AcquireError> {
         let lver = view.version();
-        let mut now = self.read_leader()?;
-        if now == view.leader {
+        let mut leader = self.read_leader()?;
+        if leader == view.leader {
             let short = member.is(value).then_some(wanted.mode == Mode::Shared);
-            let leader = view.leader.committed(lver, value, member.stamp(), short);
+            leader = leader.committed(lver, value, member.stamp(), short);
             self.write_leader(member, &leader)?;
-            now = self.read_leader()?;
         }
         // The owner is us only in this life: a value of an older life of ours is another's.
-        Ok(if self.owns(member, &now, lver) {
-            Step::Ours(Box::new(now))
+        Ok(if self.owns(member, &leader, lver) {
+            Step::Ours(Box::new(leader))
         } else {
             Step::StartOver
         })
