@@ -472,15 +472,20 @@ impl HostLease {
 
     /// Gives the host id back: all that this host owns is free from now on.
     ///
-    /// Only when nothing that was guarded lives. Fails, and leaves it, while I/O is outstanding.
-    pub fn leave(mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
+    /// Only when nothing that was guarded lives. Fails, and leaves it, while I/O is outstanding;
+    /// may then be tried again, and nothing else.
+    pub fn leave(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
         disk.settle()?;
         self.check_time(clock)?;
         self.check_ours(self.lockspace.read_host(disk, self.claim.host)?)?;
         self.check_time(clock)?;
-        Ok(self
-            .lockspace
-            .write_host(disk, self.claim.host, &self.written.stamped(0))?)
+        let free = self.written.stamped(0);
+        if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &free) {
+            self.unsure.push(free);
+            return Err(fault.into());
+        }
+        self.written = free;
+        Ok(())
     }
 
     fn check_time(&self, clock: &dyn Clock) -> Result<(), Lost> {
@@ -561,10 +566,15 @@ impl Tenure {
     /// When the lease is lost, unless it is renewed before: 8t after the last renewal; at once
     /// after a loss.
     pub fn deadline(&self) -> Moment {
-        if self.lost.load(Ordering::SeqCst) {
+        if self.is_lost() {
             return Moment::default();
         }
         self.renewed().after(self.timing.lost_after())
+    }
+
+    /// Whether a loss was noted.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::SeqCst)
     }
 
     /// Whether the host id is still ours at `now`.

@@ -6,12 +6,12 @@
 
 use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};
+use crate::tool::{Failure, Status, show};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -41,7 +41,7 @@ pub enum OpenError {
     NoDirectIo,
     #[error("{0}")]
     Permission(String),
-    #[error("{0}")]
+    #[error("{}", .0.desc())]
     System(Errno),
     #[error("opening it got no answer within {0} s")]
     TimedOut(u64),
@@ -84,6 +84,22 @@ enum Request {
     Write { offset: u64, bytes: Vec<u8> },
 }
 
+impl OpenError {
+    /// The failure that a tool reports: `cannot open PATH: why`.
+    pub fn failure(&self, path: &Path) -> Failure {
+        let status = match self {
+            Self::Kind(_) | Self::System(Errno::ENOENT | Errno::ENOTDIR) => Status::NoPath,
+            Self::Permission(_) | Self::System(Errno::EROFS) => Status::Permission,
+            Self::TimedOut(_) => Status::Io,
+            Self::NoDirectIo | Self::System(_) => Status::System,
+        };
+        Failure::new(
+            status,
+            format!("cannot open {}: {self}", show(path.as_os_str())),
+        )
+    }
+}
+
 impl Device {
     /// Opens `path`, which must be a regular file or a block device, for direct I/O of at most
     /// `limit` each.
@@ -121,6 +137,11 @@ impl Device {
             limit,
             worker,
         })
+    }
+
+    /// Lets each I/O from now on take at most `limit`.
+    pub fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
     }
 
     /// The path that was opened.
@@ -309,19 +330,10 @@ fn permission_hint(stat: &FileStat, errno: Errno) -> String {
     )
 }
 
-#[allow(missing_docs)]
-mod ioctl {
-    nix::ioctl_read_bad!(blksszget, 0x1268, nix::libc::c_int);
-}
-
 /// The logical sector size of a block device.
-#[allow(unsafe_code)]
 fn logical_sector(file: &File) -> SectorSize {
-    let mut bytes: nix::libc::c_int = 0;
-    // SAFETY: BLKSSZGET writes one c_int at the address that it is given, which is `bytes`.
-    let asked = unsafe { ioctl::blksszget(file.as_raw_fd(), &raw mut bytes) };
-    match (asked, bytes) {
-        (Ok(_), 4096) => SectorSize::B4096,
+    match rustix::fs::ioctl_blksszget(file) {
+        Ok(4096) => SectorSize::B4096,
         _ => SectorSize::B512,
     }
 }

@@ -83,7 +83,20 @@ impl Sighting {
 
 /// A watcher's memory of all hosts that it looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(HostId, Sighting)>", into = "Vec<(HostId, Sighting)>")]
 pub struct Sightings(BTreeMap<HostId, Sighting>);
+
+impl From<Vec<(HostId, Sighting)>> for Sightings {
+    fn from(list: Vec<(HostId, Sighting)>) -> Self {
+        Self(list.into_iter().collect())
+    }
+}
+
+impl From<Sightings> for Vec<(HostId, Sighting)> {
+    fn from(sightings: Sightings) -> Self {
+        sightings.0.into_iter().collect()
+    }
+}
 
 impl Sightings {
     /// Remembers one look at `host`'s sector. `ours` fills in a timing that its record leaves

@@ -1,0 +1,201 @@
+//! The messages, one JSON object a line.
+
+use crate::clock::Moment;
+use crate::device::Identity;
+use crate::id::{Generation, HostId, Lver, Name};
+use crate::layout::Geometry;
+use crate::liveness::Sightings;
+use crate::spec::Mode;
+use crate::timing::Timing;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where an area is, whatever path leads to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AreaId {
+    /// The file or device.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+/// A resource that a holder wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Its name.
+    pub resource: Name,
+    /// How it is to be held.
+    pub mode: Mode,
+    /// Where its areas are.
+    pub areas: Vec<AreaId>,
+    /// The RESOURCE string as it was given.
+    pub spec: String,
+}
+
+/// Names one registration for as long as it lives, also across a restart of lease-join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HolderId(pub u64);
+
+/// What lease-hold says. `index` counts the resources of its registration from 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum Ask {
+    /// First of all: who asks, for what.
+    Register {
+        /// The command's name, for people.
+        command: String,
+        /// What is wanted.
+        resources: Vec<Asked>,
+    },
+    /// May the disk be written to acquire this resource?
+    Acquire {
+        /// Which resource.
+        index: usize,
+    },
+    /// How that went.
+    Acquired {
+        /// Which resource.
+        index: usize,
+        /// The version that is held; `None`: not held.
+        lver: Option<Lver>,
+        /// What is left behind on the disk if it is not held.
+        left: Left,
+    },
+    /// The command's process stands behind its gate; its pidfd comes with this message.
+    Guard {
+        /// Its process id.
+        pid: i32,
+    },
+    /// May the disk be written to release this resource?
+    Release {
+        /// Which resource.
+        index: usize,
+    },
+    /// How that went.
+    Released {
+        /// Which resource.
+        index: usize,
+        /// What is left behind on the disk.
+        left: Left,
+    },
+}
+
+/// What an acquire or a release leaves behind on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Left {
+    /// Nothing that anyone will ever see as ours.
+    Nothing,
+    /// Nothing yet, but a write of ours may still land.
+    LateWrite,
+    /// It is not known whether the lease is ours.
+    Doubt,
+}
+
+/// What lease-join says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum Tell {
+    /// The answer to [`Ask::Register`].
+    Registered(Box<Welcome>),
+    /// The answer to anything that cannot be: the connection ends.
+    Refused {
+        /// Why, for people.
+        why: String,
+    },
+    /// The answer to [`Ask::Acquire`]: go on.
+    Turn {
+        /// Which resource.
+        index: usize,
+        /// How.
+        how: Turn,
+    },
+    /// The answer to [`Ask::Acquire`]: somebody on this host has it.
+    Busy {
+        /// Which resource.
+        index: usize,
+        /// Who.
+        by: Rival,
+    },
+    /// The answer to [`Ask::Guard`]: the gate may open.
+    Go {
+        /// The generation that the host id still has.
+        generation: Generation,
+        /// The moment before the last renewal was issued.
+        renewed: Moment,
+    },
+    /// The answer to [`Ask::Release`].
+    ReleaseTurn {
+        /// Which resource.
+        index: usize,
+        /// Nobody else on this host shares it: the disk is to be written.
+        last: bool,
+    },
+    /// The heartbeat was renewed.
+    Renewed {
+        /// The moment before the renewal was issued.
+        renewed: Moment,
+    },
+    /// The host id is lost: everything that is guarded has to die.
+    Lost {
+        /// Why, for people.
+        why: String,
+    },
+    /// lease-join wants to leave: end the command, release.
+    Stop,
+}
+
+/// Everything that a holder has to know of its host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The registration.
+    pub holder: HolderId,
+    /// Our host id.
+    pub host: HostId,
+    /// Its present life.
+    pub generation: Generation,
+    /// Our host name.
+    pub host_name: Name,
+    /// File or device of the lockspace, absolute.
+    pub path: PathBuf,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// Its sector and area size.
+    pub geometry: Geometry,
+    /// t and W.
+    pub timing: Timing,
+    /// The moment before the last renewal was issued.
+    pub renewed: Moment,
+    /// No ballot before this moment.
+    pub ballots_from: Moment,
+    /// What is known of other hosts.
+    pub hosts: Sightings,
+}
+
+/// How a resource may be acquired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Turn {
+    /// By a ballot on the disk, but not before this moment.
+    Ballot {
+        /// A late write of ours may land until then.
+        not_before: Moment,
+    },
+    /// This host shares it already: take part in that.
+    Share,
+}
+
+/// Who on this host has a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rival {
+    /// Process id of that lease-hold.
+    pub pid: i32,
+    /// Its command's name.
+    pub command: String,
+    /// It only acquires or releases at this moment: asking again soon makes sense.
+    pub passing: bool,
+    /// It ended without a release, and what it started is not proven gone.
+    pub crashed: bool,
+}

@@ -1,0 +1,199 @@
+//! The run directory: one directory a lockspace, with a lock file, a socket and a state file.
+//!
+//! Everything is opened relative to a directory that was opened without following a symbolic
+//! link; a lockspace's name cannot lead out of the run directory.
+
+use crate::id::Name;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fchmodat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Where run directories are if nothing else is said.
+pub const DEFAULT_RUN_DIR: &str = "/run/lease";
+
+/// Longest state file that is read back.
+const STATE_MAX: u64 = 64 << 20;
+
+/// The directory of one lockspace, open.
+#[derive(Debug)]
+pub struct Place {
+    fd: OwnedFd,
+    shown: PathBuf,
+}
+
+/// Proof that this process is the only lease-join of its lockspace on this host.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code)] Flock<File>);
+
+impl Place {
+    /// Opens the lockspace's directory; makes it, and the run directory, where missing.
+    pub fn create(run_dir: &Path, lockspace: &Name) -> Result<Self, Errno> {
+        match std::fs::create_dir_all(run_dir) {
+            Ok(()) => {}
+            Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(0))),
+        }
+        let parent = open_dir(run_dir)?;
+        match mkdirat(&parent, file_name(lockspace).as_str(), Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let place = Self::at(&parent, run_dir, lockspace)?;
+        let stat = nix::sys::stat::fstat(&place.fd)?;
+        if stat.st_uid != nix::unistd::geteuid().as_raw() {
+            return Err(Errno::EPERM);
+        }
+        nix::sys::stat::fchmod(&place.fd, Mode::S_IRWXU)?;
+        Ok(place)
+    }
+
+    /// Opens the lockspace's directory if it is there.
+    pub fn open(run_dir: &Path, lockspace: &Name) -> Result<Self, Errno> {
+        Self::at(&open_dir(run_dir)?, run_dir, lockspace)
+    }
+
+    fn at(parent: &OwnedFd, run_dir: &Path, lockspace: &Name) -> Result<Self, Errno> {
+        let name = file_name(lockspace);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(parent, name.as_str(), flags, Mode::empty())?;
+        Ok(Self {
+            fd,
+            shown: run_dir.join(name),
+        })
+    }
+
+    /// A second handle on the same directory.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+            shown: self.shown.clone(),
+        })
+    }
+
+    /// The path, for messages.
+    pub fn shown(&self) -> &Path {
+        &self.shown
+    }
+
+    /// Takes the lock; `None` if another process has it.
+    pub fn lock(&self) -> Result<Option<Lock>, Errno> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = File::from(openat(
+            &self.fd,
+            "lock",
+            flags,
+            Mode::S_IRUSR | Mode::S_IWUSR,
+        )?);
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Lock(lock))),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(errno),
+        }
+    }
+
+    /// Listens on the socket, in place of one that an earlier lease-join left. Only with the lock.
+    pub fn listen(&self, _lock: &Lock) -> io::Result<UnixListener> {
+        self.remove_socket()?;
+        let listener = UnixListener::bind(self.socket_path())?;
+        fchmodat(
+            &self.fd,
+            "socket",
+            Mode::S_IRUSR | Mode::S_IWUSR,
+            nix::sys::stat::FchmodatFlags::FollowSymlink,
+        )?;
+        Ok(listener)
+    }
+
+    /// Removes the socket.
+    pub fn remove_socket(&self) -> Result<(), Errno> {
+        match unlinkat(&self.fd, "socket", UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Connects to the lease-join that listens.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(self.socket_path())
+    }
+
+    /// The state file's content; `None` if there is none.
+    pub fn read_state(&self) -> io::Result<Option<Vec<u8>>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(&self.fd, "state", flags, Mode::empty()) {
+            Ok(fd) => {
+                let mut bytes = Vec::new();
+                File::from(fd).take(STATE_MAX).read_to_end(&mut bytes)?;
+                Ok(Some(bytes))
+            }
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Replaces the state file as a whole. It has to survive this process, not this boot, so it
+    /// is not synced.
+    pub fn write_state(&self, bytes: &[u8]) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_CREAT
+            | OFlag::O_TRUNC
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, "state.new", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        File::from(fd).write_all(bytes)?;
+        Ok(renameat(&self.fd, "state.new", &self.fd, "state")?)
+    }
+
+    /// Removes the state file: nothing is left that a next lease-join would have to know.
+    pub fn remove_state(&self) -> io::Result<()> {
+        match unlinkat(&self.fd, "state", UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The socket by way of the open directory: short whatever the run directory is called.
+    fn socket_path(&self) -> PathBuf {
+        PathBuf::from(format!(
+            "/proc/self/fd/{}/socket",
+            self.fd.as_fd().as_raw_fd()
+        ))
+    }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, Mode::empty())
+}
+
+/// A name as one path component: letters, digits, `_` and `-` stay, all else becomes `%NN`.
+fn file_name(name: &Name) -> String {
+    let mut text = String::new();
+    for byte in name.as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => text.push(char::from(*byte)),
+            other => text.push_str(&format!("%{other:02x}")),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_one_component_and_two_names_never_meet() {
+        let file = |text: &[u8]| file_name(&Name::from_field(text).unwrap());
+        assert_eq!(file(b"LS-1_a"), "LS-1_a");
+        assert_eq!(file(b"../etc"), "%2e%2e%2fetc");
+        assert_eq!(file(b"."), "%2e");
+        assert_eq!(file(b"%2e"), "%252e");
+        assert_eq!(file(b"\xff a"), "%ff%20a");
+    }
+}

@@ -1,0 +1,83 @@
+//! The command line.
+
+use clap::Parser;
+use lease_core::registry::place::DEFAULT_RUN_DIR;
+use lease_core::spec::ResourceSpec;
+use lease_core::tool::{Failure, Status, show};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Run a command while this host holds leases on resources
+#[derive(Debug, Parser)]
+#[command(
+    name = "lease-hold",
+    version,
+    override_usage = "lease-hold [OPTIONS] RESOURCE... -- COMMAND [ARG]..."
+)]
+pub(crate) struct Args {
+    /// What to hold: lockspace:resource:path:offset[:path:offset...][:lver|:SH]
+    #[arg(value_name = "RESOURCE", required = true)]
+    resources: Vec<OsString>,
+
+    /// The command to run, with its arguments
+    #[arg(value_name = "COMMAND", last = true, required = true)]
+    command: Vec<OsString>,
+
+    /// Never wait, not even to find out whether an owner is alive
+    #[arg(short, long, conflicts_with = "wait")]
+    nonblock: bool,
+
+    /// Keep trying for so many seconds
+    #[arg(short, long, value_name = "SECONDS")]
+    wait: Option<f64>,
+
+    /// Exit code when somebody else holds it, or it was not had in time
+    #[arg(short = 'E', long, value_name = "N", default_value_t = Status::Busy.code())]
+    pub(crate) conflict_exit_code: u8,
+
+    /// Where the lease-join of the lockspace is found
+    #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
+    pub(crate) run_dir: PathBuf,
+}
+
+/// For how long to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Not at all.
+    None,
+    /// Until it is known whether an owner is alive.
+    UntilKnown,
+    /// For this long, whoever holds it.
+    For(Duration),
+}
+
+impl Args {
+    /// The RESOURCE arguments, checked.
+    pub(crate) fn resources(&self) -> Result<Vec<ResourceSpec>, Failure> {
+        let parse = |text: &OsString| {
+            ResourceSpec::parse(text).map_err(|why| {
+                let what = show(text);
+                let text = format!("cannot acquire {what}: {why} (see man lease-hold)");
+                Failure::new(Status::Usage, text)
+            })
+        };
+        self.resources.iter().map(parse).collect()
+    }
+
+    /// COMMAND and its arguments.
+    pub(crate) fn command(&self) -> &[OsString] {
+        &self.command
+    }
+
+    /// For how long to try.
+    pub(crate) fn patience(&self) -> Result<Patience, Failure> {
+        match self.wait {
+            None if self.nonblock => Ok(Patience::None),
+            None => Ok(Patience::UntilKnown),
+            Some(seconds) => Duration::try_from_secs_f64(seconds)
+                .map(Patience::For)
+                .map_err(|why| Failure::new(Status::Usage, format!("--wait {seconds}: {why}"))),
+        }
+    }
+}

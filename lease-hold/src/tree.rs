@@ -1,0 +1,105 @@
+//! The command and all that it started: its descendants, as /proc shows them.
+//!
+//! This process is their "child subreaper": whatever daemonises becomes our child, and when
+//! waiting for a child fails for want of children, nothing is left. That is the proof; the sweep
+//! of /proc only finds whom to send a signal.
+
+use crate::hub::Event;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::sync::mpsc::Sender;
+
+/// Makes this process the parent of every descendant whose own parent ends.
+pub(crate) fn adopt_orphans() -> Result<(), Errno> {
+    nix::sys::prctl::set_child_subreaper(true)
+}
+
+/// Reaps children on a thread of its own until there are none. Reports the command's end, and the
+/// end of all.
+pub(crate) fn reap(command: Pid, events: Sender<Event>) {
+    std::thread::spawn(move || {
+        loop {
+            let event = match waitpid(None, None) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == command => {
+                    Event::Exited(u8::try_from(code & 0xFF).unwrap_or(u8::MAX))
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => {
+                    Event::Exited(128 + u8::try_from(signal as i32).unwrap_or(0))
+                }
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(_) => Event::TreeGone,
+            };
+            let last = matches!(event, Event::TreeGone);
+            if events.send(event).is_err() || last {
+                return;
+            }
+        }
+    });
+}
+
+/// Sends a signal to every descendant of this process.
+pub(crate) fn signal_all(signal: Signal) {
+    for pid in descendants(Pid::this()) {
+        // It may have ended meanwhile. It cannot be somebody else: its parent, of our tree, or we
+        // would have had to reap it first, and what a sweep misses the next one finds.
+        let _ = kill(pid, signal);
+    }
+}
+
+fn descendants(root: Pid) -> Vec<Pid> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for (pid, parent) in processes() {
+        children.entry(parent).or_default().push(pid);
+    }
+    let mut found = Vec::new();
+    let mut parents = vec![root.as_raw()];
+    while let Some(parent) = parents.pop() {
+        for child in children.remove(&parent).unwrap_or_default() {
+            found.push(Pid::from_raw(child));
+            parents.push(child);
+        }
+    }
+    found
+}
+
+/// Every process and its parent.
+fn processes() -> Vec<(i32, i32)> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| {
+            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+            Some((pid, parent_in(&stat)?))
+        })
+        .collect()
+}
+
+/// The parent in a `stat` line: the second word after the name, which stands in parentheses and
+/// may contain anything.
+fn parent_in(stat: &[u8]) -> Option<i32> {
+    let end = stat.iter().rposition(|b| *b == b')')?;
+    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_found_whatever_the_name_is() {
+        assert_eq!(parent_in(b"12 (sh) S 7 12 12 0"), Some(7));
+        assert_eq!(parent_in(b"12 (a) S 3 (b\xff) R 9 1"), Some(9));
+        assert_eq!(parent_in(b"12"), None);
+    }
+
+    #[test]
+    fn we_are_among_our_parents_descendants() {
+        assert!(descendants(Pid::parent()).contains(&Pid::this()));
+    }
+}

@@ -1,0 +1,218 @@
+//! From the command line to a joined host id.
+
+use crate::args::{Args, Spec};
+use crate::signals::Signals;
+use crate::state::State;
+use crate::{TOOL, host};
+use lease_core::delta::{self, Claim, HostLease, JoinError, Lockspace, Waiting};
+use lease_core::device::{Access, Device};
+use lease_core::disk::Disk;
+use lease_core::id::{Generation, Name};
+use lease_core::record::heartbeat::Heartbeat;
+use lease_core::record::host_note::WATCHDOG_MAX;
+use lease_core::registry::place::{Lock, Place};
+use lease_core::timing::{DEFAULT_IO_TIMEOUT, Timing};
+use lease_core::tool::{Failure, Status, say, show};
+use std::time::Duration;
+
+/// Bytes that hold the first record of an area of either sector size.
+const FIRST_SECTOR: usize = 4096;
+
+/// The lockspace's directory on this host, and the proof that it is ours alone.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// The directory.
+    pub(crate) place: Place,
+    /// Held until the process ends.
+    pub(crate) lock: Lock,
+}
+
+/// The lockspace's disk, and what was found there.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The disk.
+    pub(crate) device: Device,
+    /// The lockspace on it.
+    pub(crate) lockspace: Lockspace,
+}
+
+/// Takes the lockspace's directory for this process alone.
+pub(crate) fn take_seat(args: &Args, spec: &Spec) -> Result<Seat, Failure> {
+    let name = &spec.lockspace.name;
+    let shown = show(args.run_dir.as_os_str());
+    let failed = |status, why: &str| {
+        Failure::new(
+            status,
+            format!("cannot join {name}: run directory {shown}: {why}"),
+        )
+    };
+    let place = Place::create(&args.run_dir, name).map_err(|errno| match errno {
+        nix::errno::Errno::EACCES | nix::errno::Errno::EPERM | nix::errno::Errno::EROFS => {
+            failed(Status::Permission, errno.desc())
+        }
+        errno => failed(Status::CannotCreate, errno.desc()),
+    })?;
+    match place.lock() {
+        Ok(Some(lock)) => Ok(Seat { place, lock }),
+        Ok(None) => Err(failed(
+            Status::Busy,
+            "another lease-join of this lockspace runs here",
+        )),
+        Err(errno) => Err(failed(Status::System, errno.desc())),
+    }
+}
+
+/// Opens the lockspace's disk and reads what it is.
+pub(crate) fn open(spec: &Spec) -> Result<Found, Failure> {
+    let Spec {
+        lockspace: named,
+        host,
+    } = spec;
+    let cannot = |status, why: String| Failure::new(status, format!("cannot join {named}: {why}"));
+    let limit = Duration::from_secs(u64::from(DEFAULT_IO_TIMEOUT));
+    let device = Device::open(&named.place.path, Access::Write, limit)
+        .map_err(|error| error.failure(&named.place.path))?;
+    let offset = named.place.offset;
+    if offset
+        .checked_add(FIRST_SECTOR as u64)
+        .is_none_or(|end| end > device.size())
+    {
+        let why = format!("it has only {} bytes", device.size());
+        return Err(cannot(Status::Invalid, why));
+    }
+    if offset % FIRST_SECTOR as u64 != 0 {
+        return Err(cannot(
+            Status::Usage,
+            "the offset is not a multiple of the area size".into(),
+        ));
+    }
+    let sector = device
+        .read(offset, FIRST_SECTOR)
+        .map_err(|fault| cannot(Status::Io, fault.to_string()))?;
+    let record = Heartbeat::decode(&sector).map_err(|error| {
+        cannot(Status::Invalid, format!("no lockspace there: {error}"))
+            .numbered(error.sanlock_number())
+    })?;
+    let geometry = record.geometry();
+    let found = Lockspace {
+        name: named.name,
+        offset,
+        geometry,
+    };
+    if *record.lockspace() != named.name {
+        let why = format!("it belongs to lockspace {}", record.lockspace());
+        return Err(cannot(Status::Invalid, why).numbered(-226));
+    }
+    if offset % geometry.align().bytes() != 0 {
+        let why = format!(
+            "the offset is not a multiple of {}M",
+            geometry.align().mebibytes()
+        );
+        return Err(cannot(Status::Usage, why));
+    }
+    if host.get() > geometry.max_hosts() {
+        let why = format!(
+            "host ids go up to {} there ({geometry})",
+            geometry.max_hosts()
+        );
+        return Err(cannot(Status::Usage, why));
+    }
+    Ok(Found {
+        device,
+        lockspace: found,
+    })
+}
+
+/// Joins, saying on stderr what it waits for. `None`: told to leave before it was done.
+pub(crate) fn join(
+    args: &Args,
+    spec: &Spec,
+    disk: &Found,
+    signals: &Signals,
+    former: Option<&State>,
+) -> anyhow::Result<Option<HostLease>> {
+    let claim = claim(args, spec, disk, former)?;
+    if claim.timing.watchdog() < WATCHDOG_MAX {
+        let seconds = claim.timing.watchdog();
+        say(
+            TOOL,
+            format!(
+                "{}: promising to be dead {seconds} s after a loss; no watchdog device backs that",
+                spec.lockspace
+            ),
+        );
+    }
+    let mut tell = |waiting| say(TOOL, describe_wait(spec, waiting));
+    match delta::join(
+        &disk.lockspace,
+        &disk.device,
+        &signals.clock,
+        &claim,
+        &mut tell,
+    ) {
+        Ok(lease) => Ok(Some(lease)),
+        Err(JoinError::Interrupted) => Ok(None),
+        Err(error) => Err(join_failure(spec, &error).into()),
+    }
+}
+
+/// What to join as. After a lease-join that ended in this boot, under its name and with a larger
+/// generation.
+fn claim(args: &Args, spec: &Spec, disk: &Found, former: Option<&State>) -> Result<Claim, Failure> {
+    let cannot = |status, why: String| {
+        Failure::new(status, format!("cannot join {}: {why}", spec.lockspace))
+    };
+    let area = disk
+        .lockspace
+        .read_all(&disk.device)
+        .map_err(|fault| cannot(Status::Io, fault.to_string()))?;
+    let io_timeout = args
+        .io_timeout
+        .or_else(|| area.formatted_io_timeout(spec.host))
+        .unwrap_or(DEFAULT_IO_TIMEOUT);
+    let timing = Timing::new(io_timeout, args.watchdog_timeout)
+        .ok_or_else(|| cannot(Status::Usage, "the times are out of range".into()))?;
+    let former = former.filter(|state| state.host == spec.host);
+    let name: Name = match (args.host_name()?, former) {
+        (Some(name), _) => name,
+        (None, Some(state)) => state.host_name,
+        (None, None) => host::random_name()?,
+    };
+    let at_least = former.map_or(Generation(0), |state| state.generation);
+    Ok(Claim {
+        host: spec.host,
+        name,
+        timing,
+        boot_id: host::boot_id()?,
+        at_least,
+    })
+}
+
+fn describe_wait(spec: &Spec, waiting: Waiting) -> String {
+    let lockspace = &spec.lockspace;
+    match waiting {
+        Waiting::Watching { name, at_most } => {
+            let name = name.map_or_else(|| "a host without a name".into(), |n| n.to_string());
+            let seconds = at_most.as_secs();
+            format!(
+                "{lockspace}: host id held by {name}; watching for up to {seconds} s whether it is alive"
+            )
+        }
+        Waiting::Settling { exactly } => {
+            let seconds = exactly.as_secs();
+            format!("{lockspace}: waiting {seconds} s to see whether anybody else joins")
+        }
+    }
+}
+
+fn join_failure(spec: &Spec, error: &JoinError) -> Failure {
+    let text = format!("cannot join {}: {error}", spec.lockspace);
+    match error {
+        JoinError::Disk(_) | JoinError::TooSlow(_) => Failure::new(Status::Io, text).numbered(-202),
+        JoinError::Record(_) => Failure::new(Status::Invalid, text),
+        JoinError::InUse { .. } => {
+            Failure::new(Status::Busy, format!("{text}; choose another host id")).numbered(-262)
+        }
+        JoinError::Interrupted => Failure::new(Status::Internal, text),
+    }
+}
