@@ -127,6 +127,9 @@ mod tests {
         }
     }
 
+    /// A story, the bytes put where, and what they make of the record.
+    type Row = (&'static str, (usize, &'static [u8]), RecordError);
+
     fn range(record: &'static str, field: &'static str, found: u64) -> RecordError {
         RecordError::Range {
             record,
@@ -146,13 +149,16 @@ mod tests {
     #[test]
     fn each_defect_of_a_leader_has_its_own_error() {
         const R: &str = "leader record";
-        let too_many = 2001_u64.to_le_bytes();
-        let table: [(&str, (usize, &[u8]), RecordError); 14] = [
+        let table: [Row; 14] = [
             ("no magic", (0, &[0; 4]), magic(R, 0)),
-            ("a heartbeat", (0, &HEARTBEAT[..4]), magic(R, 0x1221_2010)),
+            (
+                "a heartbeat",
+                (0, &[0x10, 0x20, 0x21, 0x12]),
+                magic(R, 0x1221_2010),
+            ),
             (
                 "a cleared one",
-                (0, &CLEARED[..4]),
+                (0, &[0x16, 0x20, 0x28, 0x11]),
                 RecordError::Cleared { record: R },
             ),
             ("newer", (4, &[4, 0, 7, 0]), version(R, 0x0007_0004)),
@@ -167,11 +173,11 @@ mod tests {
             ("no hosts", (16, &[0; 8]), range(R, "num_hosts", 0)),
             (
                 "too many hosts",
-                (16, &too_many),
+                (16, &[0xD1, 7]),
                 range(R, "num_hosts", 2001),
             ),
             ("odd max_hosts", (24, &[1, 0]), range(R, "max_hosts", 1)),
-            ("owner 2001", (32, &too_many), range(R, "owner_id", 2001)),
+            ("owner 2001", (32, &[0xD1, 7]), range(R, "owner_id", 2001)),
             ("held by nobody", (32, &[0; 8]), range(R, "owner_id", 0)),
             ("nameless", (104, &[0]), range(R, "resource name", 0)),
         ];
@@ -186,9 +192,13 @@ mod tests {
     #[test]
     fn each_defect_of_a_heartbeat_has_its_own_error() {
         const R: &str = "heartbeat record";
-        let table: [(&str, (usize, &[u8]), RecordError); 10] = [
+        let table: [Row; 10] = [
             ("half formatted", (0, &[0; 4]), magic(R, 0)),
-            ("a leader", (0, &LEADER[..4]), magic(R, 0x0615_2010)),
+            (
+                "a leader",
+                (0, &[0x10, 0x20, 0x15, 0x06]),
+                magic(R, 0x0615_2010),
+            ),
             ("newer", (4, &[4, 0, 4, 0]), version(R, 0x0004_0004)),
             ("older", (4, &[4, 0, 2, 0]), version(R, 0x0002_0004)),
             ("odd sectors", (12, &[1]), range(R, "sector_size", 513)),
