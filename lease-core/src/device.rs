@@ -346,16 +346,33 @@ fn describe(error: &io::Error) -> String {
     }
 }
 
-/// Creates a regular file of `len` allocated zero bytes; fails with EEXIST if there is one.
+/// Creates a regular file of `len` allocated zero bytes; fails with EEXIST if there is one. On any
+/// failure there is none afterwards that was not there before.
 pub fn create(path: &Path, len: u64, mode: u32) -> Result<(), Errno> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-    let file = File::from(nix::fcntl::open(
-        path,
-        flags,
-        Mode::from_bits_truncate(mode),
-    )?);
-    nix::sys::stat::fchmod(&file, Mode::from_bits_truncate(mode))?;
-    extend(&file, len)
+    let mode = Mode::from_bits_truncate(mode);
+    let file = File::from(nix::fcntl::open(path, flags, mode)?);
+    let filled = nix::sys::stat::fchmod(&file, mode)
+        .and_then(|()| extend(&file, len))
+        .and_then(|()| sync_directory_of(path));
+    if filled.is_err() {
+        let _ = nix::unistd::unlink(path);
+    }
+    filled
+}
+
+/// Makes a new file's name as durable as its content.
+fn sync_directory_of(path: &Path) -> Result<(), Errno> {
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    match nix::fcntl::open(parent, flags, Mode::empty()).and_then(nix::unistd::fsync) {
+        // Some file systems cannot, a directory may be searched but not read: no reason to fail.
+        Err(Errno::EINVAL | Errno::EACCES) => Ok(()),
+        other => other,
+    }
 }
 
 /// Makes a regular file at least `len` allocated bytes long.

@@ -186,6 +186,12 @@ impl fmt::Display for ResourceSpec {
     }
 }
 
+/// How many fields a string has: 1 or 2 are a path and perhaps an offset, 4 a LOCKSPACE or a
+/// RESOURCE, more a RESOURCE.
+pub fn count_fields(text: &OsString) -> Result<usize, SpecError> {
+    Ok(split(text.as_bytes())?.len())
+}
+
 /// Parses `path[:offset]`, as lease-dump takes it.
 pub fn parse_path(text: &OsString) -> Result<(PathBuf, Option<u64>), SpecError> {
     match split(text.as_bytes())?.as_slice() {
