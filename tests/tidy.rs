@@ -332,3 +332,20 @@ fn the_top_holds_what_it_is_meant_to() {
         .collect();
     assert_none(&extra, "nothing else at the top");
 }
+
+#[test]
+fn the_checks_see_what_they_look_for() {
+    assert_eq!(without_comment("let x = 1; // unsafe"), "let x = 1; ");
+    assert_eq!(
+        without_comment("let url = \"a//b\";"),
+        "let url = \"a//b\";"
+    );
+    assert!(names("std::thread::spawn", "thread"));
+    assert!(!names("a_thread", "thread") && !names("unsafe_code", "unsafe"));
+    let source = Source {
+        path: "lease-core/src/record/leader.rs".to_owned(),
+        text: "code\n#[cfg(test)]\nmod tests {\n}\n".to_owned(),
+    };
+    assert_eq!(source.module(), Some("record"));
+    assert_eq!(source.shipped(), [(1, "code")]);
+}
