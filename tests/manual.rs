@@ -1,0 +1,233 @@
+//! Holds the manual against the tools, and the tools against the manual.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TOOLS: [&str; 4] = ["lease-init", "lease-join", "lease-hold", "lease-dump"];
+const PAGES: [&str; 6] = [
+    "lease-init.8",
+    "lease-join.8",
+    "lease-hold.8",
+    "lease-dump.8",
+    "lease-disk.5",
+    "lease.7",
+];
+
+/// An option: its names, with their dashes, and its value's name, if it has one.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Flag {
+    names: Vec<String>,
+    value: Option<String>,
+}
+
+// ---- a page
+
+fn manual() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../man")
+}
+
+fn page(name: &str) -> String {
+    let path = manual().join(name);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The lines of one section.
+fn section<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
+    let heading = format!(".Sh {title}");
+    page.lines()
+        .skip_while(|line| *line != heading)
+        .skip(1)
+        .take_while(|line| !line.starts_with(".Sh "))
+        .collect()
+}
+
+/// Every option that a line of mdoc names: `Fl s , -lockspace` is `-s` and `--lockspace`.
+fn flags_of_line(line: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut in_flag = false;
+    for word in line.split_whitespace() {
+        match word {
+            "Fl" => in_flag = true,
+            "," | "|" => {}
+            _ if in_flag && is_flag_word(word) => names.push(format!("-{word}")),
+            _ => in_flag = false,
+        }
+    }
+    names.retain(|name| name != "--");
+    names
+}
+
+fn is_flag_word(word: &str) -> bool {
+    word.starts_with('-') || word.len() == 1 && word.chars().all(char::is_alphanumeric)
+}
+
+/// The options that OPTIONS explains.
+fn explained(page: &str) -> Vec<Flag> {
+    let items = section(page, "OPTIONS").into_iter();
+    let mut flags: Vec<_> = items
+        .filter(|line| line.starts_with(".It Fl "))
+        .map(|line| Flag {
+            names: flags_of_line(line),
+            value: line.split_once(" Ar ").map(|(_, value)| value.to_owned()),
+        })
+        .collect();
+    flags.sort();
+    flags
+}
+
+/// The options that follow a tool's name in commands shown as text: the tool, the option.
+fn options_shown(text: &str) -> Vec<(&'static str, String)> {
+    let text = text.replace("\\e\n", " ").replace("\\-", "-");
+    let mut shown = Vec::new();
+    for line in text.lines() {
+        let mut running = None;
+        for word in line.split_whitespace() {
+            let bare = word.trim_matches('`');
+            if let Some(tool) = TOOLS.iter().find(|tool| **tool == bare) {
+                running = Some(*tool);
+            } else if matches!(bare, "--" | "|" | "&" | "#") {
+                running = None;
+            } else if let Some(tool) = running.filter(|_| bare.starts_with('-')) {
+                shown.push((tool, bare.to_owned()));
+            }
+            running = running.filter(|_| !word.ends_with('`'));
+        }
+    }
+    shown
+}
+
+// ---- a tool
+
+fn tool(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join(name);
+    assert!(path.exists(), "build first: cargo build --workspace");
+    Command::new(path)
+}
+
+/// The options that `--help` lists.
+fn offered(name: &str) -> Vec<Flag> {
+    let output = tool(name).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{name} --help");
+    let help = String::from_utf8(output.stdout).unwrap();
+    let mut flags: Vec<_> = help
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| line.starts_with('-'))
+        .map(|line| flag_of_help(line.split("  ").next().unwrap()))
+        .collect();
+    flags.sort();
+    flags
+}
+
+/// `-s, --lockspace <LOCKSPACE>`.
+fn flag_of_help(text: &str) -> Flag {
+    let words = text.split([' ', ',', '=']).filter(|word| !word.is_empty());
+    let (names, values): (Vec<_>, Vec<_>) = words.partition(|word| word.starts_with('-'));
+    Flag {
+        names: names.into_iter().map(str::to_owned).collect(),
+        value: values
+            .first()
+            .map(|v| v.trim_matches(['<', '>', '[', ']']).to_owned()),
+    }
+}
+
+fn names(flags: &[Flag]) -> BTreeSet<&str> {
+    flags
+        .iter()
+        .flat_map(|flag| flag.names.iter().map(String::as_str))
+        .collect()
+}
+
+// ---- the tests
+
+#[test]
+fn a_page_explains_every_option_of_its_tool_and_no_other() {
+    for name in TOOLS {
+        let page = page(&format!("{name}.8"));
+        assert_eq!(
+            explained(&page),
+            offered(name),
+            "{name}.8 and {name} --help"
+        );
+    }
+}
+
+#[test]
+fn a_synopsis_shows_every_option() {
+    for name in TOOLS {
+        let page = page(&format!("{name}.8"));
+        let synopsis = section(&page, "SYNOPSIS");
+        let shown: BTreeSet<_> = synopsis.into_iter().flat_map(flags_of_line).collect();
+        for flag in explained(&page) {
+            let is_shown = flag.names.iter().any(|name| shown.contains(name));
+            let usual = flag.names.iter().any(|n| n == "--help" || n == "--version");
+            assert!(is_shown || usual, "{name}.8: SYNOPSIS lacks {flag:?}");
+        }
+    }
+}
+
+#[test]
+fn an_option_named_anywhere_is_one_that_the_tool_has() {
+    for file in PAGES {
+        let own = TOOLS.iter().find(|tool| file == format!("{tool}.8"));
+        for line in page(file).lines().filter(|line| line.starts_with('.')) {
+            let other = TOOLS
+                .iter()
+                .find(|tool| line.contains(&format!("of Xr {tool} 8")));
+            let speaker: Vec<_> = other.or(own).map_or(TOOLS.to_vec(), |tool| vec![*tool]);
+            let known: Vec<_> = speaker.iter().flat_map(|tool| offered(tool)).collect();
+            for flag in flags_of_line(line) {
+                assert!(names(&known).contains(&flag.as_str()), "{file}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn commands_in_the_text_use_options_that_exist() {
+    let readme = fs::read_to_string(manual().join("../README.md")).unwrap();
+    let texts = PAGES.map(page).into_iter().chain([readme]);
+    let shown: Vec<_> = texts.flat_map(|text| options_shown(&text)).collect();
+    assert!(shown.len() > 20, "{shown:?}");
+    for (tool, option) in shown {
+        assert!(
+            names(&offered(tool)).contains(&option.as_str()),
+            "{tool} {option}"
+        );
+    }
+}
+
+#[test]
+fn every_page_that_is_referred_to_exists() {
+    for file in PAGES {
+        let text = page(file);
+        let words: Vec<_> = text.split_whitespace().collect();
+        for reference in words.windows(3).filter(|w| w[0].ends_with("Xr")) {
+            let name = format!("{}.{}", reference[1], reference[2]);
+            if name.starts_with("lease") {
+                assert!(PAGES.contains(&name.as_str()), "{file}: {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_manual_is_clean_mdoc() {
+    let lint = Command::new("mandoc")
+        .args(["-T", "lint", "-W", "style"])
+        .args(PAGES.map(|name| manual().join(name)))
+        .output()
+        .expect("mandoc is needed: apt-get install mandoc");
+    let report = String::from_utf8_lossy(&lint.stdout);
+    // Whether the pages that ours refer to are installed says nothing about ours.
+    let found: Vec<_> = report
+        .lines()
+        .filter(|line| !line.contains("referenced manual not found"))
+        .collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
