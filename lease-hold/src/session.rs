@@ -118,7 +118,7 @@ fn register(
     wire.stream().set_read_timeout(Some(ANSWER_WITHIN))?;
     wire.send(&Ask::Register { command, resources })?;
     loop {
-        if let Some(tell) = wire.next()? {
+        if let Some(tell) = wire.take_message()? {
             return Ok((tell, wire));
         }
         if !wire.fill()? {
@@ -131,7 +131,7 @@ fn register(
 fn listen(mut wire: Wire, number: usize, events: Sender<Event>) {
     std::thread::spawn(move || {
         loop {
-            match wire.next::<Tell>() {
+            match wire.take_message::<Tell>() {
                 Ok(Some(tell)) => {
                     if events.send(Event::Told(number, tell)).is_err() {
                         return;

@@ -124,7 +124,7 @@ fn open_one(spec: &ResourceSpec, place: &Place) -> Result<(Device, Leader), Fail
     let limit = Duration::from_secs(u64::from(DEFAULT_IO_TIMEOUT));
     let device = Device::open(&place.path, Access::Write, limit)
         .map_err(|error: OpenError| error.failure(&place.path))?;
-    if place.offset % FIRST_SECTOR as u64 != 0 {
+    if !place.offset.is_multiple_of(FIRST_SECTOR as u64) {
         let why = format!("{place}: the offset is not a multiple of the area size");
         return Err(cannot(Status::Usage, why));
     }
@@ -151,7 +151,7 @@ fn open_one(spec: &ResourceSpec, place: &Place) -> Result<(Device, Leader), Fail
         return Err(cannot(Status::Invalid, why).numbered(-227));
     }
     let align = leader.geometry().align();
-    if place.offset % align.bytes() != 0 {
+    if !place.offset.is_multiple_of(align.bytes()) {
         let why = format!(
             "{place}: the offset is not a multiple of {}M",
             align.mebibytes()

@@ -80,7 +80,7 @@ pub(crate) fn open(spec: &Spec) -> Result<Found, Failure> {
         let why = format!("it has only {} bytes", device.size());
         return Err(cannot(Status::Invalid, why));
     }
-    if offset % FIRST_SECTOR as u64 != 0 {
+    if !offset.is_multiple_of(FIRST_SECTOR as u64) {
         return Err(cannot(
             Status::Usage,
             "the offset is not a multiple of the area size".into(),
@@ -103,7 +103,7 @@ pub(crate) fn open(spec: &Spec) -> Result<Found, Failure> {
         let why = format!("it belongs to lockspace {}", record.lockspace());
         return Err(cannot(Status::Invalid, why).numbered(-226));
     }
-    if offset % geometry.align().bytes() != 0 {
+    if !offset.is_multiple_of(geometry.align().bytes()) {
         let why = format!(
             "the offset is not a multiple of {}M",
             geometry.align().mebibytes()

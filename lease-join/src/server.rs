@@ -364,7 +364,7 @@ impl Server {
             let Some(peer) = self.peers.get_mut(&number) else {
                 return Ok(true);
             };
-            let ask = match peer.wire.next::<Ask>() {
+            let ask = match peer.wire.take_message::<Ask>() {
                 Ok(Some(ask)) => ask,
                 Ok(None) => return Ok(true),
                 Err(_) => return Ok(false),

@@ -117,7 +117,7 @@ impl Wire {
 
     /// The next whole message that has been read, if any. An error for one that is no message, or
     /// too long.
-    pub fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+    pub fn take_message<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let Some(end) = self.inbox.iter().position(|b| *b == b'\n') else {
             return match self.inbox.len() > LINE_MAX {
                 true => Err(io::Error::other("a line that is too long")),
