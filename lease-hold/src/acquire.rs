@@ -133,7 +133,9 @@ fn wait(hub: &mut Hub, index: usize, block: Block, give_up: Option<Moment>) -> R
         }
         Block::Late(until) => until.since(now),
         Block::Refused(_, snapshot) => {
-            hub.give(index, Job::Watch(snapshot, None, left));
+            // Whoever holds it may die as well as release: look at its heartbeat again before long.
+            let pause = hub.of_resource(index).1.timing.io_limit();
+            hub.give(index, Job::Watch(snapshot, None, left.min(pause)));
             return watched(hub, index);
         }
         Block::Unknown {
@@ -170,7 +172,7 @@ fn check_ending(hub: &Hub) -> Result<(), End> {
             Err(End::Failed(Failure::new(Status::Lost, text)))
         }
         Some(Ending::NotJoined) => {
-            let text = "nothing acquired: lease-join has ended or is leaving";
+            let text = "nothing acquired: lease-join is leaving";
             Err(End::Failed(Failure::new(Status::NotJoined, text)))
         }
     }
@@ -272,7 +274,7 @@ fn attempt(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Progress)> {
 fn ask_for_turns(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Result<Turn, Rival>)> {
     for index in batch {
         let (session, number) = hub.session_of(*index);
-        session.say(&Ask::Acquire { index: number });
+        session.ask(Ask::Acquire { index: number }, None);
     }
     let mut turns = Vec::new();
     while turns.len() < batch.len() {
@@ -331,11 +333,7 @@ fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
 
 fn say_acquired(hub: &mut Hub, index: usize, lver: Option<Lver>, left: Left) {
     let (session, number) = hub.session_of(index);
-    session.say(&Ask::Acquired {
-        index: number,
-        lver,
-        left,
-    });
+    session.acquired(number, lver, left);
 }
 
 fn wanted(hub: &Hub, index: usize) -> Wanted {

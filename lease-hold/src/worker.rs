@@ -14,6 +14,7 @@ use lease_core::resource::{AcquireError, Attempt, Held, Member, Resource, Snapsh
 use lease_core::spec::{Place, ResourceSpec};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
 use lease_core::tool::{Failure, Status};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -123,7 +124,7 @@ fn open_one(spec: &ResourceSpec, place: &Place) -> Result<(Device, Leader), Fail
     };
     let limit = Duration::from_secs(u64::from(DEFAULT_IO_TIMEOUT));
     let device = Device::open(&place.path, Access::Write, limit)
-        .map_err(|error: OpenError| error.failure(&place.path))?;
+        .map_err(|error: OpenError| Failure::of_open(&place.path, &error))?;
     if !place.offset.is_multiple_of(FIRST_SECTOR as u64) {
         let why = format!("{place}: the offset is not a multiple of the area size");
         return Err(cannot(Status::Usage, why));
@@ -185,6 +186,12 @@ impl Opened {
                     offset: place.offset,
                 })
                 .collect(),
+            paths: self
+                .spec
+                .places
+                .iter()
+                .map(|place| absolute(&place.path))
+                .collect(),
             spec: self.spec.to_string(),
         }
     }
@@ -215,6 +222,11 @@ impl Opened {
         });
         jobs
     }
+}
+
+/// A path that means the same in another process. Without a working directory it stays as it is.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 struct Worker {
