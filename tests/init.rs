@@ -7,7 +7,8 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use support::files::{
-    GEOMETRIES, Loop, MIB, Ran, binary, bytes, directory, filled, patch, path_in, run, sanlock,
+    Daemon, GEOMETRIES, Loop, MIB, Ran, as_nobody, binary, bytes, directory, filled, golden, patch,
+    path_in, run, sanlock,
 };
 
 /// Runs lease-init with arguments separated by blanks.
@@ -330,15 +331,6 @@ fn force_formats_over_what_nobody_uses() {
     }
 }
 
-/// A sector that sanlock wrote while it held something.
-fn golden(name: &str) -> Vec<u8> {
-    bytes(
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../lease-core/golden")
-            .join(name),
-    )
-}
-
 #[test]
 fn force_leaves_an_owned_or_shared_resource() {
     let dir = directory();
@@ -427,6 +419,38 @@ fn force_watches_a_lockspace_and_leaves_a_live_one() {
         (space_name("dead"), space_name("alive")),
         (b"NEW".into(), b"LS\0".into())
     );
+}
+
+#[test]
+fn force_leaves_what_a_real_sanlock_daemon_uses() {
+    let dir = directory();
+    silent(&init(
+        dir.path(),
+        "--create -o 1 -s LS:0:f:0 -r LS:RS:f:1048576",
+    ));
+    let path = path_in(&dir, "f");
+    let daemon = Daemon::start("hostA");
+    daemon.client(&["add_lockspace", "-s", &format!("LS:1:{path}:0"), "-o", "1"]);
+    let resource = format!("LS:RS:{path}:1048576");
+    let mut holder = daemon.command(&["command", "-r", &resource, "-c", "/bin/sleep", "60"]);
+    let mut holder = holder.spawn().unwrap();
+    let owned = || bytes(&path)[MIB as usize + 152] != 0 || bytes(&path)[MIB as usize + 153] != 0;
+    while !owned() {
+        assert_eq!(holder.try_wait().unwrap(), None);
+        sleep(Duration::from_millis(20));
+    }
+    refused(
+        &init(dir.path(), "--force -s LS:0:f:0"),
+        75,
+        "the heartbeat of host 1 has changed",
+    );
+    refused(
+        &init(dir.path(), "--force -r LS:RS:f:1048576"),
+        75,
+        "is owned by host 1",
+    );
+    holder.kill().unwrap();
+    holder.wait().unwrap();
 }
 
 // ---- bad input: one line, the exit code, and not a byte written
@@ -583,32 +607,23 @@ fn bad_input_has_its_line_and_exit_code_and_costs_nothing() {
     assert!(!escape.stderr.contains('\x1b'));
 }
 
-/// As somebody who is not root, and who can reach a copy of the tool in `dir`.
-fn init_as_nobody(dir: &Path, args: &str) -> Ran {
-    std::fs::copy(binary("lease-init"), dir.join("lease-init")).unwrap();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    command
-        .arg(dir.join("lease-init"))
-        .args(args.split_whitespace())
-        .current_dir(dir);
-    command.output().unwrap().into()
-}
-
 #[test]
 fn no_permission_is_its_own_exit_code() {
     let dir = directory();
-    let open = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(dir.path(), open.clone()).unwrap();
     filled(dir.path().join("f"), 1, 0);
-    std::fs::set_permissions(dir.path().join("f"), open).unwrap();
-    let ran = init_as_nobody(dir.path(), "-s LS:0:f:0");
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.path().join("f"), mode).unwrap();
+    let init_as_nobody = |args: &str| {
+        let mut command = as_nobody(dir.path(), "lease-init");
+        Ran::from(command.args(args.split_whitespace()).output().unwrap())
+    };
+    let ran = init_as_nobody("-s LS:0:f:0");
     refused(
         &ran,
         77,
         "Permission denied for uid 65534 (it belongs to uid 0, mode 0755)",
     );
-    let ran = init_as_nobody(dir.path(), "--create -s LS:0:new:0");
+    let ran = init_as_nobody("--create -s LS:0:new:0");
     refused(&ran, 77, "Permission denied");
     assert!(bytes(dir.path().join("f")).iter().all(|byte| *byte == 0));
 }

@@ -79,3 +79,67 @@ impl Watched {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lease_core::id::{Generation, Name};
+    use lease_core::layout::Geometry;
+    use lease_core::record::host_note::HostNote;
+
+    fn at(seconds: u64) -> Moment {
+        Moment(seconds * 1_000_000_000)
+    }
+
+    fn host(number: u64) -> HostId {
+        HostId::new(number).unwrap()
+    }
+
+    /// Host `number` with this t and timestamp, W = 1.
+    fn beat(number: u64, io_timeout: u8, timestamp: u64) -> (HostId, Heartbeat) {
+        let name = Name::new(b"n").unwrap();
+        let note = HostNote {
+            watchdog: 1,
+            host: host(number),
+            generation: Generation(2),
+            boot_id: [0; 16],
+        };
+        let free = Heartbeat::new(Geometry::ALL[0], &name, 10);
+        (
+            host(number),
+            free.joined(&name, timestamp, io_timeout, note),
+        )
+    }
+
+    fn hosts(heartbeats: Vec<(HostId, Heartbeat)>) -> Hosts {
+        let lockspace = None;
+        Hosts {
+            lockspace,
+            heartbeats,
+        }
+    }
+
+    #[test]
+    fn two_looks_are_as_far_apart_as_the_slowest_host_needs() {
+        let looked = |heartbeats| Watched::new(0, &hosts(heartbeats), at(1)).period();
+        assert_eq!(looked(vec![]), None);
+        assert_eq!(looked(vec![beat(1, 10, 0)]), None);
+        let slowest = looked(vec![beat(1, 1, 5), beat(2, 5, 5), beat(3, 255, 0)]);
+        assert_eq!(slowest, Some(Duration::from_secs(11)));
+    }
+
+    #[test]
+    fn what_two_looks_tell() {
+        let before = vec![beat(1, 5, 7), beat(2, 5, 7), beat(3, 1, 7), beat(4, 5, 7)];
+        let after = vec![beat(1, 5, 9), beat(2, 5, 7), beat(3, 1, 7), beat(4, 5, 0)];
+        let mut watched = Watched::new(0, &hosts(before), at(100));
+        watched.look(&hosts(after.clone()), at(111));
+        let state = |(host, record): &(HostId, Heartbeat)| watched.state(*host, record, at(111));
+        let states: Vec<State> = after.iter().map(state).collect();
+        // Host 3 is dead: its 8t + W is 9 s.
+        assert_eq!(
+            states,
+            [State::Alive, State::Unknown, State::Dead, State::Free]
+        );
+    }
+}

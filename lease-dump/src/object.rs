@@ -72,7 +72,7 @@ struct Host {
 }
 
 /// What two looks tell of a host.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
     Alive,

@@ -2,9 +2,12 @@
 #![allow(clippy::expect_used, clippy::panic)] // A test's helper fails the test by panicking.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A mebibyte: the smallest area.
@@ -128,5 +131,78 @@ impl Drop for Loop {
         let _ = Command::new("losetup")
             .args(["--detach", &self.path])
             .status();
+    }
+}
+
+/// A sector that the real sanlock wrote.
+pub fn golden(name: &str) -> Vec<u8> {
+    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lease-core");
+    bytes(core.join("golden").join(name))
+}
+
+/// A tool to be run by somebody who is not root, from a copy in `dir`, which everybody may enter.
+pub fn as_nobody(dir: &Path, tool: &str) -> Command {
+    let everybody = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir, everybody).expect("the directory is opened");
+    std::fs::copy(binary(tool), dir.join(tool)).expect("the tool is copied");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.arg(dir.join(tool)).current_dir(dir);
+    command
+}
+
+/// A real sanlock daemon of its own, killed when dropped.
+pub struct Daemon {
+    run_dir: TempDir,
+    process: Child,
+}
+
+impl Daemon {
+    /// A daemon of this host name, without a watchdog.
+    pub fn start(host_name: &str) -> Self {
+        let run_dir = directory();
+        let process = Command::new("sanlock")
+            .args([
+                "daemon", "-D", "-w", "0", "-h", "0", "-l", "0", "-e", host_name,
+            ])
+            .env("SANLOCK_PRIVILEGED", "0")
+            .env("SANLOCK_RUN_DIR", run_dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let process = process.expect("sanlock is installed (apt-get install sanlock)");
+        let daemon = Self { run_dir, process };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !daemon.run_dir.path().join("sanlock.sock").exists() {
+            assert!(
+                Instant::now() < deadline,
+                "the sanlock daemon does not start"
+            );
+            sleep(Duration::from_millis(20));
+        }
+        daemon
+    }
+
+    /// `sanlock client ...` of this daemon, which must succeed.
+    pub fn client(&self, args: &[&str]) -> Ran {
+        let output = self.command(args).output();
+        let ran: Ran = output.expect("sanlock runs").into();
+        assert_eq!(ran.code, 0, "sanlock client {args:?}: {ran:?}");
+        ran
+    }
+
+    /// `sanlock client ...`, to be started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("sanlock");
+        command.arg("client").args(args);
+        command.env("SANLOCK_RUN_DIR", self.run_dir.path());
+        command
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
