@@ -128,7 +128,7 @@ fn a_lockspace_field_by_field() {
     for operand in ["f", "f:0", "LS:1:f:0", "LS:0:f:0"] {
         assert_eq!(
             objects(&dump(dir.path(), operand), 0),
-            [expected.clone()],
+            std::slice::from_ref(&expected),
             "{operand}"
         );
     }
@@ -173,7 +173,7 @@ fn a_resource_field_by_field() {
     for operand in ["f", "f:1048576", "LS:R1:f:1048576", "LS:R1:f:1048576:SH"] {
         assert_eq!(
             objects(&dump(dir.path(), operand), 0),
-            [expected.clone()],
+            std::slice::from_ref(&expected),
             "{operand}"
         );
     }

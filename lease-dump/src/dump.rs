@@ -223,7 +223,7 @@ impl From<Failure> for Stop {
 /// The area at an offset that was given: there must be one.
 fn read_one(device: &Device, offset: u64) -> Result<Area, Failure> {
     let place = format!("{}:{offset}", show(device.path().as_os_str()));
-    if offset % SECTOR_MIN != 0 {
+    if !offset.is_multiple_of(SECTOR_MIN) {
         let why = format!("the offset is not a multiple of {SECTOR_MIN}");
         return Err(cannot(Status::Usage, &place, why));
     }

@@ -165,13 +165,16 @@ struct Index {
     max_resources: u32,
 }
 
+/// What is known of a host, by its id and the record that was read.
+pub(crate) type StateOf<'a> = dyn Fn(HostId, &Heartbeat) -> State + 'a;
+
 /// How an area is shown.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     /// Records that nobody ever used, too.
     pub(crate) all: bool,
     /// What is known of each host, if that was asked for.
-    pub(crate) states: Option<&'a dyn Fn(HostId, &Heartbeat) -> State>,
+    pub(crate) states: Option<&'a StateOf<'a>>,
 }
 
 impl Object {
