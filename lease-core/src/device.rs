@@ -91,7 +91,10 @@ impl Device {
         let (send, receive) = channel();
         let owned = path.to_owned();
         // Opening may hang as any I/O may.
-        std::thread::spawn(move || send.send(open_file(&owned, access)));
+        std::thread::spawn(move || {
+            // Nobody waits any more: what was opened is closed again.
+            let _ = send.send(open_file(&owned, access));
+        });
         let opened = receive.recv_timeout(limit);
         let Opened { file, stat, size } =
             opened.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;

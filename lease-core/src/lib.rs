@@ -4,7 +4,7 @@
 //! [`id`], [`layout`], [`spec`]: values, places, names. [`record`]: bytes. [`disk`], [`clock`]:
 //! what the protocols ask of the world. [`timing`]: every duration. [`delta`]: a host id held by
 //! a heartbeat. [`quorum`], [`paxos`]: one ballot. [`liveness`]: is a host dead? [`resource`]: a
-//! lease from acquire to release. [`format`], [`survey`]: whole areas, written and read.
+//! lease from acquire to release. [`mod@format`], [`survey`]: whole areas, written and read.
 //! Then what only the tools use: [`device`], [`process`], [`contain`], [`registry`], [`tool`].
 
 pub mod clock;

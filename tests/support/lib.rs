@@ -1,1 +1,3 @@
-//! x
+//! What the tests of whole tools share.
+
+pub mod files;
