@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use lease_core::tool::Status;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,36 @@ const PAGES: [&str; 6] = [
     "lease-dump.8",
     "lease-disk.5",
     "lease.7",
+];
+
+/// Every exit code by its name in the sources.
+const STATUSES: [(&str, Status); 15] = [
+    ("Done", Status::Done),
+    ("Usage", Status::Usage),
+    ("Invalid", Status::Invalid),
+    ("NoPath", Status::NoPath),
+    ("NotJoined", Status::NotJoined),
+    ("Internal", Status::Internal),
+    ("System", Status::System),
+    ("CannotCreate", Status::CannotCreate),
+    ("Io", Status::Io),
+    ("Busy", Status::Busy),
+    ("Permission", Status::Permission),
+    ("Refused", Status::Refused),
+    ("Lost", Status::Lost),
+    ("CannotExecute", Status::CannotExecute),
+    ("NoCommand", Status::NoCommand),
+];
+/// Those that lease-core gives on behalf of every tool: it parses command lines, opens paths, and
+/// ends a tool that fails for no known reason.
+const SHARED: [Status; 7] = [
+    Status::Done,
+    Status::Usage,
+    Status::NoPath,
+    Status::Internal,
+    Status::System,
+    Status::Io,
+    Status::Permission,
 ];
 
 /// An option: its names, with their dashes, and its value's name, if it has one.
@@ -100,6 +131,14 @@ fn options_shown(text: &str) -> Vec<(&'static str, String)> {
     shown
 }
 
+/// The numbers that EXIT STATUS explains.
+fn codes_explained(page: &str) -> BTreeSet<u8> {
+    let items = section(page, "EXIT STATUS").into_iter();
+    items
+        .filter_map(|line| line.strip_prefix(".It ")?.parse().ok())
+        .collect()
+}
+
 // ---- a tool
 
 fn tool(name: &str) -> Command {
@@ -107,6 +146,21 @@ fn tool(name: &str) -> Command {
     let path = test.parent().unwrap().parent().unwrap().join(name);
     assert!(path.exists(), "build first: cargo build --workspace");
     Command::new(path)
+}
+
+/// The numbers that a tool's sources can end it with.
+fn codes_given(name: &str) -> BTreeSet<u8> {
+    let sources = fs::read_dir(manual().join(format!("../{name}/src"))).unwrap();
+    let mut codes: BTreeSet<_> = SHARED.iter().map(|status| status.code()).collect();
+    for source in sources {
+        let text = fs::read_to_string(source.unwrap().path()).unwrap();
+        for rest in text.split("Status::").skip(1) {
+            let variant = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            let known = STATUSES.iter().find(|(name, _)| *name == variant);
+            codes.extend(known.map(|(_, status)| status.code()));
+        }
+    }
+    codes
 }
 
 /// The options that `--help` lists.
@@ -154,6 +208,15 @@ fn a_page_explains_every_option_of_its_tool_and_no_other() {
             offered(name),
             "{name}.8 and {name} --help"
         );
+    }
+}
+
+#[test]
+fn a_page_explains_every_exit_code_of_its_tool_and_no_other() {
+    for name in TOOLS {
+        let page = page(&format!("{name}.8"));
+        let explained = codes_explained(&page);
+        assert_eq!(explained, codes_given(name), "{name}.8 and {name}/src");
     }
 }
 
