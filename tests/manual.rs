@@ -139,11 +139,34 @@ fn codes_explained(page: &str) -> BTreeSet<u8> {
         .collect()
 }
 
+/// The commands that EXAMPLES shows, each as a shell takes it.
+fn examples(page: &str) -> Vec<String> {
+    let plain = |text: &str| text.replace("\\e", "\\").replace("\\-", "-");
+    let mut found = Vec::new();
+    let mut block: Option<String> = None;
+    for line in section(page, "EXAMPLES") {
+        match (&mut block, line) {
+            (None, _) if line.starts_with(".Bd ") => block = Some(String::new()),
+            (Some(text), ".Ed") => {
+                found.push(plain(text));
+                block = None;
+            }
+            (Some(text), _) => text.extend([line, "\n"]),
+            (None, _) => found.extend(line.strip_prefix(".Dl ").map(plain)),
+        }
+    }
+    found
+}
+
 // ---- a tool
 
-fn tool(name: &str) -> Command {
+fn tools() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join(name);
+    test.parent().unwrap().parent().unwrap().to_owned()
+}
+
+fn tool(name: &str) -> Command {
+    let path = tools().join(name);
     assert!(path.exists(), "build first: cargo build --workspace");
     Command::new(path)
 }
@@ -261,6 +284,38 @@ fn commands_in_the_text_use_options_that_exist() {
         assert!(
             names(&offered(tool)).contains(&option.as_str()),
             "{tool} {option}"
+        );
+    }
+}
+
+#[test]
+fn every_example_of_a_dump_works_as_it_stands() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let init = tool("lease-init")
+        .args(["--create", "-s", &format!("LS:0:{}:0", at("LS"))])
+        .args(["-r", &format!("LS:vm1:{}:0", at("vm1"))])
+        .args(["-s", &format!("LS2:0:{}:0", at("leases"))])
+        .args(["-r", &format!("LS2:vm1:{}:1048576", at("leases"))])
+        .output()
+        .unwrap();
+    assert!(init.status.success(), "{init:?}");
+    let path = format!("{}:{}", tools().display(), std::env::var("PATH").unwrap());
+    let all = PAGES.map(|name| examples(&page(name))).concat();
+    let dumps: Vec<_> = all.iter().filter(|e| e.starts_with("lease-dump")).collect();
+    assert!(dumps.len() > 5, "{all:?}");
+    for example in dumps {
+        let here = example
+            .replace("/mnt/nfs/", &format!("{}/", directory.path().display()))
+            .replace("/dev/vg/leases", &at("leases"));
+        let ran = Command::new("sh")
+            .args(["-c", &here])
+            .env("PATH", &path)
+            .output()
+            .unwrap();
+        assert!(
+            ran.status.success() && ran.stderr.is_empty(),
+            "{example}: {ran:?}"
         );
     }
 }
