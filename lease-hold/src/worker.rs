@@ -1,7 +1,7 @@
 //! One thread a resource: it does that resource's disk I/O, and nothing else does.
 
 use crate::hub::Event;
-use lease_core::clock::BootClock;
+use lease_core::clock::{BootClock, Moment};
 use lease_core::delta::{Lockspace, Tenure};
 use lease_core::device::{Access, Device, OpenError};
 use lease_core::disk::{Disk, Fault};
@@ -35,8 +35,8 @@ pub(crate) struct Opened {
 /// What a worker is asked to do.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// Try to acquire.
-    Acquire(Wanted),
+    /// Try to acquire; no ballot before a renewal that was issued after this moment.
+    Acquire(Wanted, Moment),
     /// Take part in this host's share.
     Share,
     /// Wait until another attempt is worth its while.
@@ -286,9 +286,13 @@ impl Worker {
             heartbeats,
             host: welcome.host,
             generation: welcome.generation,
+            ballots_from: match &job {
+                Job::Acquire(_, not_before) => welcome.ballots_from.max(*not_before),
+                _ => welcome.ballots_from,
+            },
         };
         match job {
-            Job::Acquire(wanted) => acquire(&resource, &member, &wanted, seen),
+            Job::Acquire(wanted, _) => acquire(&resource, &member, &wanted, seen),
             Job::Share => Answer::Shared(resource.join_share(&member).map(|h| h.map(Box::new))),
             Job::Watch(snapshot, owner, patience) => {
                 Answer::Watched(resource.watch(&member, &snapshot, owner, seen, patience))
@@ -326,7 +330,7 @@ impl Job {
     /// The answer if it could not even be begun.
     fn failed(&self, error: AcquireError) -> Answer {
         match self {
-            Self::Acquire(_) => Answer::Attempted(Err(error), Left::Nothing),
+            Self::Acquire(..) => Answer::Attempted(Err(error), Left::Nothing),
             Self::Share => Answer::Shared(Err(error)),
             Self::Watch(..) => Answer::Watched(Err(error)),
             Self::Check(_) => Answer::Checked(Err(error)),

@@ -270,7 +270,7 @@ impl Server {
             geometry: estate.lockspace.geometry,
             timing: self.life.timing,
             renewed: self.tenure.renewed(),
-            ballots_from: self.ballots_from,
+            ballots_from: estate.ballots_from,
             hosts: self.hosts.clone(),
         }
     }

@@ -60,7 +60,6 @@ pub(crate) struct Server {
     shown: String,
     pub(crate) life: Life,
     pub(crate) estate: Estate,
-    pub(crate) ballots_from: Moment,
     pub(crate) tenure: Arc<Tenure>,
     pub(crate) hosts: Sightings,
     pub(crate) table: Table,
@@ -111,6 +110,7 @@ impl Server {
             lockspace: *lease.lockspace(),
             host: life.host,
             generation: life.generation,
+            ballots_from: lease.ballots_from(),
             tenure: tenure.clone(),
         };
         let mut server = Self {
@@ -120,7 +120,6 @@ impl Server {
             shown,
             undertaker: Undertaker::new(estate.clone(), signals.wake.clone()),
             estate,
-            ballots_from: lease.ballots_from(),
             tenure,
             hosts: Sightings::default(),
             table,

@@ -117,6 +117,8 @@ pub(crate) struct Estate {
     pub(crate) host: HostId,
     /// Its life.
     pub(crate) generation: Generation,
+    /// No ballot before this moment.
+    pub(crate) ballots_from: Moment,
     /// Its renewals.
     pub(crate) tenure: Arc<Tenure>,
 }
@@ -192,7 +194,6 @@ fn give_back(
         }
         devices.push(device);
     }
-    wait_for_late_writes(estate, clock, &devices, died_writing);
     let (Some(first), Some(area)) = (devices.first(), asked.areas.first()) else {
         return Err("it lies nowhere".into());
     };
@@ -223,23 +224,21 @@ fn give_back(
         heartbeats: &heartbeats,
         host: estate.host,
         generation: estate.generation,
+        ballots_from: quiet_from(estate, &devices, died_writing),
     };
     resource
         .resolve(&member, &nobody(estate))
         .map_err(|error: AcquireError| error.to_string())
 }
 
-/// Where a dead process's write may still land, waits until it cannot: 8t + W.
-fn wait_for_late_writes(
-    estate: &Estate,
-    clock: &BootClock,
-    devices: &[Device],
-    died_writing: Option<Moment>,
-) {
+/// Where a dead process's write may still land, no ballot starts until it cannot: 8t + W.
+fn quiet_from(estate: &Estate, devices: &[Device], died_writing: Option<Moment>) -> Moment {
     let over = devices.iter().all(Device::io_ends_with_process);
-    if let (Some(died), false) = (died_writing, over) {
-        let quiet = died.after(estate.tenure.timing().dead_after());
-        std::thread::sleep(quiet.since(clock.now()));
+    match died_writing {
+        Some(died) if !over => estate
+            .ballots_from
+            .max(died.after(estate.tenure.timing().dead_after())),
+        _ => estate.ballots_from,
     }
 }
 
