@@ -14,6 +14,7 @@ use signal_hook::consts::signal;
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -56,6 +57,8 @@ pub(crate) enum Event {
     Signal(i32, bool),
     /// A worker is done.
     Done(usize, Answer),
+    /// The command was started by its namespace's init: a descriptor for it.
+    Started(OwnedFd),
     /// The command could not be executed: errno.
     NotExecuted(i32),
     /// The command ended, with this exit code.
