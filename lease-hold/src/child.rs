@@ -4,8 +4,8 @@
 //! has said that the host id still is ours; the end of the pipe instead means that it never will.
 //! In a PID namespace, what is executed is not the command but the namespace's init.
 
-use crate::cage::Cage;
 use crate::command::Command;
+use crate::guard::Orders;
 use crate::hub::Event;
 use crate::init::{self, LastMoment, Report};
 use crate::tree;
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::{SigHandler, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::unistd::{ForkResult, Pid, fork, getppid, pipe2, read, write};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -51,6 +51,8 @@ struct Execution<'a> {
     file: &'a CStr,
     arguments: Vec<*const libc::c_char>,
     variables: Vec<*const libc::c_char>,
+    /// The signals that it has blocked.
+    signals: &'a SigSet,
     /// Who must be its parent, as the child sees it: nobody, from within another PID namespace.
     parent: Pid,
     /// A descriptor that it keeps open when it executes.
@@ -62,15 +64,17 @@ struct Execution<'a> {
 pub(crate) fn fork_gated(
     command: &Command,
     environment: &[CString],
-    cage: &Cage,
+    orders: &Orders,
     last_moment: Moment,
 ) -> anyhow::Result<Gated> {
     let variables = pointers(environment);
+    let (cage, signals) = (&orders.cage, &orders.signals);
     if cage.containment() != Containment::PidNamespace {
         let execution = Execution {
             file: &command.file,
             arguments: pointers(&command.arguments),
             variables,
+            signals,
             parent: Pid::this(),
             kept: None,
         };
@@ -85,6 +89,7 @@ pub(crate) fn fork_gated(
         file: init::SELF,
         arguments: pointers(&arguments),
         variables,
+        signals,
         parent: Pid::from_raw(0),
         kept: Some(theirs.as_fd()),
     };
@@ -148,6 +153,9 @@ fn run_child(execution: &Execution<'_>, gate: BorrowedFd<'_>) -> Errno {
     // SAFETY: sets a disposition to its default; no handler is involved. Rust's start-up ignores
     // this signal, and an ignored signal stays so across exec.
     if let Err(errno) = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigDfl) } {
+        return errno;
+    }
+    if let Err(errno) = execution.signals.thread_set_mask() {
         return errno;
     }
     let mut byte = [0];
@@ -242,6 +250,7 @@ fn listen_to_init(mut wire: Wire, events: Sender<Event>) {
                     None => continue,
                 },
                 Report::NotExecuted { errno } => Event::NotExecuted(errno),
+                Report::Stopped { signal } => Event::Stopped(signal),
                 Report::Exited { code } => Event::Exited(code),
             };
             if events.send(event).is_err() {

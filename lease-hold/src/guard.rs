@@ -19,7 +19,8 @@ use lease_core::resource::AcquireError;
 use lease_core::timing::Timing;
 use lease_core::tool::{Failure, Status, say};
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::libc;
+use nix::sys::signal::{SigSet, Signal};
 use std::ffi::{CString, OsString};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(crate) enum Ended {
 pub(crate) struct Orders {
     /// What it is in.
     pub(crate) cage: Cage,
+    /// The signals that it starts with blocked.
+    pub(crate) signals: SigSet,
     /// What asks it to end.
     pub(crate) kill_signal: Signal,
     /// From there to SIGKILL; half of what there is, if nothing else is asked for.
@@ -79,7 +82,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<Ended> {
     tree::adopt_orphans().context("cannot become a child subreaper")?;
     let last_moment = last_moment(hub);
-    let gated = child::fork_gated(command, environment, &orders.cage, last_moment)?;
+    let gated = child::fork_gated(command, environment, &orders, last_moment)?;
     for session in hub.sessions() {
         let containment = orders.cage.containment();
         session.ask(Ask::Guard { containment }, Some(gated.pidfd()?));
@@ -139,6 +142,16 @@ fn wait_for_go(hub: &mut Hub) -> Result<(), Ended> {
         missing -= 1;
     }
     Ok(())
+}
+
+/// The terminal, or somebody in its place, has stopped the command: so that the shell notices, we
+/// stop as well. lease-join goes on, and ends everything should the lease be lost. A command that
+/// was stopped in any other way is its own affair.
+fn stop_with_command(signal: i32) {
+    if matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) {
+        // It cannot fail: the process is our own.
+        let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+    }
 }
 
 /// The main thread while the command runs.
@@ -258,6 +271,7 @@ impl<'a> Watch<'a> {
             Event::Told(_, Tell::Stop) => self.stop = true,
             Event::Done(index, Answer::Checked(result)) => self.checked(index, result),
             Event::Exited(code) => self.code = Some(code),
+            Event::Stopped(signal) => stop_with_command(signal),
             Event::Started(process) => self.child.started(process),
             Event::NotExecuted(errno) => self.not_executed = Some(Errno::from_raw(errno)),
             _ => {}

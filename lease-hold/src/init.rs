@@ -10,7 +10,7 @@ use lease_core::registry::wire::Wire;
 use lease_core::tool::Status;
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ pub(crate) enum Report {
     Started,
     /// The command could not be executed.
     NotExecuted { errno: i32 },
+    /// The command was stopped.
+    Stopped { signal: i32 },
     /// The command has ended.
     Exited { code: u8 },
 }
@@ -97,9 +99,16 @@ fn run(mut words: impl Iterator<Item = OsString>) -> Option<ExitCode> {
 /// Reaps until nothing is left, and reports the command's end.
 fn reap(command: Pid, wire: &mut Wire) {
     loop {
-        let code = match waitpid(None, None) {
+        let code = match waitpid(None, Some(WaitPidFlag::WUNTRACED)) {
             Ok(WaitStatus::Exited(pid, code)) if pid == command => code & 0xFF,
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => 128 + signal as i32,
+            Ok(WaitStatus::Stopped(pid, signal)) if pid == command => {
+                // As below.
+                let _ = wire.send(&Report::Stopped {
+                    signal: signal as i32,
+                });
+                continue;
+            }
             Ok(_) | Err(Errno::EINTR) => continue,
             Err(_) => return,
         };

@@ -13,6 +13,7 @@ mod machine;
 mod release;
 mod report;
 mod session;
+mod signals;
 mod tree;
 mod worker;
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<u8> {
+    let unblocked = signals::block()?;
     let specs = args.resources()?;
     let command = command::Command::find(args.command())?;
     let opened = worker::open_all(&specs)?;
@@ -41,6 +43,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     guard::check_grace(&mut hub, args.grace)?;
     let orders = guard::Orders {
         cage: cage::Cage::build(args.contain, args.verbose)?,
+        signals: unblocked,
         kill_signal: args.kill_signal,
         grace: args.grace,
         on_loss: args.on_loss.clone(),

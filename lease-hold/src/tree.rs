@@ -8,7 +8,7 @@ use crate::hub::Event;
 use lease_core::process;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
@@ -23,12 +23,15 @@ pub(crate) fn adopt_orphans() -> Result<(), Errno> {
 pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>) {
     std::thread::spawn(move || {
         loop {
-            let event = match waitpid(None, None) {
+            let event = match waitpid(None, Some(WaitPidFlag::WUNTRACED)) {
                 Ok(WaitStatus::Exited(pid, code)) if Some(pid) == command => {
                     Event::Exited(u8::try_from(code & 0xFF).unwrap_or(u8::MAX))
                 }
                 Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == command => {
                     Event::Exited(128 + u8::try_from(signal as i32).unwrap_or(0))
+                }
+                Ok(WaitStatus::Stopped(pid, signal)) if Some(pid) == command => {
+                    Event::Stopped(signal as i32)
                 }
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => Event::TreeGone,
