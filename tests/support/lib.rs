@@ -1,1 +1,7 @@
-//! x
+//! What the tests of whole tools share.
+
+pub mod files;
+pub mod hosts;
+pub mod process;
+pub mod sanlock;
+pub mod storage;
