@@ -99,10 +99,11 @@ pub(crate) fn acquire_all(hub: &mut Hub, patience: Patience) -> Result<Vec<HeldL
         if out_of_time || !worth_waiting(&block, patience) {
             return Err(End::Refused(report::refusal(hub, index, &block)));
         }
-        let notice = report::notice(hub, index, &block, give_up);
-        if notice.is_some() && notice != said {
-            notice.iter().for_each(|text| say(TOOL, text));
-            said = notice;
+        if let Some((what, how_long)) = report::notice(hub, index, &block, give_up)
+            && said.as_ref() != Some(&what)
+        {
+            say(TOOL, format!("{what}; {how_long}"));
+            said = Some(what);
         }
         wait(hub, index, block, give_up)?;
     }
@@ -133,7 +134,9 @@ fn wait(hub: &mut Hub, index: usize, block: Block, give_up: Option<Moment>) -> R
         }
         Block::Late(until) => until.since(now),
         Block::Refused(_, snapshot) => {
-            hub.give(index, Job::Watch(snapshot, None, left));
+            // Whoever has it may die meanwhile: until then it counts as alive for this long.
+            let alive = hub.of_resource(index).1.timing.seen_alive();
+            hub.give(index, Job::Watch(snapshot, None, left.min(alive)));
             return watched(hub, index);
         }
         Block::Unknown {
