@@ -5,11 +5,15 @@ use crate::files::{Ran, directory};
 use crate::process::{Process, SOON, wait_until};
 use crate::storage::Storage;
 use std::process::Command;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// The daemon's watchdog time, in seconds: it takes over from anybody, and others may take over
 /// from it, more than 8t and this after the last renewal.
 pub const WATCHDOG: u64 = 60;
+
+/// Longer than any takeover by the daemon, or from it, takes at t = 1.
+pub const TAKEOVER: Duration = Duration::from_secs(110);
 
 /// One host with a daemon of its own.
 pub struct Daemon {
@@ -73,10 +77,12 @@ impl Daemon {
         process
     }
 
-    /// Acquires for a registered process. Returns sanlock's number: 0 or an error.
+    /// Acquires for a registered process. Returns sanlock's number: 0 or an error. Waits with the
+    /// daemon until an owner that it does not see alive must be dead.
     pub fn acquire(&self, resource: &str, process: &Process) -> i32 {
         let pid = process.pid().to_string();
-        let ran = self.client(&["acquire", "-r", resource, "-p", &pid]);
+        let acquire = self.start_client(&["acquire", "-r", resource, "-p", &pid]);
+        let ran = acquire.finish_within(TAKEOVER);
         number(&ran, "acquire done ")
     }
 
