@@ -29,7 +29,11 @@ fn refused(args: &[&str], ran: &Ran, code: i32, part: &str) {
 }
 
 /// Files with everything wrong that a place can be: NAME in an argument stands for their paths.
-struct Places(Storage);
+struct Places {
+    storage: Storage,
+    /// A lockspace for 250 hosts.
+    small: Storage,
+}
 
 impl Places {
     /// With resources R1 to R5: R3 has a bad checksum, R4 a newer version, R5 is cleared.
@@ -63,132 +67,203 @@ impl Places {
         let name = |text: &str| Name::new(text.as_bytes()).unwrap();
         let other = Leader::new(Geometry::ALL[4], &name("LS"), &name("R6"), 2000);
         patch(storage.file(), storage.offset(6), &other.to_sector());
-        Self(storage)
+        let small = Storage::of(Geometry::ALL[1], 0);
+        Self { storage, small }
     }
 
     fn fill(&self, args: &[&str]) -> Vec<String> {
-        let dir = self.0.path().display().to_string();
-        args.iter()
-            .map(|arg| arg.replace("DIR", &dir).replace("NAME48", NAME_48))
-            .collect()
+        let dir = self.storage.path().display().to_string();
+        let small = self.small.file().display().to_string();
+        let pairs = [
+            ("DIR", dir.as_str()),
+            ("SMALL", &small),
+            ("NAME48", NAME_48),
+        ];
+        let fill = |arg: &&str| {
+            pairs.iter().fold((*arg).to_owned(), |arg, (name, value)| {
+                arg.replace(name, value)
+            })
+        };
+        args.iter().map(fill).collect()
     }
 }
+
+/// Arguments of lease-hold, its exit code, a part of its message.
+const HOLD: &[(&str, i32, &str)] = &[
+    // RESOURCE strings
+    ("LS", 64, "it has 1 fields"),
+    ("LS:R1:DIR/disk", 64, "it has 3 fields"),
+    ("LS:R1:DIR/disk:1048576:SH:x", 64, "offset \"x\""),
+    (":R1:DIR/disk:1048576", 64, "a name cannot be empty"),
+    ("LS::DIR/disk:1048576", 64, "a name cannot be empty"),
+    ("NAME48n:R1:DIR/disk:1048576", 64, "at most 48 bytes"),
+    ("LS:NAME48n:DIR/disk:1048576", 64, "at most 48 bytes"),
+    ("LS:R\u{1}:DIR/disk:1048576", 64, "control characters"),
+    (
+        "LS:R1:DIR\\disk:1048576",
+        64,
+        "a backslash can only stand before",
+    ),
+    ("LS:R1::1048576", 64, "the path is empty"),
+    ("LS:R1:DIR/disk:", 64, "offset \"\""),
+    ("LS:R1:DIR/disk:x", 64, "offset \"x\""),
+    ("LS:R1:DIR/disk:-1048576", 64, "offset \"-1048576\""),
+    (
+        "LS:R1:DIR/disk:18446744073709551616",
+        64,
+        "offset \"18446744073709551616\"",
+    ),
+    ("LS:R1:DIR/disk:1048576:0", 64, "lver \"0\""),
+    ("LS:R1:DIR/disk:1048576:-3", 64, "lver \"-3\""),
+    (
+        "LS:R1:DIR/disk:1048576:DIR/disk:1048576",
+        64,
+        "the same place stands there twice",
+    ),
+    (
+        "LS:R1:DIR/disk:1048575",
+        64,
+        "not a multiple of the area size",
+    ),
+    (
+        "LS:R1:DIR/disk:18446744073709551615",
+        64,
+        "not a multiple of the area size",
+    ),
+    // the same one twice
+    (
+        "LS:R1:DIR/disk:1048576 LS:R1:DIR/disk:1048576",
+        64,
+        "the same resource",
+    ),
+    (
+        "LS:R1:DIR/disk:1048576 LS:R1:DIR/disk:1048576:SH",
+        64,
+        "the same resource",
+    ),
+    (
+        "LS:R1:DIR/disk:1048576 LS:R1:DIR/symlink:1048576",
+        64,
+        "the same resource",
+    ),
+    (
+        "LS:R1:DIR/disk:1048576 LS:R1:DIR/hardlink:1048576",
+        64,
+        "the same resource",
+    ),
+    // options
+    ("", 64, "<RESOURCE>"),
+    ("-w x LS:R1:DIR/disk:1048576", 64, "--wait"),
+    ("-w nan LS:R1:DIR/disk:1048576", 64, "--wait"),
+    ("-w inf LS:R1:DIR/disk:1048576", 64, "--wait"),
+    ("--wait=-1 LS:R1:DIR/disk:1048576", 64, "--wait"),
+    ("-w 1 -n LS:R1:DIR/disk:1048576", 64, "--nonblock"),
+    ("-E 256 LS:R1:DIR/disk:1048576", 64, "--conflict-exit-code"),
+    ("-E -1 LS:R1:DIR/disk:1048576", 64, "-1"),
+    ("--bogus LS:R1:DIR/disk:1048576", 64, "--bogus"),
+    // paths
+    ("LS:R1:DIR/none:0", 66, "No such file"),
+    ("LS:R1:DIR/disk/none:0", 66, "Not a directory"),
+    ("LS:R1:DIR/directory:0", 66, "it is a directory"),
+    ("LS:R1:DIR/fifo:0", 66, "it is a FIFO"),
+    ("LS:R1:/dev/null:0", 66, "it is a character device"),
+    // what is there
+    ("LS:R1:DIR/empty:0", 65, "it has only 0 bytes"),
+    ("LS:R1:DIR/short:0", 65, "it has only 1000 bytes"),
+    ("LS:R1:DIR/cut:1048576", 65, "its area ends after the last"),
+    ("LS:R1:DIR/disk:1099511627776", 65, "it has only"),
+    (
+        "LS:R1:DIR/zeros:0",
+        65,
+        "there is none (magic 0x00000000) [-223]",
+    ),
+    (
+        "LS:R1:DIR/disk:0",
+        65,
+        "there is none (magic 0x12212010) [-223]",
+    ),
+    ("LS:R1:DIR/disk:2097152", 65, "is resource R2 [-227]"),
+    (
+        "LX:R1:DIR/disk:1048576",
+        65,
+        "belongs to lockspace LS [-226]",
+    ),
+    ("LS:R3:DIR/disk:3145728", 65, "[-229]"),
+    ("LS:R4:DIR/disk:4194304", 65, "[-224]"),
+    ("LS:R5:DIR/disk:5242880", 65, "[-223]"),
+    ("LS:R6:DIR/disk:6291456", 64, "not a multiple of 8M"),
+    (
+        "LS:R1:DIR/disk:1048576:DIR/disk:2097152",
+        65,
+        "is resource R2 [-227]",
+    ),
+];
+
+/// Arguments of lease-join, its exit code, a part of its message.
+const JOIN: &[(&str, i32, &str)] = &[
+    ("LS", 64, "it has 1 fields"),
+    ("LS:1:DIR/disk:0:x", 64, "it has 5 fields"),
+    (":1:DIR/disk:0", 64, "a name cannot be empty"),
+    ("NAME48n:1:DIR/disk:0", 64, "at most 48 bytes"),
+    ("L\tS:1:DIR/disk:0", 64, "control characters"),
+    ("LS:1:DIR\\disk:0", 64, "a backslash can only stand before"),
+    ("LS:0:DIR/disk:0", 64, "host id 0 is for formatting"),
+    ("LS:2001:DIR/disk:0", 64, "host id \"2001\""),
+    ("LS:-1:DIR/disk:0", 64, "host id \"-1\""),
+    ("LS:one:DIR/disk:0", 64, "host id \"one\""),
+    ("LS::DIR/disk:0", 64, "host id \"\""),
+    ("LS:251:SMALL:0", 64, "host ids go up to 250 there"),
+    ("LS:1::0", 64, "the path is empty"),
+    ("LS:1:DIR/disk:512", 64, "not a multiple of the area size"),
+    ("LS:1:DIR/disk:-1", 64, "offset \"-1\""),
+    (
+        "LS:1:DIR/disk:18446744073709551616",
+        64,
+        "offset \"18446744073709551616\"",
+    ),
+    ("LS:1:DIR/none:0", 66, "No such file"),
+    ("LS:1:DIR/directory:0", 66, "it is a directory"),
+    ("LS:1:DIR/fifo:0", 66, "it is a FIFO"),
+    ("LS:1:/dev/null:0", 66, "it is a character device"),
+    ("LS:1:DIR/short:0", 65, "it has only 1000 bytes"),
+    ("LS:1:DIR/disk:1099511627776", 65, "it has only"),
+    (
+        "LS:1:DIR/zeros:0",
+        65,
+        "there is none (magic 0x00000000) [-223]",
+    ),
+    (
+        "LS:1:DIR/disk:1048576",
+        65,
+        "there is none (magic 0x06152010) [-223]",
+    ),
+    ("LX:1:DIR/disk:0", 65, "it belongs to lockspace LS [-226]"),
+    ("-o 0 LS:1:DIR/disk:0", 64, "--io-timeout"),
+    ("-o 256 LS:1:DIR/disk:0", 64, "--io-timeout"),
+    (
+        "--watchdog-timeout 0 LS:1:DIR/disk:0",
+        64,
+        "--watchdog-timeout",
+    ),
+    (
+        "--watchdog-timeout 61 LS:1:DIR/disk:0",
+        64,
+        "--watchdog-timeout",
+    ),
+    ("-e NAME48 LS:1:DIR/disk:0", 64, "at most 47 bytes"),
+    ("-e a\nb LS:1:DIR/disk:0", 64, "control characters"),
+    ("LS:1:DIR/disk:0 LS:2:DIR/disk:0", 64, "LS:2:"),
+    ("", 64, "<LOCKSPACE>"),
+    ("--run-dir DIR/disk LS:1:DIR/disk:0", 73, "run directory"),
+    ("--run-dir /proc/none LS:1:DIR/disk:0", 73, "run directory"),
+];
 
 #[test]
 fn what_lease_hold_is_given() {
     let places = Places::new();
-    let (host, _join) = Host::joined(&places.0, 1);
-    let table: &[(&str, i32, &str)] = &[
-        // RESOURCE strings
-        ("LS", 64, "it has 1 fields"),
-        ("LS:R1:DIR/disk", 64, "it has 3 fields"),
-        ("LS:R1:DIR/disk:1048576:SH:x", 64, "offset \"x\""),
-        (":R1:DIR/disk:1048576", 64, "a name cannot be empty"),
-        ("LS::DIR/disk:1048576", 64, "a name cannot be empty"),
-        ("NAME48n:R1:DIR/disk:1048576", 64, "at most 48 bytes"),
-        ("LS:NAME48n:DIR/disk:1048576", 64, "at most 48 bytes"),
-        ("LS:R\u{1}:DIR/disk:1048576", 64, "control characters"),
-        (
-            "LS:R1:DIR\\disk:1048576",
-            64,
-            "a backslash can only stand before",
-        ),
-        ("LS:R1::1048576", 64, "the path is empty"),
-        ("LS:R1:DIR/disk:", 64, "offset \"\""),
-        ("LS:R1:DIR/disk:x", 64, "offset \"x\""),
-        ("LS:R1:DIR/disk:-1048576", 64, "offset \"-1048576\""),
-        (
-            "LS:R1:DIR/disk:18446744073709551616",
-            64,
-            "offset \"18446744073709551616\"",
-        ),
-        ("LS:R1:DIR/disk:1048576:0", 64, "lver \"0\""),
-        ("LS:R1:DIR/disk:1048576:-3", 64, "lver \"-3\""),
-        (
-            "LS:R1:DIR/disk:1048576:DIR/disk:1048576",
-            64,
-            "the same place stands there twice",
-        ),
-        (
-            "LS:R1:DIR/disk:1048575",
-            64,
-            "not a multiple of the area size",
-        ),
-        (
-            "LS:R1:DIR/disk:18446744073709551615",
-            64,
-            "not a multiple of the area size",
-        ),
-        // the same one twice
-        (
-            "LS:R1:DIR/disk:1048576 LS:R1:DIR/disk:1048576",
-            64,
-            "the same resource",
-        ),
-        (
-            "LS:R1:DIR/disk:1048576 LS:R1:DIR/disk:1048576:SH",
-            64,
-            "the same resource",
-        ),
-        (
-            "LS:R1:DIR/disk:1048576 LS:R1:DIR/symlink:1048576",
-            64,
-            "the same resource",
-        ),
-        (
-            "LS:R1:DIR/disk:1048576 LS:R1:DIR/hardlink:1048576",
-            64,
-            "the same resource",
-        ),
-        // options
-        ("", 64, "<RESOURCE>"),
-        ("-w x LS:R1:DIR/disk:1048576", 64, "--wait"),
-        ("-w nan LS:R1:DIR/disk:1048576", 64, "--wait"),
-        ("-w inf LS:R1:DIR/disk:1048576", 64, "--wait"),
-        ("--wait=-1 LS:R1:DIR/disk:1048576", 64, "--wait"),
-        ("-w 1 -n LS:R1:DIR/disk:1048576", 64, "--nonblock"),
-        ("-E 256 LS:R1:DIR/disk:1048576", 64, "--conflict-exit-code"),
-        ("-E -1 LS:R1:DIR/disk:1048576", 64, "-1"),
-        ("--bogus LS:R1:DIR/disk:1048576", 64, "--bogus"),
-        // paths
-        ("LS:R1:DIR/none:0", 66, "No such file"),
-        ("LS:R1:DIR/disk/none:0", 66, "Not a directory"),
-        ("LS:R1:DIR/directory:0", 66, "it is a directory"),
-        ("LS:R1:DIR/fifo:0", 66, "it is a FIFO"),
-        ("LS:R1:/dev/null:0", 66, "it is a character device"),
-        // what is there
-        ("LS:R1:DIR/empty:0", 65, "it has only 0 bytes"),
-        ("LS:R1:DIR/short:0", 65, "it has only 1000 bytes"),
-        ("LS:R1:DIR/cut:1048576", 65, "its area ends after the last"),
-        ("LS:R1:DIR/disk:1099511627776", 65, "it has only"),
-        (
-            "LS:R1:DIR/zeros:0",
-            65,
-            "there is none (magic 0x00000000) [-223]",
-        ),
-        (
-            "LS:R1:DIR/disk:0",
-            65,
-            "there is none (magic 0x12212010) [-223]",
-        ),
-        ("LS:R1:DIR/disk:2097152", 65, "is resource R2 [-227]"),
-        (
-            "LX:R1:DIR/disk:1048576",
-            65,
-            "belongs to lockspace LS [-226]",
-        ),
-        ("LS:R3:DIR/disk:3145728", 65, "[-229]"),
-        ("LS:R4:DIR/disk:4194304", 65, "[-224]"),
-        ("LS:R5:DIR/disk:5242880", 65, "[-223]"),
-        ("LS:R6:DIR/disk:6291456", 64, "not a multiple of 8M"),
-        (
-            "LS:R1:DIR/disk:1048576:DIR/disk:2097152",
-            65,
-            "is resource R2 [-227]",
-        ),
-    ];
-    let before = bytes(places.0.file());
-    for (args, code, part) in table {
+    let (host, _join) = Host::joined(&places.storage, 1);
+    let before = bytes(places.storage.file());
+    for (args, code, part) in HOLD {
         let words: Vec<&str> = args.split(' ').filter(|word| !word.is_empty()).collect();
         let filled = places.fill(&words);
         let filled: Vec<&str> = filled.iter().map(String::as_str).collect();
@@ -197,10 +272,10 @@ fn what_lease_hold_is_given() {
     }
     let area = 1 << 20;
     assert!(
-        bytes(places.0.file())[area..] == before[area..],
+        bytes(places.storage.file())[area..] == before[area..],
         "something was written"
     );
-    let resource = places.0.resource(1);
+    let resource = places.storage.resource(1);
     let ran = Process::start(&mut host.hold_command::<&str>(&[&resource], &[])).finish();
     refused(&[&resource], &ran, 64, "<COMMAND>");
 }
@@ -208,77 +283,17 @@ fn what_lease_hold_is_given() {
 #[test]
 fn what_lease_join_is_given() {
     let places = Places::new();
-    let other = Geometry::ALL[1];
-    let small = Storage::of(other, 0);
-    let small = format!("LS:251:{}:0", small.file().display());
-    let table: &[(&str, i32, &str)] = &[
-        ("LS", 64, "it has 1 fields"),
-        ("LS:1:DIR/disk:0:x", 64, "it has 5 fields"),
-        (":1:DIR/disk:0", 64, "a name cannot be empty"),
-        ("NAME48n:1:DIR/disk:0", 64, "at most 48 bytes"),
-        ("L\tS:1:DIR/disk:0", 64, "control characters"),
-        ("LS:1:DIR\\disk:0", 64, "a backslash can only stand before"),
-        ("LS:0:DIR/disk:0", 64, "host id 0 is for formatting"),
-        ("LS:2001:DIR/disk:0", 64, "host id \"2001\""),
-        ("LS:-1:DIR/disk:0", 64, "host id \"-1\""),
-        ("LS:one:DIR/disk:0", 64, "host id \"one\""),
-        ("LS::DIR/disk:0", 64, "host id \"\""),
-        (&small, 64, "host ids go up to 250 there"),
-        ("LS:1::0", 64, "the path is empty"),
-        ("LS:1:DIR/disk:512", 64, "not a multiple of the area size"),
-        ("LS:1:DIR/disk:-1", 64, "offset \"-1\""),
-        (
-            "LS:1:DIR/disk:18446744073709551616",
-            64,
-            "offset \"18446744073709551616\"",
-        ),
-        ("LS:1:DIR/none:0", 66, "No such file"),
-        ("LS:1:DIR/directory:0", 66, "it is a directory"),
-        ("LS:1:DIR/fifo:0", 66, "it is a FIFO"),
-        ("LS:1:/dev/null:0", 66, "it is a character device"),
-        ("LS:1:DIR/short:0", 65, "it has only 1000 bytes"),
-        ("LS:1:DIR/disk:1099511627776", 65, "it has only"),
-        (
-            "LS:1:DIR/zeros:0",
-            65,
-            "there is none (magic 0x00000000) [-223]",
-        ),
-        (
-            "LS:1:DIR/disk:1048576",
-            65,
-            "there is none (magic 0x06152010) [-223]",
-        ),
-        ("LX:1:DIR/disk:0", 65, "it belongs to lockspace LS [-226]"),
-        ("-o 0 LS:1:DIR/disk:0", 64, "--io-timeout"),
-        ("-o 256 LS:1:DIR/disk:0", 64, "--io-timeout"),
-        (
-            "--watchdog-timeout 0 LS:1:DIR/disk:0",
-            64,
-            "--watchdog-timeout",
-        ),
-        (
-            "--watchdog-timeout 61 LS:1:DIR/disk:0",
-            64,
-            "--watchdog-timeout",
-        ),
-        ("-e NAME48 LS:1:DIR/disk:0", 64, "at most 47 bytes"),
-        ("-e a\nb LS:1:DIR/disk:0", 64, "control characters"),
-        ("LS:1:DIR/disk:0 LS:2:DIR/disk:0", 64, "LS:2:"),
-        ("", 64, "<LOCKSPACE>"),
-        ("--run-dir DIR/disk LS:1:DIR/disk:0", 73, "run directory"),
-        ("--run-dir /proc/none LS:1:DIR/disk:0", 73, "run directory"),
-    ];
-    let before = bytes(places.0.file());
-    for (args, code, part) in table {
+    let before = bytes(places.storage.file());
+    for (args, code, part) in JOIN {
         let words: Vec<&str> = args.split(' ').filter(|word| !word.is_empty()).collect();
         let filled = places.fill(&words);
         let filled: Vec<&str> = filled.iter().map(String::as_str).collect();
         let mut command = Command::new(binary("lease-join"));
         command
-            .env("LEASE_RUN_DIR", places.0.path().join("run"))
+            .env("LEASE_RUN_DIR", places.storage.path().join("run"))
             .args(&filled);
         refused(&filled, &Process::start(&mut command).finish(), *code, part);
-        assert!(bytes(places.0.file()) == before, "{filled:?} wrote");
+        assert!(bytes(places.storage.file()) == before, "{filled:?} wrote");
     }
 }
 
