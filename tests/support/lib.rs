@@ -4,4 +4,5 @@ pub mod files;
 pub mod hosts;
 pub mod process;
 pub mod sanlock;
+pub mod script;
 pub mod storage;
