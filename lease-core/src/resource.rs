@@ -642,13 +642,14 @@ impl Resource<'_> {
             }
             Verdict::Unclear => return Err(AcquireError::Unclear { owner }),
             Verdict::Alive => {
-                let why = if view.leader.short_hold() {
+                let note = view.holder_note();
+                // One that another host has committed for it lacks the flag: then its note says
+                // that it is on its way to sharing.
+                let sharing = note.as_ref().is_some_and(|note| note.mode == Mode::Shared);
+                let why = if view.leader.short_hold() || sharing {
                     Refusal::ShortHold(owner)
                 } else {
-                    Refusal::Held {
-                        owner,
-                        note: view.holder_note(),
-                    }
+                    Refusal::Held { owner, note }
                 };
                 Some(Attempt::Refused(why, view.snapshot(&[owner.host])))
             }

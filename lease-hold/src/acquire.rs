@@ -99,10 +99,11 @@ pub(crate) fn acquire_all(hub: &mut Hub, patience: Patience) -> Result<Vec<HeldL
         if out_of_time || !worth_waiting(&block, patience) {
             return Err(End::Refused(report::refusal(hub, index, &block)));
         }
-        let notice = report::notice(hub, index, &block, give_up);
-        if notice.is_some() && notice != said {
-            notice.iter().for_each(|text| say(TOOL, text));
-            said = notice;
+        if let Some((what, how_long)) = report::notice(hub, index, &block, give_up)
+            && said.as_ref() != Some(&what)
+        {
+            say(TOOL, format!("{what}; {how_long}"));
+            said = Some(what);
         }
         wait(hub, index, block, give_up)?;
     }

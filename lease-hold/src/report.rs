@@ -23,39 +23,38 @@ pub(crate) fn refusal(hub: &Hub, index: usize, block: &Block) -> Failure {
     }
 }
 
-/// What is waited for, if that can take long enough to be worth saying.
+/// What is waited for, and how long that takes, if it can take long enough to be worth saying.
 pub(crate) fn notice(
     hub: &Hub,
     index: usize,
     block: &Block,
     give_up: Option<Moment>,
-) -> Option<String> {
+) -> Option<(String, String)> {
     let left = |until: Moment| {
         let until = give_up.map_or(until, |moment| moment.min(until));
         until.since(hub.clock.now()).as_secs() + 1
     };
     let name = name(hub, index);
-    match block {
+    let (what, how_long) = match block {
         Block::Unknown { owner, until, .. } => {
-            let (host, seconds) = (owner.host, left(*until));
-            Some(format!(
-                "{name}: held by host {host}; waiting up to {seconds} s to see whether it is alive"
-            ))
-        }
-        Block::Late(until) => {
             let seconds = left(*until);
-            Some(format!(
-                "{name}: waiting {seconds} s until no write of an earlier life of this host can land"
-            ))
+            (
+                format!("held by host {}", owner.host),
+                format!("waiting up to {seconds} s to see whether it is alive"),
+            )
         }
-        Block::Local(rival) if rival.passing => None,
-        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) => None,
-        Block::Local(_) | Block::Refused(..) => {
-            let (why, _) = describe(hub, block);
-            let seconds = left(give_up?);
-            Some(format!("{name}: {why}; trying for {seconds} s more"))
-        }
-    }
+        Block::Late(until) => (
+            "writes of an earlier life of this host may still land".to_owned(),
+            format!("waiting {} s until none can", left(*until)),
+        ),
+        Block::Local(rival) if rival.passing => return None,
+        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) => return None,
+        Block::Local(_) | Block::Refused(..) => (
+            describe(hub, block).0,
+            format!("trying for {} s more", left(give_up?)),
+        ),
+    };
+    Some((format!("{name}: {what}"), how_long))
 }
 
 /// The storage or what is on it failed.

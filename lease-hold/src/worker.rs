@@ -64,6 +64,20 @@ pub(crate) enum Answer {
 
 /// Opens every resource's disks, all at the same time, and looks at what is there.
 pub(crate) fn open_all(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
+    let opened = open_each(specs)?;
+    let areas: Vec<_> = opened.iter().map(|one| one.asked().areas).collect();
+    for (i, one) in opened.iter().enumerate() {
+        let overlaps = |other: &Vec<AreaId>| other.iter().any(|area| areas[i].contains(area));
+        if let Some(other) = areas[..i].iter().position(overlaps) {
+            let (one, other) = (&one.spec, &opened[other].spec);
+            let text = format!("cannot acquire {one}: it is the same resource as {other}");
+            return Err(Failure::new(Status::Usage, text));
+        }
+    }
+    Ok(opened)
+}
+
+fn open_each(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = specs
             .iter()

@@ -1,6 +1,11 @@
 //! What the tests share: whole tools run as a user runs them, and a simulated world.
 
 pub mod files;
+pub mod hosts;
+pub mod process;
+pub mod sanlock;
+pub mod script;
+pub mod storage;
 
 #[path = "../sim/mod.rs"]
 pub mod sim;
