@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use lease_core::tool::Status;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,36 @@ const PAGES: [&str; 6] = [
     "lease-dump.8",
     "lease-disk.5",
     "lease.7",
+];
+
+/// Every exit code by its name in the sources.
+const STATUSES: [(&str, Status); 15] = [
+    ("Done", Status::Done),
+    ("Usage", Status::Usage),
+    ("Invalid", Status::Invalid),
+    ("NoPath", Status::NoPath),
+    ("NotJoined", Status::NotJoined),
+    ("Internal", Status::Internal),
+    ("System", Status::System),
+    ("CannotCreate", Status::CannotCreate),
+    ("Io", Status::Io),
+    ("Busy", Status::Busy),
+    ("Permission", Status::Permission),
+    ("Refused", Status::Refused),
+    ("Lost", Status::Lost),
+    ("CannotExecute", Status::CannotExecute),
+    ("NoCommand", Status::NoCommand),
+];
+/// Those that lease-core gives on behalf of every tool: it parses command lines, opens paths, and
+/// ends a tool that fails for no known reason.
+const SHARED: [Status; 7] = [
+    Status::Done,
+    Status::Usage,
+    Status::NoPath,
+    Status::Internal,
+    Status::System,
+    Status::Io,
+    Status::Permission,
 ];
 
 /// An option: its names, with their dashes, and its value's name, if it has one.
@@ -100,13 +131,59 @@ fn options_shown(text: &str) -> Vec<(&'static str, String)> {
     shown
 }
 
+/// The numbers that EXIT STATUS explains.
+fn codes_explained(page: &str) -> BTreeSet<u8> {
+    let items = section(page, "EXIT STATUS").into_iter();
+    items
+        .filter_map(|line| line.strip_prefix(".It ")?.parse().ok())
+        .collect()
+}
+
+/// The commands that EXAMPLES shows, each as a shell takes it.
+fn examples(page: &str) -> Vec<String> {
+    let plain = |text: &str| text.replace("\\e", "\\").replace("\\-", "-");
+    let mut found = Vec::new();
+    let mut block: Option<String> = None;
+    for line in section(page, "EXAMPLES") {
+        match (&mut block, line) {
+            (None, _) if line.starts_with(".Bd ") => block = Some(String::new()),
+            (Some(text), ".Ed") => {
+                found.push(plain(text));
+                block = None;
+            }
+            (Some(text), _) => text.extend([line, "\n"]),
+            (None, _) => found.extend(line.strip_prefix(".Dl ").map(plain)),
+        }
+    }
+    found
+}
+
 // ---- a tool
 
-fn tool(name: &str) -> Command {
+fn tools() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join(name);
+    test.parent().unwrap().parent().unwrap().to_owned()
+}
+
+fn tool(name: &str) -> Command {
+    let path = tools().join(name);
     assert!(path.exists(), "build first: cargo build --workspace");
     Command::new(path)
+}
+
+/// The numbers that a tool's sources can end it with.
+fn codes_given(name: &str) -> BTreeSet<u8> {
+    let sources = fs::read_dir(manual().join(format!("../{name}/src"))).unwrap();
+    let mut codes: BTreeSet<_> = SHARED.iter().map(|status| status.code()).collect();
+    for source in sources {
+        let text = fs::read_to_string(source.unwrap().path()).unwrap();
+        for rest in text.split("Status::").skip(1) {
+            let variant = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            let known = STATUSES.iter().find(|(name, _)| *name == variant);
+            codes.extend(known.map(|(_, status)| status.code()));
+        }
+    }
+    codes
 }
 
 /// The options that `--help` lists.
@@ -158,6 +235,15 @@ fn a_page_explains_every_option_of_its_tool_and_no_other() {
 }
 
 #[test]
+fn a_page_explains_every_exit_code_of_its_tool_and_no_other() {
+    for name in TOOLS {
+        let page = page(&format!("{name}.8"));
+        let explained = codes_explained(&page);
+        assert_eq!(explained, codes_given(name), "{name}.8 and {name}/src");
+    }
+}
+
+#[test]
 fn a_synopsis_shows_every_option() {
     for name in TOOLS {
         let page = page(&format!("{name}.8"));
@@ -198,6 +284,38 @@ fn commands_in_the_text_use_options_that_exist() {
         assert!(
             names(&offered(tool)).contains(&option.as_str()),
             "{tool} {option}"
+        );
+    }
+}
+
+#[test]
+fn every_example_of_a_dump_works_as_it_stands() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let init = tool("lease-init")
+        .args(["--create", "-s", &format!("LS:0:{}:0", at("LS"))])
+        .args(["-r", &format!("LS:vm1:{}:0", at("vm1"))])
+        .args(["-s", &format!("LS2:0:{}:0", at("leases"))])
+        .args(["-r", &format!("LS2:vm1:{}:1048576", at("leases"))])
+        .output()
+        .unwrap();
+    assert!(init.status.success(), "{init:?}");
+    let path = format!("{}:{}", tools().display(), std::env::var("PATH").unwrap());
+    let all = PAGES.map(|name| examples(&page(name))).concat();
+    let dumps: Vec<_> = all.iter().filter(|e| e.starts_with("lease-dump")).collect();
+    assert!(dumps.len() > 5, "{all:?}");
+    for example in dumps {
+        let here = example
+            .replace("/mnt/nfs/", &format!("{}/", directory.path().display()))
+            .replace("/dev/vg/leases", &at("leases"));
+        let ran = Command::new("sh")
+            .args(["-c", &here])
+            .env("PATH", &path)
+            .output()
+            .unwrap();
+        assert!(
+            ran.status.success() && ran.stderr.is_empty(),
+            "{example}: {ran:?}"
         );
     }
 }

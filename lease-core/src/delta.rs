@@ -23,8 +23,12 @@ use thiserror::Error;
 
 /// How often a joiner looks at the record that it watches.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// No wait is asked for that is shorter.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// How often a join starts over before it gives up.
 const ATTEMPTS_MAX: u32 = 3;
+/// More joins than there can be while one joiner stalls.
+const GENERATIONS_SKIPPED: u64 = 1000;
 
 /// A lockspace on its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,14 +214,27 @@ pub fn join(
     let mut generation = claim.at_least;
     for _ in 0..ATTEMPTS_MAX {
         let vacant = wait_until_vacant(lockspace, disk, clock, claim, tell)?;
-        generation = generation.max(vacant.record.generation()).next();
+        let found = vacant.record.generation();
+        let attempted = vacant
+            .record
+            .note()
+            .is_some_and(|n| n.boot_id == claim.boot_id);
+        if attempted && found > generation {
+            // A join of ours that failed: its write landed late, over what others had made of the
+            // record in the meantime.
+            generation = generations_beyond(found);
+        }
+        generation = generation.max(found).next();
+        let window = vacant.window(claim);
         let record = vacant.joined(claim, generation, clock.now());
         let issued = clock.now();
         lockspace.write_host(disk, claim.host, &record)?;
-        if clock.now().since(vacant.read_began) > claim.timing.join_window() {
-            // Somebody may have joined in the meantime, and we wrote over it: with the same
-            // generation even. Whoever it is finds out and dies in time; we start over, watch our
-            // own record (of this boot) for all of that time, and take the next generation.
+        if clock.now().since(vacant.read_began) > window {
+            // Others may have joined in the meantime, more than once, and we wrote over the last:
+            // with a generation that one of them has used, even. Whoever it is finds out and dies
+            // in time; we start over, watch our own record (of this boot) for all of that time, and
+            // take a generation beyond any that they can have taken.
+            generation = generations_beyond(generation);
             continue;
         }
         let mut lease = HostLease {
@@ -226,6 +243,7 @@ pub fn join(
             generation,
             written: record,
             unsure: Vec::new(),
+            late: None,
             renewed: issued,
             ballots_from: vacant.quiet_from.unwrap_or_default(),
         };
@@ -235,7 +253,19 @@ pub fn join(
     Err(JoinError::TooSlow(claim.timing.join_window().as_secs()))
 }
 
+/// Beyond what others can have used since `generation` was ours to take.
+fn generations_beyond(generation: Generation) -> Generation {
+    Generation(generation.0.saturating_add(GENERATIONS_SKIPPED))
+}
+
 impl Vacant {
+    /// How long the write may take, counted from the read: everybody who joins at the same time
+    /// waits at least as long before reading back, by the io_timeout of the record that all read.
+    fn window(&self, claim: &Claim) -> Duration {
+        let theirs = Timing::of_host(&self.record, claim.timing);
+        theirs.join_window().min(claim.timing.join_window())
+    }
+
     /// The timing by which others that read this record may be joining at this moment.
     fn timing(&self, claim: &Claim) -> Timing {
         let theirs = Timing::of_host(&self.record, claim.timing);
@@ -298,17 +328,17 @@ fn wait_until_vacant(
     let watch = if is_us {
         theirs.join_look()
     } else {
-        theirs.dead_after()
+        theirs.takeover_after()
     };
-    // The earlier life may have issued a write until it died: before this boot, if it was ours; up
-    // to 8t after a renewal that we have not seen any more, if it was another machine's. Such a
-    // write lands within 8t + W, or never.
+    // The earlier life may have issued a write until it died: before this boot, if it was ours;
+    // until all of it was dead, if it was another machine's (a write that was permitted before 8t
+    // may be issued by a process that stalled in between). It lands within 8t + W, or never.
     let last_write = if is_us {
         first_seen
     } else {
-        first_seen.after(theirs.lost_after())
+        first_seen.after(theirs.takeover_after())
     };
-    let quiet_from = Some(last_write.after(theirs.dead_after()));
+    let quiet_from = Some(last_write.after(theirs.takeover_after()));
     tell(Waiting::Watching {
         name: first.host_name(),
         at_most: watch,
@@ -339,6 +369,17 @@ fn wait_until_vacant(
     }
 }
 
+/// Lets all of `duration` pass, also when told to stop: a record that is freed while others may
+/// be writing theirs would free theirs.
+fn wait_to_the_end(clock: &dyn Clock, duration: Duration) -> Result<(), Interrupted> {
+    let until = clock.now().after(duration);
+    let waited = clock.wait(duration);
+    while clock.now() < until {
+        clock.back_off(LOOK_EVERY.min(until.since(clock.now()).max(SHORTEST_WAIT)));
+    }
+    waited
+}
+
 /// A host id that is ours for as long as its heartbeat is renewed.
 #[derive(Debug)]
 pub struct HostLease {
@@ -349,8 +390,25 @@ pub struct HostLease {
     written: Heartbeat,
     /// Writes since then of which it is not known whether they happened.
     unsure: Vec<Heartbeat>,
+    /// A write of an earlier process of this same life, which may land at any later moment.
+    late: Option<Heartbeat>,
     renewed: Moment,
     ballots_from: Moment,
+}
+
+/// What an earlier process of the same boot knew of its host id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Former {
+    /// Which life of the host it was.
+    pub generation: Generation,
+    /// The timestamp of its last completed write.
+    pub written: u64,
+    /// The timestamp of a write that had not completed.
+    pub in_flight: Option<u64>,
+    /// The moment before the last completed renewal was issued.
+    pub renewed: Moment,
+    /// Its [`HostLease::ballots_from`].
+    pub ballots_from: Moment,
 }
 
 /// Why a renewal did not happen.
@@ -377,6 +435,44 @@ pub enum Lost {
 }
 
 impl HostLease {
+    /// Takes a host id over from an earlier process of the same boot, in the same life: only if the
+    /// sector still holds what that process wrote last, or what it was writing when it ended, and
+    /// if its lease has not expired.
+    pub fn resume(
+        lockspace: &Lockspace,
+        disk: &dyn Disk,
+        clock: &dyn Clock,
+        claim: &Claim,
+        former: &Former,
+    ) -> Result<Self, RenewError> {
+        check_time(former.renewed, claim.timing, clock.now())?;
+        let read = lockspace.read_host(disk, claim.host)?;
+        let record = read.map_err(Lost::Damaged)?;
+        let note = record.note().is_some_and(|note| {
+            (note.boot_id, note.watchdog) == (claim.boot_id, claim.timing.watchdog())
+        });
+        let ours = note
+            && record.owner() == Some(claim.host)
+            && record.generation() == former.generation
+            && record.host_name() == Some(claim.name)
+            && record.io_timeout() == Some(claim.timing.io_timeout());
+        let expected = [Some(former.written), former.in_flight];
+        if !ours || !expected.contains(&Some(record.timestamp())) {
+            return Err(Lost::Overwritten(record.host_name()).into());
+        }
+        check_time(former.renewed, claim.timing, clock.now())?;
+        Ok(Self {
+            lockspace: *lockspace,
+            claim: *claim,
+            generation: former.generation,
+            written: record,
+            unsure: Vec::new(),
+            late: former.in_flight.map(|timestamp| record.stamped(timestamp)),
+            renewed: former.renewed,
+            ballots_from: former.ballots_from,
+        })
+    }
+
     /// Gives everybody who joins at the same time the chance to see our record, or to overwrite
     /// it: 2t of the slowest.
     fn settle(
@@ -388,7 +484,7 @@ impl HostLease {
     ) -> Result<(), JoinError> {
         let exactly = slowest.join_settle();
         tell(Waiting::Settling { exactly });
-        let waited = clock.wait(exactly);
+        let waited = wait_to_the_end(clock, exactly);
         let record = self.lockspace.read_host(disk, self.claim.host)??;
         if record.leader_bytes() != self.written.leader_bytes() {
             return Err(JoinError::InUse {
@@ -396,8 +492,7 @@ impl HostLease {
             });
         }
         if waited.is_err() {
-            self.lockspace
-                .write_host(disk, self.claim.host, &self.written.stamped(0))?;
+            self.free(disk, clock)?;
             return Err(JoinError::Interrupted);
         }
         if slowest != self.claim.timing {
@@ -439,8 +534,9 @@ impl HostLease {
         self.renewed
     }
 
-    /// Before this moment, writes of an earlier life of this host id may still land on its ballot
-    /// records: no ballot until then.
+    /// Before this moment, writes of an earlier life of this host id may still land, on its ballot
+    /// records and on its heartbeat: no ballot until there is a renewal that was issued later
+    /// ([`crate::resource::Member::ballots_from`]).
     pub fn ballots_from(&self) -> Moment {
         self.ballots_from
     }
@@ -474,15 +570,24 @@ impl HostLease {
     ///
     /// Only when nothing that was guarded lives. Fails, and leaves it, while I/O is outstanding;
     /// may then be tried again, and nothing else.
+    /// Before [`HostLease::ballots_from`] the record is left to die: a free one would tell the next
+    /// who joins that no write of an earlier life can land any more.
     pub fn leave(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
         disk.settle()?;
         self.check_time(clock)?;
         self.check_ours(self.lockspace.read_host(disk, self.claim.host)?)?;
         self.check_time(clock)?;
+        Ok(self.free(disk, clock)?)
+    }
+
+    fn free(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), Fault> {
+        if clock.now() < self.ballots_from {
+            return Ok(());
+        }
         let free = self.written.stamped(0);
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &free) {
             self.unsure.push(free);
-            return Err(fault.into());
+            return Err(fault);
         }
         self.written = free;
         Ok(())
@@ -497,7 +602,8 @@ impl HostLease {
         let record = record.map_err(Lost::Damaged)?;
         let bytes = record.leader_bytes();
         let ours = |known: &Heartbeat| known.leader_bytes() == bytes;
-        if !ours(&self.written) && !self.unsure.iter().any(ours) {
+        let mut known = self.unsure.iter().chain(&self.late);
+        if !ours(&self.written) && !known.any(ours) {
             return Err(Lost::Overwritten(record.host_name()));
         }
         self.written = self.written.stamped(record.timestamp());

@@ -6,7 +6,6 @@
 
 use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};
-use crate::tool::{Failure, Status, show};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
@@ -65,6 +64,7 @@ pub struct Device {
     identity: Identity,
     size: u64,
     is_file: bool,
+    io_ends_with_process: bool,
     sector: SectorSize,
     limit: Duration,
     worker: Mutex<Worker>,
@@ -84,22 +84,6 @@ enum Request {
     Write { offset: u64, bytes: Vec<u8> },
 }
 
-impl OpenError {
-    /// The failure that a tool reports: `cannot open PATH: why`.
-    pub fn failure(&self, path: &Path) -> Failure {
-        let status = match self {
-            Self::Kind(_) | Self::System(Errno::ENOENT | Errno::ENOTDIR) => Status::NoPath,
-            Self::Permission(_) | Self::System(Errno::EROFS) => Status::Permission,
-            Self::TimedOut(_) => Status::Io,
-            Self::NoDirectIo | Self::System(_) => Status::System,
-        };
-        Failure::new(
-            status,
-            format!("cannot open {}: {self}", show(path.as_os_str())),
-        )
-    }
-}
-
 impl Device {
     /// Opens `path`, which must be a regular file or a block device, for direct I/O of at most
     /// `limit` each.
@@ -107,7 +91,10 @@ impl Device {
         let (send, receive) = channel();
         let owned = path.to_owned();
         // Opening may hang as any I/O may.
-        std::thread::spawn(move || send.send(open_file(&owned, access)));
+        std::thread::spawn(move || {
+            // Nobody waits any more: what was opened is closed again.
+            let _ = send.send(open_file(&owned, access));
+        });
         let opened = receive.recv_timeout(limit);
         let Opened { file, stat, size } =
             opened.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;
@@ -127,12 +114,14 @@ impl Device {
         } else {
             logical_sector(&file)
         };
+        let io_ends_with_process = !is_file || is_local(&file);
         let worker = Mutex::new(Worker::start(file));
         Ok(Self {
             path: path.to_owned(),
             identity,
             size,
             is_file,
+            io_ends_with_process,
             sector,
             limit,
             worker,
@@ -152,6 +141,13 @@ impl Device {
     /// What it is, whatever path leads to it.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// Whether an I/O is over, one way or the other, once the process that issued it is dead. So it
+    /// is where the kernel itself does the I/O and lets no process end before. A network file
+    /// system's client lets a killed process go, and the write may still land.
+    pub fn io_ends_with_process(&self) -> bool {
+        self.io_ends_with_process
     }
 
     /// Its bytes when it was opened.
@@ -336,6 +332,21 @@ fn logical_sector(file: &File) -> SectorSize {
         Ok(4096) => SectorSize::B4096,
         _ => SectorSize::B512,
     }
+}
+
+/// Whether a file lies on a file system that this kernel keeps on its own block devices, or in
+/// memory. Any other is taken for a network's.
+fn is_local(file: &File) -> bool {
+    use nix::sys::statfs::{
+        BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+    };
+    let local = [
+        EXT4_SUPER_MAGIC,
+        XFS_SUPER_MAGIC,
+        BTRFS_SUPER_MAGIC,
+        TMPFS_MAGIC,
+    ];
+    fstatfs(file).is_ok_and(|fs| local.contains(&fs.filesystem_type()))
 }
 
 fn describe(error: &io::Error) -> String {

@@ -1,8 +1,9 @@
 //! Is a host dead? A pure judgement over what was seen of its heartbeat, and when.
 //!
 //! Two machines' clocks are never compared. A watcher remembers when, on its own clock, it first
-//! saw the present timestamp; a timestamp that stays the same for more than 8t + W of that host
-//! is a dead host's, one that changes is a live one's. In between it is not known.
+//! saw the present timestamp; a timestamp that stays the same for more than 8t + W of that host (and
+//! 1 % more, since this clock may run that much faster than that host's) is a dead host's, one that
+//! changes is a live one's. In between it is not known.
 
 use crate::clock::Moment;
 use crate::id::{Generation, HostId};
@@ -72,7 +73,7 @@ impl Sighting {
         if self.changed.is_some_and(lately) {
             return Verdict::Alive;
         }
-        let until = self.since.after(self.timing.dead_after());
+        let until = self.since.after(self.timing.takeover_after());
         if now > until {
             Verdict::Dead
         } else {
@@ -179,7 +180,12 @@ mod tests {
         Moment(seconds * 1_000_000_000)
     }
 
-    /// A heartbeat of host 3 with t = 1 and, by its note, W = 2: dead after more than 10 s.
+    /// When a timestamp seen first at `seconds` is old enough: 8t + W, and 1 %.
+    fn old(seconds: u64, dead_after: u64) -> Moment {
+        Moment((seconds * 1000 + dead_after * 1010) * 1_000_000)
+    }
+
+    /// A heartbeat of host 3 with t = 1 and, by its note, W = 2: dead after more than 10.1 s.
     fn beat(generation: u64, timestamp: u64) -> Heartbeat {
         let name = Name::new(b"n").unwrap();
         let note = HostNote {
@@ -202,17 +208,19 @@ mod tests {
 
     #[test]
     fn the_verdicts_read_aloud() {
-        let unknown = |until| Verdict::Unknown { until: at(until) };
+        let unknown = |since| Verdict::Unknown {
+            until: old(since, 10),
+        };
         let table: Vec<(&str, Vec<(u64, Heartbeat)>, Vec<Verdict>)> = vec![
             (
                 "one look tells nothing",
                 vec![(100, beat(5, 7))],
-                vec![unknown(110)],
+                vec![unknown(100)],
             ),
             (
                 "unchanged for exactly 8t+W is not yet dead, longer is",
                 vec![(100, beat(5, 7)), (110, beat(5, 7)), (111, beat(5, 7))],
-                vec![unknown(110), unknown(110), Verdict::Dead],
+                vec![unknown(100), unknown(100), Verdict::Dead],
             ),
             (
                 "a change is life, and its freshness wears off after 4t",
@@ -222,12 +230,12 @@ mod tests {
                     (105, beat(5, 8)),
                     (106, beat(5, 8)),
                 ],
-                vec![unknown(110), Verdict::Alive, Verdict::Alive, unknown(111)],
+                vec![unknown(100), Verdict::Alive, Verdict::Alive, unknown(101)],
             ),
             (
                 "a dead host that speaks again is alive",
                 vec![(100, beat(5, 7)), (120, beat(5, 7)), (121, beat(5, 8))],
-                vec![unknown(110), Verdict::Dead, Verdict::Alive],
+                vec![unknown(100), Verdict::Dead, Verdict::Alive],
             ),
             (
                 "a free heartbeat",
@@ -257,7 +265,7 @@ mod tests {
             sector[200..256].fill(0);
             Heartbeat::decode(&sector).unwrap()
         };
-        let until = at(100 + 8 + 60);
+        let until = old(100, 68);
         assert_eq!(verdicts(&[(100, bare)]), [Verdict::Unknown { until }]);
     }
 

@@ -1,9 +1,15 @@
 //! A lease's life: look at the owner, wait out a dead one, ballot, commit, share, release.
 //!
-//! Invariants. `lver` in the leader grows by one with every commit and never goes back. What is
-//! committed for a version is what its ballot decided, whoever writes it. The leader is written
-//! only (a) to commit the next version, over exactly the leader that the ballot started from, or
-//! (b) by the owner that also wrote it, to free it. An owner is a host *and* its generation. Before
+//! The ballots are the truth, the leader says where they stand. What is committed for a version is
+//! what its ballot decided, whoever writes it; a version's ballot starts only once the owner of the
+//! version before is known to have ended: it was free, released, gone or dead, and it stays so for
+//! good. The leader is written only (a) to commit what was decided, or (b) by the owner that also
+//! wrote it, to free it. A writer may stall before its write, or its write may land late: then the
+//! leader **goes back** to an older version. So nobody trusts it alone: a block of a later version
+//! says that the leader is behind ([`View::version`]), the ballot of that version gives the same
+//! owner again, and a holder who finds the leader behind writes it again.
+//!
+//! Invariants. Host N alone writes ballot record N. An owner is a host *and* its generation. Before
 //! each write the host id must still be ours ([`Tenure`]), and after it again.
 
 use crate::clock::{Clock, Interrupted, Moment};
@@ -15,7 +21,7 @@ use crate::liveness::{Sightings, Verdict};
 use crate::paxos::{self, BallotError, Blocks, Outcome, Proposer};
 use crate::quorum::{Quorum, sector};
 use crate::record::RecordError;
-use crate::record::ballot::BallotSector;
+use crate::record::ballot::{Ballot, BallotSector};
 use crate::record::holder_note::HolderNote;
 use crate::record::leader::{Leader, Stamp};
 use crate::spec::Mode;
@@ -30,6 +36,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(20);
 /// Ballots in one attempt, before it reports that others keep winning.
 const BALLOTS_MAX: u32 = 32;
+/// Reads of one area until its parts agree.
+const LOOKS_MAX: u32 = 16;
 
 /// A resource on its disks.
 pub struct Resource<'a> {
@@ -59,6 +67,10 @@ pub struct Member<'a> {
     pub host: HostId,
     /// Its generation.
     pub generation: Generation,
+    /// Before this moment writes of an earlier life of the host id, or of a process that died at
+    /// this resource, may still land: no ballot before a renewal that was issued later. That
+    /// renewal also shows that none has landed on our heartbeat.
+    pub ballots_from: Moment,
 }
 
 impl Member<'_> {
@@ -71,6 +83,17 @@ impl Member<'_> {
             Ok(())
         } else {
             Err(AcquireError::Lost)
+        }
+    }
+
+    /// A late write of the past could undo what we write now.
+    fn check_quiet(&self) -> Result<(), AcquireError> {
+        if self.tenure.renewed() >= self.ballots_from {
+            Ok(())
+        } else {
+            Err(AcquireError::TooEarly {
+                until: self.ballots_from,
+            })
         }
     }
 
@@ -107,7 +130,7 @@ pub struct Held {
     pub mode: Mode,
     /// Our ballot record as it stands on the disk.
     own: BallotSector,
-    /// The leader as we saw it last.
+    /// The leader as it was committed.
     leader: Leader,
 }
 
@@ -180,12 +203,14 @@ pub enum AcquireError {
     Geometry { found: Geometry },
     #[error("it takes host ids up to {num_hosts} only")]
     NumHosts { num_hosts: u64 },
-    #[error("its leader record (lver {leader}) is older than its ballot records (lver {ballots})")]
-    Behind { leader: Lver, ballots: Lver },
     #[error("heartbeat of host {host}: {error}")]
     Heartbeat { host: HostId, error: HeartbeatError },
     #[error("the heartbeat of host {} is older than its lease (generation {})", .owner.host, .owner.generation)]
     Unclear { owner: Stamp },
+    #[error("other hosts' ballots keep getting in the way")]
+    Undecided,
+    #[error("an earlier life of this host id may still write")]
+    TooEarly { until: Moment },
     #[error("the host id was lost")]
     Lost,
     #[error("interrupted")]
@@ -200,16 +225,11 @@ impl From<Interrupted> for AcquireError {
 
 /// One look at a whole resource area, on every disk that counts.
 struct View {
+    /// The newest leader.
     leader: Leader,
+    /// Another host than its owner has written it, on some disk.
+    finished_by_another: bool,
     disks: Vec<Blocks>,
-}
-
-/// Whether a ballot may start over this leader.
-enum Gate {
-    /// Yes; `looked`: heartbeats were read since the leader was.
-    Open { looked: bool },
-    /// Not now.
-    Closed(Attempt),
 }
 
 /// How one ballot and its commit ended.
@@ -233,26 +253,72 @@ impl Resource<'_> {
         wanted: &Wanted,
         seen: &mut Sightings,
     ) -> Result<Attempt, AcquireError> {
+        member.check_quiet()?;
         let mut ballots = 0;
-        loop {
-            let view = self.look(member)?;
-            if wanted.lver.is_some_and(|lver| lver != view.leader.lver()) {
-                let why = Refusal::Version {
-                    found: view.leader.lver(),
-                };
-                return Ok(Attempt::Refused(why, view.snapshot(&[])));
+        let mut at_stake = false;
+        while ballots < BALLOTS_MAX {
+            let view = self.look(member).map_err(|e| e.doubtful(at_stake))?;
+            at_stake = view.at_stake(member);
+            if !at_stake {
+                // Nothing of ours can be decided yet: this is a good moment to turn back.
+                if let Some(attempt) = self.turned_back(member, wanted, &view, seen)? {
+                    return Ok(attempt);
+                }
+                if self.read_leader()? != view.leader {
+                    continue;
+                }
             }
-            let looked = match self.gate(member, wanted, &view, seen)? {
-                Gate::Open { looked } => looked,
-                Gate::Closed(attempt) => return Ok(attempt),
-            };
-            if looked && self.read_leader()? != view.leader {
-                continue;
+            let decided = self.ballot_until_decided(member, wanted, view, &mut ballots)?;
+            if let Some((leader, own)) = decided {
+                return self.finish(member, wanted, &leader, own, seen);
             }
-            match self.ballot_until_decided(member, wanted, view, &mut ballots)? {
-                Some((leader, own)) => return self.finish(member, wanted, &leader, own, seen),
-                None if ballots < BALLOTS_MAX => {}
-                None => return self.contended(member),
+        }
+        let view = self.look(member).map_err(|e| e.doubtful(at_stake))?;
+        if view.at_stake(member) {
+            return Err(AcquireError::Undecided.doubtful(true));
+        }
+        Ok(Attempt::Refused(Refusal::Contended, view.snapshot(&[])))
+    }
+
+    /// What comes of an attempt without a ballot, if it comes to that.
+    fn turned_back(
+        &self,
+        member: &Member<'_>,
+        wanted: &Wanted,
+        view: &View,
+        seen: &mut Sightings,
+    ) -> Result<Option<Attempt>, AcquireError> {
+        if wanted.lver.is_some_and(|lver| lver != view.leader.lver()) {
+            let found = view.leader.lver();
+            let why = Refusal::Version { found };
+            return Ok(Some(Attempt::Refused(why, view.snapshot(&[]))));
+        }
+        let own = view.newest_of(member.host);
+        let ours = |owner: Stamp| member.is(owner);
+        if own.shared == Some(member.generation) && !view.leader.owner().is_some_and(ours) {
+            return Ok(Some(self.shared_already(member, wanted, view, own)));
+        }
+        self.closed(member, wanted, view, seen)
+    }
+
+    /// This host shares it already; a ballot would take that share away under its holder.
+    fn shared_already(
+        &self,
+        member: &Member<'_>,
+        wanted: &Wanted,
+        view: &View,
+        own: BallotSector,
+    ) -> Attempt {
+        match wanted.mode {
+            Mode::Shared => Attempt::Held(Box::new(Held {
+                lver: own.ballot.lver,
+                mode: Mode::Shared,
+                own,
+                leader: view.leader,
+            })),
+            Mode::Exclusive => {
+                let why = Refusal::Shared(vec![member.host]);
+                Attempt::Refused(why, view.snapshot(&[member.host]))
             }
         }
     }
@@ -290,35 +356,34 @@ impl Resource<'_> {
     /// waits for what is outstanding, then runs the ballot to a known owner; if that is us,
     /// releases. On success the lease is not ours, and nobody will find it to be.
     pub fn resolve(&self, member: &Member<'_>, wanted: &Wanted) -> Result<(), AcquireError> {
+        member.check_quiet()?;
         self.quorum.settle()?;
         let wanted = Wanted {
             mode: Mode::Exclusive,
             ..wanted.clone()
         };
         let mut ballots = 0;
-        for _ in 0..BALLOTS_MAX {
+        while ballots < BALLOTS_MAX {
             let view = self.look(member)?;
-            let own = newest_own(view.blocks_of(member.host).cloned());
-            let leader = view.leader;
-            if leader.owner().is_some_and(|owner| member.is(owner)) {
-                let held = Held {
-                    lver: leader.lver(),
-                    mode: wanted.mode,
-                    own,
-                    leader,
-                };
-                return self.release(member, &held);
+            if view.at_stake(member) {
+                self.ballot_until_decided(member, &wanted, view, &mut ballots)?;
+                continue;
             }
-            let pending =
-                own.ballot.lver == leader.lver().next() && own.ballot.bal > BallotNumber(0);
-            if !pending {
+            let own = view.newest_of(member.host);
+            let leader = view.leader;
+            let ours = leader.owner().is_some_and(|owner| member.is(owner));
+            if !ours || own.ballot.lver > leader.lver() {
                 return self.end_share(member, own);
             }
-            self.ballot_until_decided(member, &wanted, view, &mut ballots)?;
+            let held = Held {
+                lver: leader.lver(),
+                mode: Mode::Exclusive,
+                own,
+                leader,
+            };
+            return self.release(member, &held);
         }
-        Err(AcquireError::InDoubt(Box::new(AcquireError::Disk(
-            Fault::Outstanding,
-        ))))
+        Err(AcquireError::Undecided.doubtful(true))
     }
 
     fn end_share(&self, member: &Member<'_>, own: BallotSector) -> Result<(), AcquireError> {
@@ -336,19 +401,38 @@ impl Resource<'_> {
     }
 
     /// Whether a lease that we hold is still ours on the disk. Compares who owns it, not bytes:
-    /// another host may have committed it for us.
+    /// another host may have committed it for us. A leader that has gone back is written again.
     pub fn still_held(&self, member: &Member<'_>, held: &Held) -> Result<bool, AcquireError> {
         match held.mode {
-            Mode::Exclusive => Ok(self.owns(member, &self.read_leader()?, held.lver)),
+            Mode::Exclusive => self.still_leads(member, held),
             Mode::Shared => Ok(self.read_own(member)?.shared == Some(member.generation)),
         }
     }
 
+    /// Whether the leader says that we own, or can be made to say so again: a late write of another
+    /// host may have taken it back to an older version, but never forward.
+    fn still_leads(&self, member: &Member<'_>, held: &Held) -> Result<bool, AcquireError> {
+        let leader = self.read_leader()?;
+        if leader.lver() >= held.lver {
+            return Ok(self.owns(member, &leader, held.lver));
+        }
+        // Unless all was formatted anew: then our ballot record is gone as well.
+        if self.read_own(member)?.ballot != held.own.ballot {
+            return Ok(false);
+        }
+        let owner = held.leader.owner().unwrap_or_else(|| member.stamp());
+        let again = held
+            .leader
+            .committed(held.lver, owner, member.stamp(), None);
+        self.write_leader(member, &again)?;
+        Ok(self.owns(member, &self.read_leader()?, held.lver))
+    }
+
     /// Gives a lease back. For a shared one: only when no other holder on this host shares it.
     ///
-    /// First our ballot record says released, then, if we wrote the leader and it has not
-    /// changed, the leader says free. If another host wrote it for us it is left: its write could
-    /// otherwise come after ours.
+    /// First our ballot record says released, then, if we wrote the leader, it says free. If
+    /// another host wrote it for us it is left: that host's write could otherwise come after ours.
+    /// After a failure call [`Resource::resolve`].
     pub fn release(&self, member: &Member<'_>, held: &Held) -> Result<(), AcquireError> {
         let own = BallotSector {
             ballot: held.own.ballot,
@@ -357,7 +441,7 @@ impl Resource<'_> {
         };
         self.write_own(member, &own)?;
         if held.mode == Mode::Exclusive {
-            self.free(member, &held.leader)?;
+            self.free(member, held.lver)?;
         }
         Ok(())
     }
@@ -387,19 +471,20 @@ impl Resource<'_> {
         }
     }
 
-    /// Reads leader and ballots and checks that they agree.
+    /// Reads leader and ballots, until they are of one moment: a leader that has only moved on
+    /// between the parts of one read is not behind.
     fn look(&self, member: &Member<'_>) -> Result<View, AcquireError> {
         let mut view = self.read_view(member)?;
-        // The area is not read at one moment: a leader that has moved on since is no error.
-        while let Some(ballots) = view.ballots_ahead() {
-            let again = self.read_view(member)?;
-            if again.leader == view.leader {
-                return Err(AcquireError::Behind {
-                    leader: view.leader.lver(),
-                    ballots,
-                });
+        for _ in 0..LOOKS_MAX {
+            if !view.is_behind() {
+                break;
             }
+            let again = self.read_view(member)?;
+            let same = again.leader == view.leader;
             view = again;
+            if same {
+                break;
+            }
         }
         Ok(view)
     }
@@ -426,13 +511,6 @@ impl Resource<'_> {
         Ok(Snapshot { leader, marks })
     }
 
-    fn contended(&self, member: &Member<'_>) -> Result<Attempt, AcquireError> {
-        Ok(Attempt::Refused(
-            Refusal::Contended,
-            self.look(member)?.snapshot(&[]),
-        ))
-    }
-
     fn read_view(&self, member: &Member<'_>) -> Result<View, AcquireError> {
         if member.host.get() > self.num_hosts {
             return Err(AcquireError::NumHosts {
@@ -446,8 +524,11 @@ impl Resource<'_> {
             Ok::<_, AcquireError>((leader, paxos::decode_blocks(&proposer, &area)?))
         })?;
         let (leaders, disks): (Vec<_>, Vec<_>) = votes.into_iter().map(|(_, seen)| seen).unzip();
+        let leader = newest(&leaders)?;
+        let by_another = |l: &Leader| l.lver() == leader.lver() && !is_written_by_owner(l);
         Ok(View {
-            leader: newest(&leaders)?,
+            leader,
+            finished_by_another: leaders.iter().any(by_another),
             disks,
         })
     }
@@ -457,12 +538,8 @@ impl Resource<'_> {
         let votes = self
             .quorum
             .read(0, len, |sector| self.check_leader(&sector))?;
-        newest(
-            &votes
-                .into_iter()
-                .map(|(_, leader)| leader)
-                .collect::<Vec<_>>(),
-        )
+        let leaders: Vec<_> = votes.into_iter().map(|(_, leader)| leader).collect();
+        newest(&leaders)
     }
 
     fn check_leader(&self, sector: &[u8]) -> Result<Leader, AcquireError> {
@@ -503,54 +580,47 @@ impl Resource<'_> {
 
     // ---- judging
 
-    /// May a ballot start? The leader is free, or ours, or of a host that is gone or dead; and for
-    /// an exclusive lease, nobody alive shares it.
-    fn gate(
+    /// May no ballot start now? One may if the leader is free, or ours, or of a host that is gone
+    /// or dead; and for an exclusive lease, if nobody alive shares it.
+    fn closed(
         &self,
         member: &Member<'_>,
         wanted: &Wanted,
         view: &View,
         seen: &mut Sightings,
-    ) -> Result<Gate, AcquireError> {
-        let mut looked = false;
+    ) -> Result<Option<Attempt>, AcquireError> {
         if let Some(owner) = view.leader.owner()
             && !self.is_open(member, view, owner)?
+            && let Some(attempt) = self.closed_by(member, view, owner, seen)?
         {
-            looked = true;
-            if let Some(attempt) = self.closed_by(member, view, owner, seen)? {
-                return Ok(Gate::Closed(attempt));
-            }
+            return Ok(Some(attempt));
         }
-        if wanted.mode == Mode::Exclusive
-            && let Some(attempt) = self.closed_by_sharers(member, view, seen)?
-        {
-            return Ok(Gate::Closed(attempt));
+        match wanted.mode {
+            Mode::Exclusive => self.closed_by_sharers(member, view, seen),
+            Mode::Shared => Ok(None),
         }
-        Ok(Gate::Open { looked })
     }
 
-    /// Without a look at any heartbeat: it is ours, or its owner has released it after another
-    /// host had committed it.
+    /// Without a look at any heartbeat: it is ours; or its owner has let go of it.
     fn is_open(
         &self,
         member: &Member<'_>,
         view: &View,
         owner: Stamp,
     ) -> Result<bool, AcquireError> {
-        if owner.host == member.host {
-            return if owner.generation <= member.generation {
-                Ok(true)
-            } else {
-                Err(AcquireError::Unclear { owner })
-            };
+        if owner.host == member.host && owner.generation > member.generation {
+            return Err(AcquireError::Unclear { owner });
         }
-        let written_by_another = view
-            .leader
-            .writer()
-            .is_none_or(|writer| writer.host != owner.host);
-        let released =
-            |block: &BallotSector| block.released && block.ballot.lver == view.leader.lver();
-        Ok(written_by_another && view.blocks_of(owner.host).any(released))
+        // The leader has gone back: whoever started a later version knew that its owner had ended.
+        // So did the owner's host, where that has started the very next one.
+        let lver = view.leader.lver();
+        let started_later = |block: &BallotSector| block.ballot.lver > lver;
+        // The owner does not free a leader that another host wrote for it.
+        let released = |block: &BallotSector| {
+            view.finished_by_another && block.released && block.ballot.lver == lver
+        };
+        let let_go = |block: &BallotSector| started_later(block) || released(block);
+        Ok(owner.host == member.host || view.is_behind() || view.blocks_of(owner.host).any(let_go))
     }
 
     fn closed_by(
@@ -639,8 +709,8 @@ impl Resource<'_> {
 
     // ---- deciding
 
-    /// Ballots for the version after `view`'s until it is decided. `None`: somebody else has it,
-    /// or moved on; look again.
+    /// Ballots for `view`'s version until it is decided. `None`: somebody else has it, or the
+    /// leader has changed; look again.
     fn ballot_until_decided(
         &self,
         member: &Member<'_>,
@@ -648,7 +718,8 @@ impl Resource<'_> {
         mut view: View,
         ballots: &mut u32,
     ) -> Result<Option<(Leader, BallotSector)>, AcquireError> {
-        let mut own = newest_own(view.blocks_of(member.host).cloned());
+        let lver = view.version();
+        let mut own = view.newest_of(member.host);
         loop {
             *ballots += 1;
             match self.ballot(member, wanted, &view, &mut own)? {
@@ -656,21 +727,20 @@ impl Resource<'_> {
                 Step::StartOver => return Ok(None),
                 Step::Again => {}
             }
-            let accepted = own.ballot.bal > BallotNumber(0);
-            if !accepted {
+            let at_stake = is_at_stake(member, &own, lver);
+            if !at_stake {
                 // Nothing of ours can be decided yet: this is a good moment to stop.
                 member.clock.wait(Duration::ZERO)?;
-                if *ballots >= BALLOTS_MAX {
-                    return Ok(None);
-                }
+            }
+            if *ballots >= BALLOTS_MAX {
+                return Ok(None);
             }
             let most = BACK_OFF_FIRST.saturating_mul(1 << (*ballots).min(6));
             member.clock.back_off(most.min(BACK_OFF_MAX));
-            let again = self.look(member).map_err(|e| e.doubtful(accepted))?;
-            if again.leader != view.leader {
-                return Ok(self
-                    .decided_for_us(member, &view, &again.leader)
-                    .map(|l| (l, own)));
+            let again = self.look(member).map_err(|e| e.doubtful(at_stake))?;
+            if again.leader != view.leader || again.version() != lver {
+                let ours = self.owns(member, &again.leader, lver);
+                return Ok(ours.then_some((again.leader, own)));
             }
             view = again;
         }
@@ -684,7 +754,7 @@ impl Resource<'_> {
         view: &View,
         own: &mut BallotSector,
     ) -> Result<Step, AcquireError> {
-        let lver = view.leader.lver().next();
+        let lver = view.version();
         let proposer = self.proposer(member, lver);
         let mbal = paxos::next_number(&proposer, &view.disks)?;
         let candidate = member.stamp();
@@ -704,12 +774,12 @@ impl Resource<'_> {
             (candidate, &note),
             &permit,
         );
-        let accepted = own.ballot.bal > BallotNumber(0);
-        match result.map_err(|e| AcquireError::from(e).doubtful(accepted))? {
+        let at_stake = is_at_stake(member, own, lver);
+        match result.map_err(|e| AcquireError::from(e).doubtful(at_stake))? {
             Outcome::Outbid => Ok(Step::Again),
             Outcome::Chosen(value) => self
-                .commit(member, wanted, view, value, lver)
-                .map_err(|e| e.doubtful(true)),
+                .commit(member, wanted, view, value)
+                .map_err(|e| e.doubtful(at_stake)),
         }
     }
 
@@ -721,8 +791,8 @@ impl Resource<'_> {
         wanted: &Wanted,
         view: &View,
         value: Stamp,
-        lver: Lver,
     ) -> Result<Step, AcquireError> {
+        let lver = view.version();
         let mut now = self.read_leader()?;
         if now == view.leader {
             let short = member.is(value).then_some(wanted.mode == Mode::Shared);
@@ -730,17 +800,12 @@ impl Resource<'_> {
             self.write_leader(member, &leader)?;
             now = self.read_leader()?;
         }
-        Ok(match self.decided_for_us(member, view, &now) {
-            Some(leader) => Step::Ours(Box::new(leader)),
-            None => Step::StartOver,
+        // The owner is us only in this life: a value of an older life of ours is another's.
+        Ok(if self.owns(member, &now, lver) {
+            Step::Ours(Box::new(now))
+        } else {
+            Step::StartOver
         })
-    }
-
-    /// The leader, if it is that of the version after `view`'s and the owner is us, in this life:
-    /// a value of an older life of ours is another's.
-    fn decided_for_us(&self, member: &Member<'_>, view: &View, leader: &Leader) -> Option<Leader> {
-        self.owns(member, leader, view.leader.lver().next())
-            .then_some(*leader)
     }
 
     fn owns(&self, member: &Member<'_>, leader: &Leader, lver: Lver) -> bool {
@@ -771,68 +836,45 @@ impl Resource<'_> {
     }
 
     /// We own the leader; now nobody may share. The mode records are read again, after the commit.
+    /// A dead host's share is no obstacle, and is left: nobody writes in another host's record.
     fn become_exclusive(
         &self,
         member: &Member<'_>,
-        mut held: Held,
+        held: Held,
         seen: &mut Sightings,
     ) -> Result<Attempt, AcquireError> {
         let view = self.look(member)?;
-        if !self.owns(member, &view.leader, held.lver) {
-            return self.contended(member);
+        if !self.still_leads(member, &held)? {
+            return Ok(Attempt::Refused(Refusal::Contended, view.snapshot(&[])));
         }
-        held.leader = view.leader;
         if let Some(closed) = self.closed_by_sharers(member, &view, seen)? {
             self.release(member, &held)?;
             return Ok(closed);
-        }
-        for sharer in view.sharers(member.host) {
-            self.clear_share(member, sharer)?;
         }
         member.check()?;
         Ok(Attempt::Held(Box::new(held)))
     }
 
-    /// Ends a dead host's share; what it has accepted in ballots stays. Only while we own the
-    /// leader, and only if the record still is what we judged.
-    fn clear_share(&self, member: &Member<'_>, dead: Stamp) -> Result<(), AcquireError> {
-        let theirs = Member {
-            host: dead.host,
-            generation: dead.generation,
-            ..*member
-        };
-        let block = self.read_own(&theirs)?;
-        if block.shared == Some(dead.generation) {
-            self.write_own(
-                &theirs,
-                &BallotSector {
-                    shared: None,
-                    note: None,
-                    ..block
-                },
-            )?;
-        }
-        Ok(())
-    }
-
     /// We own the leader for a short hold: say that we share, see that the leader is still ours,
     /// free it.
     fn become_shared(&self, member: &Member<'_>, mut held: Held) -> Result<Attempt, AcquireError> {
-        held.own.released = true;
+        // Of a leader that another host wrote, the released flag alone says that it is open: not
+        // before we have seen that it is still ours.
+        let by_us = is_written_by_owner(&held.leader);
+        held.own.released = by_us;
         held.own.shared = Some(member.generation);
         self.write_own(member, &held.own)?;
-        let leader = self.read_leader()?;
-        if !self.owns(member, &leader, held.lver) {
+        if !self.still_leads(member, &held)? {
             // We were taken for dead before our share was written: it does not count.
-            let own = BallotSector {
-                shared: None,
-                note: None,
-                ..held.own
-            };
-            self.write_own(member, &own)?;
-            return self.contended(member);
+            self.end_share(member, held.own)?;
+            let snapshot = self.look(member)?.snapshot(&[]);
+            return Ok(Attempt::Refused(Refusal::Contended, snapshot));
         }
-        self.free(member, &leader)?;
+        if !by_us {
+            held.own.released = true;
+            self.write_own(member, &held.own)?;
+        }
+        self.free(member, held.lver)?;
         member.check()?;
         Ok(Attempt::Held(Box::new(held)))
     }
@@ -854,11 +896,10 @@ impl Resource<'_> {
         member.check()
     }
 
-    /// Frees the leader if it is still the one that we know, ours, and written by us.
-    fn free(&self, member: &Member<'_>, known: &Leader) -> Result<(), AcquireError> {
+    /// Frees the leader if it is still ours and was written by us.
+    fn free(&self, member: &Member<'_>, lver: Lver) -> Result<(), AcquireError> {
         let leader = self.read_leader()?;
-        let ours = |stamp: Option<Stamp>| stamp.is_some_and(|stamp| member.is(stamp));
-        if leader == *known && ours(leader.owner()) && ours(leader.writer()) {
+        if self.owns(member, &leader, lver) && is_written_by_owner(&leader) {
             self.write_leader(member, &leader.released(member.stamp()))?;
         }
         Ok(())
@@ -866,9 +907,35 @@ impl Resource<'_> {
 }
 
 impl View {
+    /// The version that the next ballot decides: the one after the leader's; a later one that any
+    /// host has started, since it knew that all before had ended; the one after a version that its
+    /// owner says it has released.
+    fn version(&self) -> Lver {
+        let next = |block: &BallotSector| match block.released {
+            true => block.ballot.lver.next(),
+            false => block.ballot.lver,
+        };
+        let started = self.disks.iter().flatten().map(next).max();
+        started.unwrap_or_default().max(self.leader.lver().next())
+    }
+
+    /// The leader has gone back by more than what a commit under way explains.
+    fn is_behind(&self) -> bool {
+        self.version() > self.leader.lver().next()
+    }
+
+    /// Whether this version may be, or come to be, decided for us.
+    fn at_stake(&self, member: &Member<'_>) -> bool {
+        is_at_stake(member, &self.newest_of(member.host), self.version())
+    }
+
+    fn newest_of(&self, host: HostId) -> BallotSector {
+        newest_own(self.blocks_of(host).cloned())
+    }
+
     fn snapshot(&self, hosts: &[HostId]) -> Snapshot {
         let mark = |host: &HostId| {
-            let block = newest_own(self.blocks_of(*host).cloned());
+            let block = self.newest_of(*host);
             (*host, block.released, block.shared)
         };
         Snapshot {
@@ -883,27 +950,20 @@ impl View {
             .filter_map(move |blocks| blocks.get(host.index()))
     }
 
-    /// All lives of other hosts that share.
+    /// All lives of other hosts that share. Of the records on several disks the newest counts.
     fn sharers(&self, except: HostId) -> Vec<Stamp> {
-        let mut sharers: Vec<Stamp> = Vec::new();
-        for blocks in &self.disks {
-            for (host, block) in HostId::all(blocks.len() as u64).zip(blocks) {
-                let Some(generation) = block.shared.filter(|_| host != except) else {
-                    continue;
-                };
-                if !sharers
-                    .iter()
-                    .any(|known| known.same_life(host, generation))
-                {
-                    sharers.push(Stamp {
-                        host,
-                        generation,
-                        timestamp: 0,
-                    });
-                }
-            }
-        }
-        sharers
+        let hosts = self.disks.iter().map(Vec::len).max().unwrap_or(0);
+        let life = |host: HostId| {
+            self.newest_of(host).shared.map(|generation| Stamp {
+                host,
+                generation,
+                timestamp: 0,
+            })
+        };
+        HostId::all(hosts as u64)
+            .filter(|host| *host != except)
+            .filter_map(life)
+            .collect()
     }
 
     /// What the owner says of itself.
@@ -914,25 +974,37 @@ impl View {
             .find(|note| note.is_of(&self.leader))
             .cloned()
     }
+}
 
-    /// The version of a ballot that has accepted a value although the version before it was never
-    /// committed: the leader has gone back.
-    fn ballots_ahead(&self) -> Option<Lver> {
-        let next = self.leader.lver().next();
-        let accepted = |b: &&BallotSector| b.ballot.bal > BallotNumber(0) && b.ballot.lver > next;
-        self.disks
-            .iter()
-            .flatten()
-            .filter(accepted)
-            .map(|b| b.ballot.lver)
-            .max()
-    }
+/// Whether `own` has accepted our own value, of this life, for this version.
+fn is_at_stake(member: &Member<'_>, own: &BallotSector, lver: Lver) -> bool {
+    let Ballot {
+        bal,
+        value,
+        lver: of,
+        ..
+    } = own.ballot;
+    of == lver && bal > BallotNumber(0) && value.is_some_and(|value| member.is(value))
+}
+
+fn is_written_by_owner(leader: &Leader) -> bool {
+    let host = |stamp: Option<Stamp>| stamp.map(|stamp| stamp.host);
+    host(leader.writer()) == host(leader.last_owner())
 }
 
 /// Of the leaders on several disks, the one written last: the largest version; of one version,
-/// the freed one, since it is freed only after it was committed.
+/// the freed one, since it is freed only after it was committed; then the one that its owner wrote,
+/// since only that will be freed.
 fn newest(leaders: &[Leader]) -> Result<Leader, AcquireError> {
-    let order = |leader: &&Leader| (leader.lver(), leader.owner().is_none());
+    let order = |leader: &&Leader| {
+        let free = leader.owner().is_none();
+        (
+            leader.lver(),
+            free,
+            is_written_by_owner(leader),
+            leader.encode(),
+        )
+    };
     leaders
         .iter()
         .max_by_key(order)
@@ -940,11 +1012,18 @@ fn newest(leaders: &[Leader]) -> Result<Leader, AcquireError> {
         .ok_or(AcquireError::Disk(Fault::Outstanding))
 }
 
-/// Of our own record on several disks, the one written last.
+/// Of one host's record on several disks, the one written last. After a ballot the host shares or
+/// not, and then releases; it never goes back without another ballot.
 fn newest_own(blocks: impl Iterator<Item = BallotSector>) -> BallotSector {
     let order = |block: &BallotSector| {
         let ballot = &block.ballot;
-        (ballot.lver, ballot.mbal, ballot.bal, block.released)
+        let step = match (block.released, block.shared) {
+            (false, None) => 0,
+            (false, Some(_)) => 1,
+            (true, Some(_)) => 2,
+            (true, None) => 3,
+        };
+        (ballot.lver, ballot.mbal, ballot.bal, step)
     };
     blocks.max_by_key(order).unwrap_or_default()
 }
@@ -961,10 +1040,10 @@ impl From<BallotError> for AcquireError {
 
 impl AcquireError {
     /// A failure after our value may have been accepted leaves it in doubt who owns.
-    fn doubtful(self, accepted: bool) -> Self {
+    fn doubtful(self, at_stake: bool) -> Self {
         match self {
             sure @ (Self::Lost | Self::Interrupted | Self::InDoubt(_)) => sure,
-            error if accepted => Self::InDoubt(Box::new(error)),
+            error if at_stake => Self::InDoubt(Box::new(error)),
             error => error,
         }
     }

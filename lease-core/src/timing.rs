@@ -10,7 +10,8 @@
 //! | another host may take over after more than | 8t + W | 140 |
 //!
 //! A host counts from **before** it issued its last successful renewal; others count from the
-//! last change of the timestamp that they saw, on their own clock.
+//! last change of the timestamp that they saw, on their own clock, which may run 1 % faster: so
+//! they wait 1 % longer.
 
 use crate::record::heartbeat::Heartbeat;
 use crate::record::host_note::WATCHDOG_MAX;
@@ -88,6 +89,12 @@ impl Timing {
         self.lost_after() + Duration::from_secs(u64::from(self.watchdog))
     }
 
+    /// By the clock of another machine, which may run 1 % faster: what that machine waits for more
+    /// than [`Timing::dead_after`] of ours. (8t + W) * 1.01.
+    pub fn takeover_after(self) -> Duration {
+        self.dead_after() + self.dead_after() / 100
+    }
+
     /// How long a joiner looks at a record of its own name: longer than a renewal period. 3t.
     pub fn join_look(self) -> Duration {
         self.times(3)
@@ -98,9 +105,10 @@ impl Timing {
         self.times(2)
     }
 
-    /// From reading a free or dead heartbeat to the end of writing ours: at most 2t.
+    /// From reading a free or dead heartbeat to the end of writing ours: 2t less 2 %, so that it
+    /// is over before anybody who wrote in the meantime reads back, whichever clock runs faster.
     pub fn join_window(self) -> Duration {
-        self.times(2)
+        self.times(2) - self.times(2) / 50
     }
 
     /// A host whose timestamp was seen to change this recently counts as alive: two renewal
@@ -128,6 +136,14 @@ mod tests {
         assert_eq!(seconds, [10, 20, 60, 80, 140]);
         let t1 = Timing::new(1, 2).unwrap();
         assert_eq!(t1.dead_after(), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn what_two_clocks_measure_leaves_room_for_one_percent() {
+        let t10 = Timing::new(10, 60).unwrap();
+        assert_eq!(t10.takeover_after(), Duration::from_millis(141_400));
+        assert_eq!(t10.join_window(), Duration::from_millis(19_600));
+        assert!(t10.join_window().mul_f64(1.01) < t10.join_settle());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Exit codes, the same in all four tools. After `sysexits.h` where that has one.
@@ -96,6 +97,12 @@ impl Failure {
             text: text.into(),
             sanlock: None,
         }
+    }
+
+    /// A path that could not be opened: `cannot open PATH: why`.
+    pub fn of_open(path: &Path, error: &OpenError) -> Self {
+        let text = format!("cannot open {}: {error}", show(path.as_os_str()));
+        Self::new(Status::of_open(error), text)
     }
 
     /// The storage failed: what was tried, and how it ended.

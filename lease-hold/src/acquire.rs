@@ -132,11 +132,12 @@ fn wait(hub: &mut Hub, index: usize, block: Block, give_up: Option<Moment>) -> R
         Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) | Block::Local(_) => {
             ASK_AGAIN
         }
-        Block::Late(until) => until.since(now),
+        // A renewal has to come after that moment.
+        Block::Late(until) => until.since(now).max(ASK_AGAIN),
         Block::Refused(_, snapshot) => {
-            // Whoever has it may die meanwhile: until then it counts as alive for this long.
-            let alive = hub.of_resource(index).1.timing.seen_alive();
-            hub.give(index, Job::Watch(snapshot, None, left.min(alive)));
+            // Whoever holds it may die as well as release: look at its heartbeat again before long.
+            let pause = hub.of_resource(index).1.timing.io_limit();
+            hub.give(index, Job::Watch(snapshot, None, left.min(pause)));
             return watched(hub, index);
         }
         Block::Unknown {
@@ -173,7 +174,7 @@ fn check_ending(hub: &Hub) -> Result<(), End> {
             Err(End::Failed(Failure::new(Status::Lost, text)))
         }
         Some(Ending::NotJoined) => {
-            let text = "nothing acquired: lease-join has ended or is leaving";
+            let text = "nothing acquired: lease-join is leaving";
             Err(End::Failed(Failure::new(Status::NotJoined, text)))
         }
     }
@@ -230,30 +231,18 @@ fn attempt(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Progress)> {
     let turns = ask_for_turns(hub, batch);
     let mut results = Vec::new();
     let mut running = 0;
-    let now = hub.clock.now();
-    let blocked = turns.len() < batch.len()
-        || turns.iter().any(|(_, turn)| match turn {
-            Err(_) => true,
-            Ok(Turn::Ballot { not_before }) => *not_before > now,
-            Ok(Turn::Share) => false,
-        });
+    let blocked = turns.len() < batch.len() || turns.iter().any(|(_, turn)| turn.is_err());
     for (index, turn) in turns {
-        let late = hub.of_resource(index).1.ballots_from;
         match turn {
             Err(rival) => results.push((index, Progress::Blocked(Block::Local(rival)))),
-            Ok(Turn::Ballot { not_before }) if not_before.max(late) > now => {
-                say_acquired(hub, index, None, Left::Nothing);
-                let until = not_before.max(late);
-                results.push((index, Progress::Blocked(Block::Late(until))));
-            }
             Ok(_) if blocked => say_acquired(hub, index, None, Left::Nothing),
             Ok(Turn::Share) => {
                 hub.give(index, Job::Share);
                 running += 1;
             }
-            Ok(Turn::Ballot { .. }) => {
+            Ok(Turn::Ballot { not_before }) => {
                 let wanted = wanted(hub, index);
-                hub.give(index, Job::Acquire(wanted));
+                hub.give(index, Job::Acquire(wanted, not_before));
                 running += 1;
             }
         }
@@ -275,7 +264,7 @@ fn attempt(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Progress)> {
 fn ask_for_turns(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Result<Turn, Rival>)> {
     for index in batch {
         let (session, number) = hub.session_of(*index);
-        session.say(&Ask::Acquire { index: number });
+        session.ask(Ask::Acquire { index: number }, None);
     }
     let mut turns = Vec::new();
     while turns.len() < batch.len() {
@@ -318,6 +307,9 @@ fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
             }),
             left,
         ),
+        Answer::Attempted(Err(AcquireError::TooEarly { until }), left) => {
+            (Progress::Blocked(Block::Late(until)), left)
+        }
         Answer::Attempted(Err(error), left) => (Progress::Failed(error), left),
         Answer::Shared(Ok(Some(held))) => (Progress::Held(held), Left::Nothing),
         Answer::Shared(Err(error)) => (Progress::Failed(error), Left::Nothing),
@@ -334,11 +326,7 @@ fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
 
 fn say_acquired(hub: &mut Hub, index: usize, lver: Option<Lver>, left: Left) {
     let (session, number) = hub.session_of(index);
-    session.say(&Ask::Acquired {
-        index: number,
-        lver,
-        left,
-    });
+    session.acquired(number, lver, left);
 }
 
 fn wanted(hub: &Hub, index: usize) -> Wanted {

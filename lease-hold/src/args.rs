@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::cage::Wish;
 use clap::Parser;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
 use lease_core::spec::ResourceSpec;
@@ -16,7 +17,7 @@ use std::time::Duration;
     override_usage = "lease-hold [OPTIONS] RESOURCE... -- COMMAND [ARG]..."
 )]
 pub(crate) struct Args {
-    /// What to hold: lockspace:resource:path:offset[:path:offset...][:lver|:SH]
+    /// What to hold: `lockspace:resource:path:offset[:path:offset...][:lver|:SH]`
     #[arg(value_name = "RESOURCE", required = true)]
     resources: Vec<OsString>,
 
@@ -35,6 +36,14 @@ pub(crate) struct Args {
     /// Exit code when somebody else holds it, or it was not had in time
     #[arg(short = 'E', long, value_name = "N", default_value_t = Status::Busy.code())]
     pub(crate) conflict_exit_code: u8,
+
+    /// How to hold the command and all that it starts together
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Wish::Auto)]
+    pub(crate) contain: Wish,
+
+    /// Say more on stderr
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
 
     /// Where the lease-join of the lockspace is found
     #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]

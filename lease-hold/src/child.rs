@@ -123,8 +123,8 @@ fn run_child(
 
 impl Gated {
     /// The child, for whoever else is to watch it.
-    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+    pub(crate) fn pidfd(&self) -> anyhow::Result<OwnedFd> {
+        self.pidfd.try_clone().context("cannot copy a pidfd")
     }
 
     /// Lets it execute. `events` hears if it cannot.

@@ -5,6 +5,7 @@
 
 use crate::TOOL;
 use crate::acquire::HeldLease;
+use crate::cage::{Cage, Wish};
 use crate::child::{self, Child, Gated};
 use crate::command::{self, Command};
 use crate::hub::{Event, Hub};
@@ -148,15 +149,17 @@ pub(crate) fn run(
     held: &[HeldLease],
     command: &Command,
     environment: &[CString],
+    (wish, verbose): (Wish, bool),
 ) -> anyhow::Result<Ended> {
     tree::adopt_orphans().context("cannot become a child subreaper")?;
+    let cage = Cage::build(wish, verbose)?;
     let gated = child::fork_gated(command, environment)?;
-    hub.say_to_all(
-        &Ask::Guard {
-            pid: gated.pid.as_raw(),
-        },
-        gated.pidfd(),
-    );
+    cage.enter(gated.pid)
+        .context("cannot put the command's process into its control group")?;
+    for session in hub.sessions() {
+        let containment = cage.containment();
+        session.ask(Ask::Guard { containment }, Some(gated.pidfd()?));
+    }
     if let Err(ended) = wait_for_go(hub, &gated) {
         drop(gated);
         return Ok(ended);
@@ -164,7 +167,7 @@ pub(crate) fn run(
     let events = hub.sender();
     let child = gated.open(events.clone());
     tree::reap(child.pid, events);
-    Watch::new(hub, held, child, command).run()
+    Watch::new(hub, held, child, cage, command).run()
 }
 
 /// Waits until every lease-join knows of the child and says that its host id is as it was.
@@ -208,6 +211,7 @@ struct Watch<'a> {
     hub: &'a mut Hub,
     held: &'a [HeldLease],
     child: Child,
+    cage: Cage,
     command: &'a Command,
     machine: Machine,
     stop: bool,
@@ -221,12 +225,19 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(hub: &'a mut Hub, held: &'a [HeldLease], child: Child, command: &'a Command) -> Self {
+    fn new(
+        hub: &'a mut Hub,
+        held: &'a [HeldLease],
+        child: Child,
+        cage: Cage,
+        command: &'a Command,
+    ) -> Self {
         let checking = vec![false; hub.resources()];
         Self {
             hub,
             held,
             child,
+            cage,
             command,
             machine: Machine::Running,
             stop: false,
@@ -246,7 +257,10 @@ impl<'a> Watch<'a> {
             match self.machine.step(now, standing) {
                 Act::Nothing => {}
                 Act::Terminate => tree::signal_all(Signal::SIGTERM),
-                Act::Kill => tree::signal_all(Signal::SIGKILL),
+                Act::Kill => {
+                    self.cage.kill();
+                    tree::signal_all(Signal::SIGKILL);
+                }
             }
             self.report(was);
             match self.hub.next(Some(self.machine.due(standing))) {

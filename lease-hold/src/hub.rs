@@ -7,14 +7,14 @@ use crate::worker::{Answer, Job, Opened};
 use anyhow::Context;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::id::Name;
-use lease_core::registry::message::{Ask, Tell, Welcome};
+use lease_core::registry::message::{Tell, Welcome};
 use lease_core::spec::ResourceSpec;
 use lease_core::tool::show;
 use signal_hook::consts::signal;
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
-use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -48,6 +48,10 @@ pub(crate) enum Event {
     Told(usize, Tell),
     /// The connection to a lease-join ended.
     Gone(usize),
+    /// A lease-join listens again.
+    Found(usize, UnixStream),
+    /// So it was; what it was asked before has been asked again.
+    Resumed,
     /// A signal came; `true`: from the terminal, so the command has it too.
     Signal(i32, bool),
     /// A worker is done.
@@ -67,7 +71,7 @@ pub(crate) enum Ending {
     Signal(i32),
     /// The host id is lost.
     Lost(String),
-    /// lease-join leaves or has left.
+    /// lease-join leaves.
     NotJoined,
 }
 
@@ -200,13 +204,6 @@ impl Hub {
         let _ = self.slots[index].jobs.send(job);
     }
 
-    /// Says something to the lease-join of every session, with a descriptor beside it.
-    pub(crate) fn say_to_all(&mut self, ask: &Ask, fd: BorrowedFd<'_>) {
-        self.sessions
-            .iter_mut()
-            .for_each(|session| session.say_with(ask, fd));
-    }
-
     /// The next event; `None` when it is `until`. Renewals and losses are noted on the way.
     pub(crate) fn next(&mut self, until: Option<Moment>) -> Option<Event> {
         let pause = until.map_or(Duration::MAX, |until| until.since(self.clock.now()));
@@ -214,15 +211,21 @@ impl Hub {
             .events
             .recv_timeout(pause.min(Duration::from_secs(3600)))
             .ok()?;
-        match &event {
-            Event::Told(session, Tell::Renewed { renewed }) => {
-                self.sessions[*session].tenure.note_renewal(*renewed);
+        match event {
+            Event::Told(session, tell) => {
+                self.sessions[session].heard(&tell);
+                Some(Event::Told(session, tell))
             }
-            Event::Told(session, Tell::Lost { .. }) => self.sessions[*session].tenure.note_loss(),
-            Event::Gone(session) => self.sessions[*session].ended(),
-            _ => {}
+            Event::Gone(session) => {
+                self.sessions[session].ended();
+                Some(Event::Gone(session))
+            }
+            Event::Found(session, stream) => {
+                self.sessions[session].resume(stream);
+                Some(Event::Resumed)
+            }
+            other => Some(other),
         }
-        Some(event)
     }
 
     /// Waits for an event that `pick` takes, while nothing is held: any reason to end sets
@@ -276,7 +279,7 @@ impl Hub {
                 _,
             ) => Ending::Signal(*number),
             Event::Told(_, Tell::Lost { why }) => Ending::Lost(why.clone()),
-            Event::Told(_, Tell::Stop) | Event::Gone(_) => Ending::NotJoined,
+            Event::Told(_, Tell::Stop) => Ending::NotJoined,
             _ => return,
         };
         self.end(ending);

@@ -2,6 +2,7 @@
 
 mod acquire;
 mod args;
+mod cage;
 mod child;
 mod command;
 mod environment;
@@ -38,6 +39,12 @@ fn run(args: &Args) -> anyhow::Result<u8> {
         Err(end) => return end.exit(args.conflict_exit_code),
     };
     let environment = environment::of(&hub, &held);
-    let ended = guard::run(&mut hub, &held, &command, &environment)?;
+    let ended = guard::run(
+        &mut hub,
+        &held,
+        &command,
+        &environment,
+        (args.contain, args.verbose),
+    )?;
     release::after(&mut hub, held, ended)
 }

@@ -10,6 +10,12 @@ use lease_core::clock::Clock;
 use lease_core::registry::message::{Ask, Left, Tell};
 use lease_core::spec::Mode;
 use lease_core::tool::{Failure, Status, say};
+use std::time::Duration;
+
+/// How long a lease-join that has ended is waited for before leases are released without it.
+const ALONE_AFTER: Duration = Duration::from_secs(3);
+/// The loop looks around at least this often.
+const LOOK_AROUND: Duration = Duration::from_millis(200);
 
 /// After the command: releases, unless the host id is lost, and says what the exit code is.
 pub(crate) fn after(hub: &mut Hub, held: Vec<HeldLease>, ended: Ended) -> anyhow::Result<u8> {
@@ -31,28 +37,31 @@ pub(crate) fn after(hub: &mut Hub, held: Vec<HeldLease>, ended: Ended) -> anyhow
 
 /// Releases all of them, at the same time. Fails with the first that could not be.
 pub(crate) fn give_back(hub: &mut Hub, held: Vec<HeldLease>) -> Result<(), Failure> {
-    let mut waiting: Vec<Option<HeldLease>> = held.into_iter().map(Some).collect();
-    for lease in waiting.iter().flatten() {
+    let alone_at = hub.clock.now().after(ALONE_AFTER);
+    let mut waiting = held;
+    for lease in &waiting {
         let (session, number) = hub.session_of(lease.index);
-        session.say(&Ask::Release { index: number });
+        session.ask(Ask::Release { index: number }, None);
     }
     let mut running = 0;
     let mut first_failure = None;
-    while running > 0 || waiting.iter().any(Option::is_some) {
-        start_orphans(hub, &mut waiting, &mut running);
-        if hub.clock.now() >= hub.deadline() {
-            waiting.clear();
+    while running > 0 || !waiting.is_empty() {
+        let now = hub.clock.now();
+        if now >= hub.deadline() {
+            let late = waiting
+                .drain(..)
+                .next()
+                .map(|lease| too_late(hub, lease.index));
+            first_failure = first_failure.or(late);
         }
-        if running == 0 && waiting.iter().all(Option::is_none) {
-            break;
+        if now >= alone_at {
+            running += release_alone(hub, &mut waiting);
         }
-        let deadline = hub.deadline();
-        let until = (running == 0).then_some(deadline);
-        match hub.next(until) {
+        match hub.next(Some(now.after(LOOK_AROUND))) {
             Some(Event::Told(session, Tell::ReleaseTurn { index, last })) => {
-                let lease = hub
-                    .resource_of(session, index)
-                    .and_then(|i| take(&mut waiting, i));
+                let index = hub.resource_of(session, index);
+                let place = waiting.iter().position(|lease| Some(lease.index) == index);
+                let lease = place.map(|place| waiting.remove(place));
                 if let (Some(lease), true) = (lease, last) {
                     hub.give(lease.index, Job::Release(lease.held));
                     running += 1;
@@ -69,38 +78,31 @@ pub(crate) fn give_back(hub: &mut Hub, held: Vec<HeldLease>) -> Result<(), Failu
     first_failure.map_or(Ok(()), Err)
 }
 
-fn take(waiting: &mut [Option<HeldLease>], index: usize) -> Option<HeldLease> {
-    waiting
-        .iter_mut()
-        .find(|lease| lease.as_ref().is_some_and(|l| l.index == index))
-        .and_then(Option::take)
-}
-
 /// Without a lease-join nobody gives turns, and nobody else on this host can have one. A shared
-/// lease is left: whether others share it cannot be known.
-fn start_orphans(hub: &mut Hub, waiting: &mut [Option<HeldLease>], running: &mut usize) {
-    for slot in waiting {
-        let Some(index) = slot.as_ref().map(|lease| lease.index) else {
-            continue;
-        };
-        if hub.session_of(index).0.alive {
-            continue;
-        }
-        let Some(lease) = slot.take() else { continue };
-        match lease.held.mode {
-            Mode::Exclusive => {
-                hub.give(index, Job::Release(lease.held));
-                *running += 1;
-            }
-            Mode::Shared => {
-                let name = report::name(hub, index);
-                say(
-                    TOOL,
-                    format!("{name} stays shared by this host: lease-join has ended"),
-                );
-            }
+/// lease is left: whether others share it cannot be known. Returns how many are on their way.
+fn release_alone(hub: &mut Hub, waiting: &mut Vec<HeldLease>) -> usize {
+    let mut running = 0;
+    for lease in std::mem::take(waiting) {
+        if hub.session_of(lease.index).0.is_alive() {
+            waiting.push(lease);
+        } else if lease.held.mode == Mode::Exclusive {
+            hub.give(lease.index, Job::Release(lease.held));
+            running += 1;
+        } else {
+            let name = report::name(hub, lease.index);
+            say(
+                TOOL,
+                format!("{name} stays shared by this host: lease-join has ended"),
+            );
         }
     }
+    running
+}
+
+fn too_late(hub: &Hub, index: usize) -> Failure {
+    let name = report::name(hub, index);
+    let text = format!("cannot release {name}: no renewal in time; it stays owned by this host");
+    Failure::new(Status::Io, text)
 }
 
 fn released(
@@ -110,10 +112,7 @@ fn released(
     left: Left,
 ) -> Option<Failure> {
     let (session, number) = hub.session_of(index);
-    session.say(&Ask::Released {
-        index: number,
-        left,
-    });
+    session.released(number, left);
     let why = result.err()?;
     let name = report::name(hub, index);
     let text = format!("cannot release {name}: {why}; it stays owned by this host");

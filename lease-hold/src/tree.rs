@@ -5,6 +5,7 @@
 //! of /proc only finds whom to send a signal.
 
 use crate::hub::Event;
+use lease_core::process;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -51,8 +52,8 @@ pub(crate) fn signal_all(signal: Signal) {
 
 fn descendants(root: Pid) -> Vec<Pid> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for (pid, parent) in processes() {
-        children.entry(parent).or_default().push(pid);
+    for (pid, stat) in process::all() {
+        children.entry(stat.parent).or_default().push(pid);
     }
     let mut found = Vec::new();
     let mut parents = vec![root.as_raw()];
@@ -65,38 +66,9 @@ fn descendants(root: Pid) -> Vec<Pid> {
     found
 }
 
-/// Every process and its parent.
-fn processes() -> Vec<(i32, i32)> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .filter_map(|entry| {
-            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-            Some((pid, parent_in(&stat)?))
-        })
-        .collect()
-}
-
-/// The parent in a `stat` line: the second word after the name, which stands in parentheses and
-/// may contain anything.
-fn parent_in(stat: &[u8]) -> Option<i32> {
-    let end = stat.iter().rposition(|b| *b == b')')?;
-    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
-    rest.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_parent_is_found_whatever_the_name_is() {
-        assert_eq!(parent_in(b"12 (sh) S 7 12 12 0"), Some(7));
-        assert_eq!(parent_in(b"12 (a) S 3 (b\xff) R 9 1"), Some(9));
-        assert_eq!(parent_in(b"12"), None);
-    }
 
     #[test]
     fn we_are_among_our_parents_descendants() {

@@ -1,7 +1,7 @@
 //! One thread a resource: it does that resource's disk I/O, and nothing else does.
 
 use crate::hub::Event;
-use lease_core::clock::BootClock;
+use lease_core::clock::{BootClock, Moment};
 use lease_core::delta::{Lockspace, Tenure};
 use lease_core::device::{Access, Device, OpenError};
 use lease_core::disk::{Disk, Fault};
@@ -14,6 +14,7 @@ use lease_core::resource::{AcquireError, Attempt, Held, Member, Resource, Snapsh
 use lease_core::spec::{Place, ResourceSpec};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
 use lease_core::tool::{Failure, Status};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -34,8 +35,8 @@ pub(crate) struct Opened {
 /// What a worker is asked to do.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// Try to acquire.
-    Acquire(Wanted),
+    /// Try to acquire; no ballot before a renewal that was issued after this moment.
+    Acquire(Wanted, Moment),
     /// Take part in this host's share.
     Share,
     /// Wait until another attempt is worth its while.
@@ -137,7 +138,7 @@ fn open_one(spec: &ResourceSpec, place: &Place) -> Result<(Device, Leader), Fail
     };
     let limit = Duration::from_secs(u64::from(DEFAULT_IO_TIMEOUT));
     let device = Device::open(&place.path, Access::Write, limit)
-        .map_err(|error: OpenError| error.failure(&place.path))?;
+        .map_err(|error: OpenError| Failure::of_open(&place.path, &error))?;
     if !place.offset.is_multiple_of(FIRST_SECTOR as u64) {
         let why = format!("{place}: the offset is not a multiple of the area size");
         return Err(cannot(Status::Usage, why));
@@ -199,6 +200,12 @@ impl Opened {
                     offset: place.offset,
                 })
                 .collect(),
+            paths: self
+                .spec
+                .places
+                .iter()
+                .map(|place| absolute(&place.path))
+                .collect(),
             spec: self.spec.to_string(),
         }
     }
@@ -229,6 +236,11 @@ impl Opened {
         });
         jobs
     }
+}
+
+/// A path that means the same in another process. Without a working directory it stays as it is.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 struct Worker {
@@ -288,9 +300,13 @@ impl Worker {
             heartbeats,
             host: welcome.host,
             generation: welcome.generation,
+            ballots_from: match &job {
+                Job::Acquire(_, not_before) => welcome.ballots_from.max(*not_before),
+                _ => welcome.ballots_from,
+            },
         };
         match job {
-            Job::Acquire(wanted) => acquire(&resource, &member, &wanted, seen),
+            Job::Acquire(wanted, _) => acquire(&resource, &member, &wanted, seen),
             Job::Share => Answer::Shared(resource.join_share(&member).map(|h| h.map(Box::new))),
             Job::Watch(snapshot, owner, patience) => {
                 Answer::Watched(resource.watch(&member, &snapshot, owner, seen, patience))
@@ -328,7 +344,7 @@ impl Job {
     /// The answer if it could not even be begun.
     fn failed(&self, error: AcquireError) -> Answer {
         match self {
-            Self::Acquire(_) => Answer::Attempted(Err(error), Left::Nothing),
+            Self::Acquire(..) => Answer::Attempted(Err(error), Left::Nothing),
             Self::Share => Answer::Shared(Err(error)),
             Self::Watch(..) => Answer::Watched(Err(error)),
             Self::Check(_) => Answer::Checked(Err(error)),

@@ -20,6 +20,7 @@ const TOOL: &str = "lease-init";
 /// Without --force nothing is overwritten but zeros; with it, nothing that is alive.
 #[derive(Parser)]
 #[command(name = TOOL, version)]
+#[command(override_usage = "lease-init [OPTION]... [-s LOCKSPACE]... [-r RESOURCE]...")]
 #[command(group(clap::ArgGroup::new("areas").required(true).multiple(true)))]
 struct Args {
     /// A lockspace: name:0:path:offset

@@ -179,7 +179,7 @@ impl Disk {
         let geometry = self.geometry(args, &wish)?;
         let offset = wish.place.offset;
         let size = geometry.align().bytes();
-        if offset % size != 0 {
+        if !offset.is_multiple_of(size) {
             let why = format!("offset {offset} is not a multiple of the area size, {size}");
             return Err(usage(&wish.text, why));
         }
@@ -257,7 +257,7 @@ impl Disk {
             let why = format!("{short}; --create makes it longer");
             return Err(cannot(Status::Invalid, &last.text, why));
         }
-        if size % BLOCK != 0 {
+        if !size.is_multiple_of(BLOCK) {
             let why = format!("{short}, which is no multiple of {BLOCK}, and cannot be grown");
             return Err(cannot(Status::Invalid, &last.text, why));
         }

@@ -1,7 +1,7 @@
 //! The thread that renews. It does the disk I/O and nothing else; what happens it reports.
 
-use crate::membership::Found;
 use crate::signals::Wake;
+use crate::state::Logged;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::delta::{HostLease, RenewError};
 use lease_core::liveness::Sightings;
@@ -36,7 +36,7 @@ pub(crate) struct Heartbeat {
 
 impl Heartbeat {
     /// Starts to renew. `wake` is woken after each report.
-    pub(crate) fn start(lease: HostLease, disk: Found, wake: Wake) -> Self {
+    pub(crate) fn start(lease: HostLease, disk: Logged, wake: Wake) -> Self {
         let (leave, told) = channel();
         let (report, beats) = channel();
         let mut thread = Thread {
@@ -64,7 +64,7 @@ impl Heartbeat {
 
 struct Thread {
     lease: HostLease,
-    disk: Found,
+    disk: Logged,
     clock: BootClock,
     report: Sender<Beat>,
     wake: Wake,
@@ -96,7 +96,7 @@ impl Thread {
     }
 
     fn renew(&mut self, timing: Timing, hosts: &mut Sightings) -> Beat {
-        match self.lease.renew(&self.disk.device, &self.clock) {
+        match self.lease.renew(&self.disk, &self.clock) {
             Ok(scan) => {
                 for (host, record) in scan.area.joined() {
                     hosts.look(host, &record, timing, scan.read_ended);
@@ -115,7 +115,7 @@ impl Thread {
     /// nothing may be written any more.
     fn leave(&mut self, timing: Timing) {
         loop {
-            match self.lease.leave(&self.disk.device, &self.clock) {
+            match self.lease.leave(&self.disk, &self.clock) {
                 Ok(()) => return self.tell(Beat::Left(Ok(()))),
                 Err(RenewError::Lost(lost)) => {
                     return self.tell(Beat::Left(Err(lost.to_string())));

@@ -4,10 +4,12 @@ mod args;
 mod heartbeat;
 mod host;
 mod membership;
+mod peers;
 mod scribe;
 mod server;
 mod signals;
 mod state;
+mod undertaker;
 
 use args::Args;
 use lease_core::tool::{self, Status};
@@ -26,11 +28,11 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<u8> {
     let spec = args.lockspace()?;
     let seat = membership::take_seat(args, &spec)?;
-    let disk = membership::open(&spec)?;
+    let found = membership::open(&spec)?;
     let signals = signals::Signals::watch()?;
-    let former = state::State::read(&seat.place, &host::boot_id()?);
-    let Some(lease) = membership::join(args, &spec, &disk, &signals, former.as_ref())? else {
-        return Ok(Status::Done.code());
-    };
-    server::Server::start(seat, &spec, disk, lease, signals)?.run()
+    let remains = state::Remains::read(&seat.place, &host::boot_id()?);
+    match membership::join(args, &spec, found, &signals, remains)? {
+        Some(joined) => server::Server::start(seat, joined, signals)?.run(),
+        None => Ok(Status::Done.code()),
+    }
 }

@@ -2,17 +2,22 @@
 
 use crate::args::{Args, Spec};
 use crate::signals::Signals;
-use crate::state::State;
-use crate::{TOOL, host};
+use crate::state::{Life, Remains};
+use crate::{TOOL, host, undertaker};
+use anyhow::Context;
+use lease_core::clock::BootClock;
 use lease_core::delta::{self, Claim, HostLease, JoinError, Lockspace, Waiting};
 use lease_core::device::{Access, Device};
 use lease_core::disk::Disk;
 use lease_core::id::{Generation, Name};
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::host_note::WATCHDOG_MAX;
+use lease_core::registry::message::AreaId;
 use lease_core::registry::place::{Lock, Place};
+use lease_core::registry::table::Table;
 use lease_core::timing::{DEFAULT_IO_TIMEOUT, Timing};
 use lease_core::tool::{Failure, Status, say, show};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Bytes that hold the first record of an area of either sector size.
@@ -71,7 +76,7 @@ pub(crate) fn open(spec: &Spec) -> Result<Found, Failure> {
     let cannot = |status, why: String| Failure::new(status, format!("cannot join {named}: {why}"));
     let limit = Duration::from_secs(u64::from(DEFAULT_IO_TIMEOUT));
     let device = Device::open(&named.place.path, Access::Write, limit)
-        .map_err(|error| error.failure(&named.place.path))?;
+        .map_err(|error| Failure::of_open(&named.place.path, &error))?;
     let offset = named.place.offset;
     if offset
         .checked_add(FIRST_SECTOR as u64)
@@ -123,15 +128,38 @@ pub(crate) fn open(spec: &Spec) -> Result<Found, Failure> {
     })
 }
 
-/// Joins, saying on stderr what it waits for. `None`: told to leave before it was done.
+/// A host id that is ours, and all that comes with it.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// The LOCKSPACE string.
+    pub(crate) shown: String,
+    /// The lockspace's file or device, absolute.
+    pub(crate) path: PathBuf,
+    /// Its disk.
+    pub(crate) found: Found,
+    /// The host id.
+    pub(crate) lease: HostLease,
+    /// What the next lease-join has to know of it.
+    pub(crate) life: Life,
+    /// The holders of a former lease-join, if this one goes on in its place.
+    pub(crate) table: Table,
+}
+
+/// Goes on where a former lease-join of this boot has ended, if that can be; else joins anew,
+/// saying on stderr what it waits for. `None`: told to leave before it was done.
 pub(crate) fn join(
     args: &Args,
     spec: &Spec,
-    disk: &Found,
+    found: Found,
     signals: &Signals,
-    former: Option<&State>,
-) -> anyhow::Result<Option<HostLease>> {
-    let claim = claim(args, spec, disk, former)?;
+    remains: Option<Remains>,
+) -> anyhow::Result<Option<Joined>> {
+    let area = AreaId {
+        identity: found.device.identity(),
+        offset: found.lockspace.offset,
+    };
+    let remains = remains.filter(|r| r.life.host == spec.host && r.life.area == area);
+    let claim = claim(args, spec, &found, remains.as_ref())?;
     if claim.timing.watchdog() < WATCHDOG_MAX {
         let seconds = claim.timing.watchdog();
         say(
@@ -142,23 +170,74 @@ pub(crate) fn join(
             ),
         );
     }
+    let resumed = remains
+        .as_ref()
+        .and_then(|remains| resume(&found, &claim, remains));
+    let (lease, table) = match (resumed, remains) {
+        (Some(lease), Some(remains)) => (lease, remains.table),
+        (_, remains) => {
+            let table = remains.map(|remains| remains.table).unwrap_or_default();
+            if !undertaker::end_all(&table, signals)? {
+                return Ok(None);
+            }
+            match join_anew(spec, &found, signals, &claim)? {
+                Some(lease) => (lease, Table::default()),
+                None => return Ok(None),
+            }
+        }
+    };
+    let path = std::path::absolute(&spec.lockspace.place.path).context("no working directory")?;
+    let life = Life::of(&lease, area);
+    Ok(Some(Joined {
+        shown: spec.lockspace.to_string(),
+        path,
+        found,
+        lease,
+        life,
+        table,
+    }))
+}
+
+/// The same life of the host goes on: same name, same times, nothing has changed on the disk, and
+/// the lease has not expired.
+fn resume(found: &Found, claim: &Claim, remains: &Remains) -> Option<HostLease> {
+    let life = &remains.life;
+    if (claim.name, claim.timing) != (life.host_name, life.timing) {
+        return None;
+    }
+    let clock = BootClock::default();
+    let (lockspace, former) = (&found.lockspace, life.former());
+    HostLease::resume(lockspace, &found.device, &clock, claim, &former).ok()
+}
+
+fn join_anew(
+    spec: &Spec,
+    found: &Found,
+    signals: &Signals,
+    claim: &Claim,
+) -> Result<Option<HostLease>, Failure> {
     let mut tell = |waiting| say(TOOL, describe_wait(spec, waiting));
     match delta::join(
-        &disk.lockspace,
-        &disk.device,
+        &found.lockspace,
+        &found.device,
         &signals.clock,
-        &claim,
+        claim,
         &mut tell,
     ) {
         Ok(lease) => Ok(Some(lease)),
         Err(JoinError::Interrupted) => Ok(None),
-        Err(error) => Err(join_failure(spec, &error).into()),
+        Err(error) => Err(join_failure(spec, &error)),
     }
 }
 
 /// What to join as. After a lease-join that ended in this boot, under its name and with a larger
 /// generation.
-fn claim(args: &Args, spec: &Spec, disk: &Found, former: Option<&State>) -> Result<Claim, Failure> {
+fn claim(
+    args: &Args,
+    spec: &Spec,
+    disk: &Found,
+    remains: Option<&Remains>,
+) -> Result<Claim, Failure> {
     let cannot = |status, why: String| {
         Failure::new(status, format!("cannot join {}: {why}", spec.lockspace))
     };
@@ -166,19 +245,19 @@ fn claim(args: &Args, spec: &Spec, disk: &Found, former: Option<&State>) -> Resu
         .lockspace
         .read_all(&disk.device)
         .map_err(|fault| cannot(Status::Io, fault.to_string()))?;
+    let former = remains.map(|remains| &remains.life);
     let io_timeout = args
         .io_timeout
         .or_else(|| area.formatted_io_timeout(spec.host))
         .unwrap_or(DEFAULT_IO_TIMEOUT);
     let timing = Timing::new(io_timeout, args.watchdog_timeout)
         .ok_or_else(|| cannot(Status::Usage, "the times are out of range".into()))?;
-    let former = former.filter(|state| state.host == spec.host);
     let name: Name = match (args.host_name()?, former) {
         (Some(name), _) => name,
-        (None, Some(state)) => state.host_name,
+        (None, Some(life)) => life.host_name,
         (None, None) => host::random_name()?,
     };
-    let at_least = former.map_or(Generation(0), |state| state.generation);
+    let at_least = former.map_or(Generation(0), |life| life.generation);
     Ok(Claim {
         host: spec.host,
         name,

@@ -1,7 +1,7 @@
-//! Writes the state file, on a thread of its own: the server never waits for a file.
+//! Writes the holders' file, on a thread of its own: the server never waits for a file.
 
 use crate::signals::Wake;
-use lease_core::registry::place::Place;
+use lease_core::registry::place::{Kept, Place};
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -21,7 +21,7 @@ impl Scribe {
         let (outbox, written) = channel();
         std::thread::spawn(move || {
             for page in inbox {
-                if outbox.send(place.write_state(&page)).is_err() {
+                if outbox.send(place.write(Kept::Holders, &page)).is_err() {
                     return;
                 }
                 wake.wake();

@@ -1,96 +1,86 @@
-//! The server: one thread, one loop. It answers holders, hears of renewals, keeps the deadline. It
-//! does no disk I/O and never waits for a peer.
+//! The server: one thread, one loop. It answers holders, hears of renewals, keeps the deadline,
+//! and kills what a holder does not. It does no disk I/O and never waits for a peer.
 
 use crate::TOOL;
-use crate::args::Spec;
 use crate::heartbeat::{Beat, Heartbeat};
-use crate::membership::{Found, Seat};
+use crate::membership::{Joined, Seat};
+use crate::peers::{Peer, describe};
 use crate::scribe::Scribe;
 use crate::signals::Signals;
-use crate::state::State;
+use crate::state::{Life, Logged};
+use crate::undertaker::{Estate, Undertaker, Victim};
 use anyhow::Context;
 use lease_core::clock::{BootClock, Clock, Moment};
-use lease_core::delta::{Claim, HostLease, Lockspace, Tenure};
-use lease_core::id::{Generation, escape};
+use lease_core::contain::Remains;
+use lease_core::delta::Tenure;
 use lease_core::liveness::Sightings;
-use lease_core::registry::message::{Ask, HolderId, Tell, Welcome};
-use lease_core::registry::table::{Answer, Holder, OutOfOrder, Phase, Table, landed_by};
-use lease_core::registry::wire::Wire;
+use lease_core::registry::message::{HolderId, Left, Phase, Tell};
+use lease_core::registry::place::Kept;
+use lease_core::registry::table::{Answer, Link, OutOfOrder, Table};
 use lease_core::tool::{Failure, Status, say};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Most connections at a time.
-const CONNECTIONS_MAX: usize = 4096;
-/// A connection that has not registered after this long is closed.
-const REGISTER_WITHIN: Duration = Duration::from_secs(10);
 /// The loop looks around at least this often.
 const LOOK_AROUND: Duration = Duration::from_millis(500);
-
-/// One connection.
-#[derive(Debug)]
-struct Peer {
-    wire: Wire,
-    pid: i32,
-    since: Moment,
-    holder: Option<HolderId>,
-}
+/// And this often while somebody is to die.
+const STRIKE_EVERY: Duration = Duration::from_millis(50);
+/// How long holders have to end their commands and release when lease-join leaves, before it does
+/// that for them: more than they themselves give the command.
+const LEAVE_WITHIN: Duration = Duration::from_secs(15);
 
 /// Where the server is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
     /// Renewing and answering.
     Serving,
-    /// Told to leave: holders stop, release, go.
-    Stopping,
+    /// Told to leave: holders stop, release, go; those that do not are killed at `strike_at`.
+    Stopping { strike_at: Moment },
     /// No holder is left; the host id is being given back.
     Leaving,
-    /// The host id is lost: holders kill and go.
-    Lost(String),
+    /// The host id is lost: holders kill and go; those that do not are killed at `strike_at`.
+    Lost { why: String, strike_at: Moment },
 }
 
 /// The registry of one joined host id.
 #[derive(Debug)]
 pub(crate) struct Server {
-    seat: Seat,
-    listener: UnixListener,
+    pub(crate) seat: Seat,
+    pub(crate) listener: UnixListener,
     heartbeat: Heartbeat,
-    scribe: Scribe,
+    pub(crate) scribe: Scribe,
     signals: Signals,
-    clock: BootClock,
+    pub(crate) clock: BootClock,
     /// For messages: the LOCKSPACE string.
     shown: String,
-    claim: Claim,
-    path: PathBuf,
-    lockspace: Lockspace,
-    generation: Generation,
-    ballots_from: Moment,
-    tenure: Tenure,
-    hosts: Sightings,
-    table: Table,
-    peers: BTreeMap<u64, Peer>,
-    next_peer: u64,
+    pub(crate) life: Life,
+    pub(crate) estate: Estate,
+    pub(crate) tenure: Arc<Tenure>,
+    pub(crate) hosts: Sightings,
+    pub(crate) table: Table,
+    pub(crate) peers: BTreeMap<u64, Peer>,
+    pub(crate) next_peer: u64,
+    /// Holders of a former lease-join that have not come back yet.
+    pub(crate) awaited: BTreeMap<HolderId, Victim>,
+    /// Holders that have ended, until all that they started is proven gone.
+    pub(crate) graves: BTreeMap<HolderId, Victim>,
+    undertaker: Undertaker,
+    /// Resources whose holder was writing to the disk when it died.
+    died_writing: BTreeSet<(HolderId, usize)>,
     /// Answers that must not leave before the page with this number is written.
-    unsent: VecDeque<(u64, Answer)>,
-    stage: Stage,
+    pub(crate) unsent: VecDeque<(u64, Answer)>,
+    pub(crate) stage: Stage,
     warned: bool,
 }
 
 impl Server {
     /// Opens the socket, starts to renew, and says on stdout that the host id is joined.
-    pub(crate) fn start(
-        seat: Seat,
-        spec: &Spec,
-        disk: Found,
-        lease: HostLease,
-        signals: Signals,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn start(seat: Seat, joined: Joined, signals: Signals) -> anyhow::Result<Self> {
         let listener = seat
             .place
             .listen(&seat.lock)
@@ -98,30 +88,53 @@ impl Server {
         listener
             .set_nonblocking(true)
             .context("cannot listen for lease-hold")?;
-        let path =
-            std::path::absolute(&spec.lockspace.place.path).context("no working directory")?;
-        let writer = seat.place.try_clone().context("cannot keep a state file")?;
-        let mut server = Self {
-            scribe: Scribe::start(writer, signals.wake.clone()),
-            listener,
-            clock: BootClock::default(),
-            shown: spec.lockspace.to_string(),
-            claim: *lease.claim(),
+        let Joined {
+            shown,
+            path,
+            found,
+            lease,
+            life,
+            mut table,
+        } = joined;
+        let copy = || seat.place.try_clone().context("cannot keep a state file");
+        let logged = Logged::new(found.device, copy()?, life.clone())
+            .map_err(|fault| Failure::new(Status::System, fault.to_string()))?;
+        table.await_all();
+        let awaited = table
+            .holders()
+            .map(|(id, holder)| (id, Victim::of(holder)))
+            .collect();
+        let tenure = Arc::new(Tenure::new(life.timing, lease.renewed()));
+        let estate = Estate {
             path,
             lockspace: *lease.lockspace(),
-            generation: lease.generation(),
+            host: life.host,
+            generation: life.generation,
             ballots_from: lease.ballots_from(),
-            tenure: Tenure::new(lease.claim().timing, lease.renewed()),
+            tenure: tenure.clone(),
+        };
+        let mut server = Self {
+            scribe: Scribe::start(copy()?, signals.wake.clone()),
+            listener,
+            clock: BootClock::default(),
+            shown,
+            undertaker: Undertaker::new(estate.clone(), signals.wake.clone()),
+            estate,
+            tenure,
             hosts: Sightings::default(),
-            table: Table::default(),
+            table,
             peers: BTreeMap::new(),
             next_peer: 0,
+            awaited,
+            graves: BTreeMap::new(),
+            died_writing: BTreeSet::new(),
             unsent: VecDeque::new(),
             stage: Stage::Serving,
             warned: false,
-            heartbeat: Heartbeat::start(lease, disk, signals.wake.clone()),
+            heartbeat: Heartbeat::start(lease, logged, signals.wake.clone()),
             signals,
             seat,
+            life,
         };
         server.save()?;
         server.announce()?;
@@ -132,11 +145,16 @@ impl Server {
     pub(crate) fn run(mut self) -> anyhow::Result<u8> {
         loop {
             self.wait_for_news()?;
+            if self.signals.told_to_end() {
+                return Ok(Status::Done.code());
+            }
             self.hear_signals();
             let ended = self.hear_heartbeat()?;
             self.check_deadline();
             self.accept();
             self.hear_peers()?;
+            self.strike()?;
+            self.hear_undertaker()?;
             self.send_answers()?;
             if let Some(end) = ended.or_else(|| self.end()) {
                 return end.map_err(Into::into);
@@ -145,7 +163,10 @@ impl Server {
     }
 
     fn announce(&self) -> anyhow::Result<()> {
-        let line = format!("joined {} generation {}\n", self.shown, self.generation);
+        let line = format!(
+            "joined {} generation {}\n",
+            self.shown, self.life.generation
+        );
         let mut stdout = io::stdout();
         stdout
             .write_all(line.as_bytes())
@@ -172,11 +193,12 @@ impl Server {
                 PollFlags::POLLIN | write,
             ));
         }
-        let left = self
-            .tenure
-            .deadline()
-            .since(self.clock.now())
-            .min(LOOK_AROUND);
+        let most = if self.graves.is_empty() {
+            LOOK_AROUND
+        } else {
+            STRIKE_EVERY
+        };
+        let left = self.next_deadline().since(self.clock.now()).min(most);
         let left = left.max(Duration::from_millis(1));
         match poll(
             &mut fds,
@@ -189,11 +211,23 @@ impl Server {
         Ok(())
     }
 
+    /// When something has to be done even if nothing is heard.
+    fn next_deadline(&self) -> Moment {
+        match self.stage {
+            Stage::Serving => self.tenure.deadline(),
+            Stage::Stopping { strike_at } => strike_at.min(self.tenure.deadline()),
+            Stage::Leaving => self.clock.now().after(LOOK_AROUND),
+            // Once that moment has come, striking has its own pace.
+            Stage::Lost { strike_at, .. } => strike_at.max(self.clock.now().after(STRIKE_EVERY)),
+        }
+    }
+
     // ---- the host id
 
     fn hear_signals(&mut self) {
         if self.signals.told_to_leave() && self.stage == Stage::Serving {
-            self.stage = Stage::Stopping;
+            let strike_at = self.clock.now().after(LEAVE_WITHIN);
+            self.stage = Stage::Stopping { strike_at };
             self.tell_all(&Tell::Stop);
         }
     }
@@ -206,14 +240,14 @@ impl Server {
                 Beat::Failed(why) => self.not_renewed(&why),
                 Beat::Lost(why) => self.lose(&why),
                 Beat::Left(Ok(())) => {
-                    self.seat
-                        .place
-                        .remove_socket()
-                        .context("cannot remove the socket")?;
-                    self.seat
-                        .place
-                        .remove_state()
-                        .context("cannot remove the state file")?;
+                    let place = &self.seat.place;
+                    place.remove_socket().context("cannot remove the socket")?;
+                    place
+                        .remove(Kept::Holders)
+                        .context("cannot remove the holders' file")?;
+                    place
+                        .remove(Kept::Heartbeat)
+                        .context("cannot remove the heartbeat's file")?;
                     return Ok(Some(Ok(Status::Done.code())));
                 }
                 Beat::Left(Err(why)) => {
@@ -226,7 +260,7 @@ impl Server {
     }
 
     fn renewed(&mut self, renewed: Moment, hosts: Sightings) {
-        if matches!(self.stage, Stage::Lost(_)) {
+        if matches!(self.stage, Stage::Lost { .. }) {
             return;
         }
         if self.warned {
@@ -239,7 +273,7 @@ impl Server {
     }
 
     fn not_renewed(&mut self, why: &str) {
-        if self.warned || matches!(self.stage, Stage::Lost(_)) {
+        if self.warned || matches!(self.stage, Stage::Lost { .. }) {
             return;
         }
         self.warned = true;
@@ -255,302 +289,195 @@ impl Server {
 
     fn check_deadline(&mut self) {
         let over = !self.tenure.holds(self.clock.now());
-        if over && !matches!(self.stage, Stage::Lost(_) | Stage::Leaving) {
-            let seconds = self.claim.timing.lost_after().as_secs();
+        if over && self.stage != Stage::Leaving {
+            let seconds = self.life.timing.lost_after().as_secs();
             self.lose(&format!("no renewal for {seconds} s"));
         }
     }
 
+    /// Holders kill by themselves, half-way to the moment at which another host may take over; at
+    /// three quarters we do it for them. Taken on the disk there is no time to wait for.
     fn lose(&mut self, why: &str) {
-        if matches!(self.stage, Stage::Lost(_)) {
+        if matches!(self.stage, Stage::Lost { .. }) {
             return;
         }
+        let timing = self.life.timing;
+        let margin = timing.dead_after() - timing.lost_after();
+        let expired = self.tenure.renewed().after(timing.lost_after());
+        let now = self.clock.now();
+        let strike_at = match now >= expired {
+            true => expired.after(margin * 3 / 4),
+            false => now.after(margin / 4),
+        };
         self.tenure.note_loss();
         say(
             TOOL,
-            format!("lost {}: {why}; what it guards is being killed", self.shown),
+            format!("lost {}: {why}; what it guards is being ended", self.shown),
         );
         self.tell_all(&Tell::Lost {
             why: why.to_owned(),
         });
-        self.stage = Stage::Lost(why.to_owned());
+        self.stage = Stage::Lost {
+            why: why.to_owned(),
+            strike_at,
+        };
     }
 
     /// The result with which to end, if nothing is left to wait for.
     fn end(&mut self) -> Option<Result<u8, Failure>> {
-        if self.peers.values().any(|peer| peer.holder.is_some()) {
+        let busy = self.peers.values().any(|peer| peer.holder.is_some());
+        if busy || !self.graves.is_empty() || !self.awaited.is_empty() {
             return None;
         }
-        let left = self
-            .table
-            .holders()
-            .next()
-            .map(|(_, holder)| describe(holder));
-        match (&self.stage, left) {
-            (Stage::Serving | Stage::Leaving, _) => None,
-            (Stage::Stopping, None) => {
-                self.stage = Stage::Leaving;
-                self.heartbeat.leave();
-                None
-            }
-            (Stage::Stopping, Some(holder)) => {
-                let text = format!(
-                    "cannot give back {}: {holder} ended without a release, and what it started \
-                     may still run; other hosts can take over {} s after this",
-                    self.shown,
-                    self.claim.timing.dead_after().as_secs()
-                );
-                Some(Err(Failure::new(Status::Busy, text)))
-            }
-            (Stage::Lost(why), _) => {
+        match &self.stage {
+            Stage::Serving | Stage::Leaving => None,
+            Stage::Lost { why, .. } => {
                 let text = format!("lost {}: {why}", self.shown);
                 Some(Err(Failure::new(Status::Lost, text)))
             }
+            Stage::Stopping { .. } => match self.table.holders().next() {
+                None => {
+                    self.stage = Stage::Leaving;
+                    self.heartbeat.leave();
+                    None
+                }
+                Some((_, holder)) if holder.link == Link::Unproven => {
+                    let text = format!(
+                        "cannot give back {}: what {} started may still run; other hosts can take \
+                         over {} s after this",
+                        self.shown,
+                        describe(holder),
+                        self.life.timing.dead_after().as_secs()
+                    );
+                    Some(Err(Failure::new(Status::Busy, text)))
+                }
+                Some(_) => None,
+            },
         }
     }
 
-    // ---- connections
+    // ---- the dead, and those who are to die
 
-    fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if self.peers.len() >= CONNECTIONS_MAX {
-                continue;
-            }
-            let Some(peer) = self.admit(stream) else {
-                continue;
-            };
-            self.next_peer += 1;
-            self.peers.insert(self.next_peer, peer);
-        }
-    }
-
-    /// Only our own user and root may talk.
-    fn admit(&self, stream: UnixStream) -> Option<Peer> {
-        let credentials = getsockopt(&stream, PeerCredentials).ok()?;
-        let ours = nix::unistd::geteuid().as_raw();
-        if credentials.uid() != ours && credentials.uid() != 0 {
-            return None;
-        }
-        stream.set_nonblocking(true).ok()?;
-        let since = self.clock.now();
-        Some(Peer {
-            wire: Wire::new(stream),
-            pid: credentials.pid(),
-            since,
-            holder: None,
-        })
-    }
-
-    fn hear_peers(&mut self) -> anyhow::Result<()> {
-        let now = self.clock.now();
-        let numbers: Vec<u64> = self.peers.keys().copied().collect();
-        for number in numbers {
-            let Some(peer) = self.peers.get_mut(&number) else {
-                continue;
-            };
-            let late = peer.holder.is_none() && now.since(peer.since) > REGISTER_WITHIN;
-            let open = peer.wire.flush().is_ok() && peer.wire.fill().unwrap_or(false);
-            let heard = self.hear_peer(number)?;
-            if !open || !heard || late {
-                self.close(number)?;
+    fn strike(&mut self) -> anyhow::Result<()> {
+        self.strike_those_who_stay();
+        self.bury_those_who_do_not_come_back()?;
+        let ids: Vec<HolderId> = self.graves.keys().copied().collect();
+        for id in ids {
+            let remains = self.graves.get(&id).map(Victim::strike);
+            match remains {
+                Some(Remains::Nothing) => self.proven_gone(id)?,
+                Some(Remains::NotKnown) => self.unproven(id)?,
+                Some(Remains::Something) | None => {}
             }
         }
         Ok(())
     }
 
-    /// Takes all messages that a peer has sent. `false`: it is to be closed.
-    fn hear_peer(&mut self, number: u64) -> anyhow::Result<bool> {
-        loop {
-            let Some(peer) = self.peers.get_mut(&number) else {
-                return Ok(true);
-            };
-            let ask = match peer.wire.take_message::<Ask>() {
-                Ok(Some(ask)) => ask,
-                Ok(None) => return Ok(true),
-                Err(_) => return Ok(false),
-            };
-            let (pid, holder) = (peer.pid, peer.holder);
-            let answers = match (ask, holder) {
-                (Ask::Register { command, resources }, None) => {
-                    if let Some(why) = self.refusal() {
-                        self.tell(number, &Tell::Refused { why });
-                        return Ok(false);
-                    }
-                    match self.table.register(pid, command, resources) {
-                        Ok(id) => {
-                            if let Some(peer) = self.peers.get_mut(&number) {
-                                peer.holder = Some(id);
-                            }
-                            self.tell(number, &Tell::Registered(Box::new(self.welcome(id))));
-                            continue;
-                        }
-                        Err(why) => {
-                            self.tell(number, &Tell::Refused { why });
-                            return Ok(false);
-                        }
-                    }
-                }
-                (ask, Some(id)) => self.answer(number, id, ask),
-                (_, None) => return Ok(false),
-            };
-            match answers {
-                Ok(answers) => self.save_then_send(answers)?,
-                Err(OutOfOrder) => return Ok(false),
-            }
-        }
-    }
-
-    fn refusal(&self) -> Option<String> {
-        match &self.stage {
-            Stage::Serving => None,
-            Stage::Stopping | Stage::Leaving => Some("lease-join is leaving".into()),
-            Stage::Lost(why) => Some(format!("the host id is lost: {why}")),
-        }
-    }
-
-    fn answer(&mut self, number: u64, id: HolderId, ask: Ask) -> Result<Vec<Answer>, OutOfOrder> {
-        let now = self.clock.now();
-        let late_until = landed_by(now, self.claim.timing.dead_after());
-        match ask {
-            Ask::Register { .. } => Err(OutOfOrder),
-            Ask::Acquire { .. } | Ask::Guard { .. } if self.stage != Stage::Serving => {
-                Ok(vec![(id, self.farewell())])
-            }
-            Ask::Acquire { index } => Ok(vec![self.table.acquire(id, index, now)?]),
-            Ask::Acquired { index, lver, left } => {
-                self.table.acquired(id, index, lver, left, late_until)
-            }
-            Ask::Release { index } => self.table.release(id, index),
-            Ask::Released { index, left } => self.table.released(id, index, left, late_until),
-            Ask::Guard { pid } => {
-                let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
-                let _pidfd = peer.wire.take_descriptor().ok_or(OutOfOrder)?;
-                self.table.guard(id, pid)?;
-                let (generation, renewed) = (self.generation, self.tenure.renewed());
-                Ok(vec![(
-                    id,
-                    Tell::Go {
-                        generation,
-                        renewed,
-                    },
-                )])
-            }
-        }
-    }
-
-    fn farewell(&self) -> Tell {
-        match &self.stage {
-            Stage::Lost(why) => Tell::Lost { why: why.clone() },
-            Stage::Serving | Stage::Stopping | Stage::Leaving => Tell::Stop,
-        }
-    }
-
-    fn welcome(&self, holder: HolderId) -> Welcome {
-        Welcome {
-            holder,
-            host: self.claim.host,
-            generation: self.generation,
-            host_name: self.claim.name,
-            path: self.path.clone(),
-            offset: self.lockspace.offset,
-            geometry: self.lockspace.geometry,
-            timing: self.claim.timing,
-            renewed: self.tenure.renewed(),
-            ballots_from: self.ballots_from,
-            hosts: self.hosts.clone(),
-        }
-    }
-
-    fn close(&mut self, number: u64) -> anyhow::Result<()> {
-        let Some(peer) = self.peers.remove(&number) else {
-            return Ok(());
+    /// Whoever has not gone by the time at which it had to is killed, with all that it started;
+    /// its connection ends by that.
+    fn strike_those_who_stay(&self) {
+        let (Stage::Stopping { strike_at } | Stage::Lost { strike_at, .. }) = &self.stage else {
+            return;
         };
-        let Some(id) = peer.holder else { return Ok(()) };
-        let (left, answers) = self.table.disconnected(id);
-        if let Some(holder) = left {
-            let text = format!(
-                "{} ended without a release; its leases stay owned by this host: {}",
-                describe(holder),
-                leases(holder)
-            );
-            say(TOOL, text);
+        if self.clock.now() < *strike_at {
+            return;
         }
+        let connected = self.peers.values().filter(|peer| peer.holder.is_some());
+        for victim in connected
+            .map(|peer| &peer.victim)
+            .chain(self.awaited.values())
+        {
+            victim.strike();
+        }
+    }
+
+    fn bury_those_who_do_not_come_back(&mut self) -> anyhow::Result<()> {
+        let gone = |victim: &Victim| victim.holder.as_ref().is_none_or(|holder| holder.is_dead());
+        let ids: Vec<HolderId> = self
+            .awaited
+            .iter()
+            .filter(|(_, victim)| gone(victim))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            if let Some(victim) = self.awaited.remove(&id) {
+                self.ended(id, victim)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn proven_gone(&mut self, id: HolderId) -> anyhow::Result<()> {
+        self.graves.remove(&id);
+        if let Some(holder) = self.table.holder(id) {
+            for (index, claim) in holder.claims.iter().enumerate() {
+                if matches!(
+                    claim.phase,
+                    Phase::Acquiring | Phase::Releasing | Phase::Doubt
+                ) {
+                    self.died_writing.insert((id, index));
+                }
+            }
+        }
+        let answers = self.table.proven_gone(id);
         self.save_then_send(answers)
     }
 
-    // ---- answers
-
-    /// Answers leave when what they allow is in the state file.
-    fn save_then_send(&mut self, answers: Vec<Answer>) -> anyhow::Result<()> {
-        let page = self.save()?;
-        self.unsent
-            .extend(answers.into_iter().map(|answer| (page, answer)));
-        Ok(())
+    fn unproven(&mut self, id: HolderId) -> anyhow::Result<()> {
+        self.graves.remove(&id);
+        self.table.unproven(id);
+        if let Some(holder) = self.table.holder(id) {
+            let name = describe(holder);
+            say(
+                TOOL,
+                format!(
+                    "{name} is dead, but what it started may still run: its leases stay owned by \
+                     this host; end what is left, then this lease-join"
+                ),
+            );
+        }
+        self.save_then_send(Vec::new())
     }
 
-    fn save(&mut self) -> anyhow::Result<u64> {
-        let state = State {
-            boot_id: self.claim.boot_id,
-            host: self.claim.host,
-            host_name: self.claim.name,
-            generation: self.generation,
-            timing: self.claim.timing,
-            table: self.table.clone(),
-        };
-        Ok(self.scribe.write(serde_json::to_vec(&state)?))
-    }
-
-    fn send_answers(&mut self) -> anyhow::Result<()> {
-        let done = self.scribe.done().context("cannot write the state file")?;
-        while let Some((page, (id, tell))) = self.unsent.pop_front() {
-            if page > done {
-                self.unsent.push_front((page, (id, tell)));
-                break;
-            }
-            let number = self
-                .peers
-                .iter()
-                .find(|(_, p)| p.holder == Some(id))
-                .map(|(n, _)| *n);
-            if let Some(number) = number {
-                self.tell(number, &tell);
+    /// The turn of a dead holder to release: taken in its place, unless others on this host share.
+    pub(crate) fn release_for(&mut self, id: HolderId, tell: &Tell) -> anyhow::Result<()> {
+        if let Tell::ReleaseTurn { index, last } = tell {
+            let asked = self.table.holder(id).and_then(|h| h.claims.get(*index));
+            match asked.map(|claim| claim.asked.clone()) {
+                Some(asked) if *last => {
+                    let wrote = self.died_writing.remove(&(id, *index));
+                    self.undertaker.give_back(id, *index, asked, wrote);
+                }
+                _ => self.forget(id)?,
             }
         }
         Ok(())
     }
 
-    /// A peer that cannot be told is closed when it is next heard.
-    fn tell(&mut self, number: u64, tell: &Tell) {
-        if let Some(peer) = self.peers.get_mut(&number)
-            && peer.wire.send(tell).is_err()
-        {
-            let _ = peer.wire.stream().shutdown(std::net::Shutdown::Both);
+    fn hear_undertaker(&mut self) -> anyhow::Result<()> {
+        while let Some((id, index)) = self.undertaker.next() {
+            let now = self.clock.now();
+            match self.table.released(id, index, Left::Nothing, now) {
+                Ok(answers) => self.save_then_send(answers)?,
+                Err(OutOfOrder) => continue,
+            }
+            self.forget(id)?;
         }
+        Ok(())
     }
 
-    fn tell_all(&mut self, tell: &Tell) {
-        let holders = |(number, peer): (&u64, &Peer)| peer.holder.map(|_| *number);
-        let numbers: Vec<u64> = self.peers.iter().filter_map(holders).collect();
-        for number in numbers {
-            self.tell(number, tell);
+    fn forget(&mut self, id: HolderId) -> anyhow::Result<()> {
+        let name = self.table.holder(id).map(describe);
+        if self.table.forget(id) {
+            say(
+                TOOL,
+                format!(
+                    "{}: nothing is left; its leases are free",
+                    name.unwrap_or_default()
+                ),
+            );
+            self.save()?;
         }
+        Ok(())
     }
-}
-
-fn describe(holder: &Holder) -> String {
-    format!(
-        "lease-hold pid {} ({})",
-        holder.pid,
-        escape(holder.command.as_bytes())
-    )
-}
-
-fn leases(holder: &Holder) -> String {
-    let held = holder
-        .claims
-        .iter()
-        .filter(|claim| claim.phase != Phase::Idle);
-    held.map(|claim| claim.asked.spec.as_str())
-        .collect::<Vec<_>>()
-        .join(", ")
 }

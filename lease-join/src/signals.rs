@@ -1,11 +1,13 @@
-//! SIGTERM and SIGINT: cut waits short, and wake the server.
+//! SIGTERM, SIGINT and SIGHUP: leave. SIGUSR1: end, and leave all as it is. Both cut waits short and
+//! wake the server.
 
 use anyhow::Context;
 use lease_core::clock::BootClock;
 use rustix::event::{EventfdFlags, eventfd};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A descriptor that turns readable when another thread has news.
 #[derive(Debug, Clone)]
@@ -44,20 +46,25 @@ pub(crate) struct Signals {
     pub(crate) clock: BootClock,
     /// Readable after the signal.
     pub(crate) wake: Wake,
+    end: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// From now on SIGTERM, SIGINT and SIGHUP are a wish to leave.
+    /// From now on the signals are heard.
     pub(crate) fn watch() -> anyhow::Result<Self> {
         let signals = Self {
             clock: BootClock::default(),
             wake: Wake::new()?,
+            end: Arc::default(),
         };
         let told = signals.clone();
-        let mut incoming = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
+        let mut incoming = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
             .context("cannot watch for signals")?;
         std::thread::spawn(move || {
-            for _ in incoming.forever() {
+            for signal in incoming.forever() {
+                if signal == SIGUSR1 {
+                    told.end.store(true, Ordering::SeqCst);
+                }
                 told.clock.interrupt();
                 told.wake.wake();
             }
@@ -65,7 +72,12 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Whether the signal has come.
+    /// Whether this process is to end at once, and to leave all as it is.
+    pub(crate) fn told_to_end(&self) -> bool {
+        self.end.load(Ordering::SeqCst)
+    }
+
+    /// Whether a signal has come.
     pub(crate) fn told_to_leave(&self) -> bool {
         self.clock.is_interrupted()
     }

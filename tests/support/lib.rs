@@ -1,4 +1,5 @@
-//! What the tests of whole tools share.
+//! What the tests share: whole tools run as a user runs them, the real sanlock beside them, a disk
+//! that does what it is told, and a simulated world.
 
 pub mod files;
 pub mod hosts;
@@ -6,3 +7,6 @@ pub mod process;
 pub mod sanlock;
 pub mod script;
 pub mod storage;
+
+#[path = "../sim/mod.rs"]
+pub mod sim;

@@ -1,6 +1,7 @@
 //! The messages, one JSON object a line.
 
 use crate::clock::Moment;
+use crate::contain::Containment;
 use crate::device::Identity;
 use crate::id::{Generation, HostId, Lver, Name};
 use crate::layout::Geometry;
@@ -9,6 +10,24 @@ use crate::spec::Mode;
 use crate::timing::Timing;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+/// What a holder does with one of its resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing.
+    Idle,
+    /// It writes to the disk to acquire it.
+    Acquiring,
+    /// It holds this version.
+    Held(Lver),
+    /// It waits for its turn to release.
+    Leaving(Lver),
+    /// It writes to the disk to release it.
+    Releasing,
+    /// It has ended, and it is not known whether the lease is ours.
+    Doubt,
+}
 
 /// Where an area is, whatever path leads to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,6 +48,8 @@ pub struct Asked {
     pub mode: Mode,
     /// Where its areas are.
     pub areas: Vec<AreaId>,
+    /// Absolute paths that lead there, in the same order.
+    pub paths: Vec<PathBuf>,
     /// The RESOURCE string as it was given.
     pub spec: String,
 }
@@ -42,12 +63,22 @@ pub struct HolderId(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 pub enum Ask {
-    /// First of all: who asks, for what.
+    /// First of all: who asks, for what. A pidfd of the asker comes with this message.
     Register {
         /// The command's name, for people.
         command: String,
         /// What is wanted.
         resources: Vec<Asked>,
+    },
+    /// Instead of [`Ask::Register`], after lease-join was restarted: go on as before. A pidfd of
+    /// the asker comes with this message.
+    Resume {
+        /// The registration.
+        holder: HolderId,
+        /// The generation that it belongs to.
+        generation: Generation,
+        /// What is done with each resource at this moment.
+        phases: Vec<Phase>,
     },
     /// May the disk be written to acquire this resource?
     Acquire {
@@ -65,8 +96,8 @@ pub enum Ask {
     },
     /// The command's process stands behind its gate; its pidfd comes with this message.
     Guard {
-        /// Its process id.
-        pid: i32,
+        /// How it is contained.
+        containment: Containment,
     },
     /// May the disk be written to release this resource?
     Release {
@@ -100,6 +131,11 @@ pub enum Left {
 pub enum Tell {
     /// The answer to [`Ask::Register`].
     Registered(Box<Welcome>),
+    /// The answer to [`Ask::Resume`].
+    Resumed {
+        /// The moment before the last renewal was issued.
+        renewed: Moment,
+    },
     /// The answer to anything that cannot be: the connection ends.
     Refused {
         /// Why, for people.
@@ -152,6 +188,8 @@ pub enum Tell {
 pub struct Welcome {
     /// The registration.
     pub holder: HolderId,
+    /// Name of the lockspace.
+    pub lockspace: Name,
     /// Our host id.
     pub host: HostId,
     /// Its present life.

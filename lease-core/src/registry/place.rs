@@ -1,4 +1,5 @@
-//! The run directory: one directory a lockspace, with a lock file, a socket and a state file.
+//! The run directory: one directory a lockspace, with a lock file, a socket and two files that
+//! outlive a lease-join.
 //!
 //! Everything is opened relative to a directory that was opened without following a symbolic
 //! link; a lockspace's name cannot lead out of the run directory.
@@ -25,6 +26,31 @@ const STATE_MAX: u64 = 64 << 20;
 pub struct Place {
     fd: OwnedFd,
     shown: PathBuf,
+}
+
+/// The files that tell a next lease-join of this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Who holds what.
+    Holders,
+    /// The heartbeat: what was written last, and when.
+    Heartbeat,
+}
+
+impl Kept {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Holders => "state",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
+
+    fn name_of_new(self) -> &'static str {
+        match self {
+            Self::Holders => "state.new",
+            Self::Heartbeat => "heartbeat.new",
+        }
+    }
 }
 
 /// Proof that this process is the only lease-join of its lockspace on this host.
@@ -122,10 +148,10 @@ impl Place {
         UnixStream::connect(self.socket_path())
     }
 
-    /// The state file's content; `None` if there is none.
-    pub fn read_state(&self) -> io::Result<Option<Vec<u8>>> {
+    /// A file's content; `None` if there is none.
+    pub fn read(&self, file: Kept) -> io::Result<Option<Vec<u8>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        match openat(&self.fd, "state", flags, Mode::empty()) {
+        match openat(&self.fd, file.name(), flags, Mode::empty()) {
             Ok(fd) => {
                 let mut bytes = Vec::new();
                 File::from(fd).take(STATE_MAX).read_to_end(&mut bytes)?;
@@ -136,22 +162,23 @@ impl Place {
         }
     }
 
-    /// Replaces the state file as a whole. It has to survive this process, not this boot, so it
-    /// is not synced.
-    pub fn write_state(&self, bytes: &[u8]) -> io::Result<()> {
+    /// Replaces a file as a whole. It has to survive this process, not this boot, so it is not
+    /// synced.
+    pub fn write(&self, file: Kept, bytes: &[u8]) -> io::Result<()> {
         let flags = OFlag::O_WRONLY
             | OFlag::O_CREAT
             | OFlag::O_TRUNC
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
-        let fd = openat(&self.fd, "state.new", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let new = file.name_of_new();
+        let fd = openat(&self.fd, new, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
         File::from(fd).write_all(bytes)?;
-        Ok(renameat(&self.fd, "state.new", &self.fd, "state")?)
+        Ok(renameat(&self.fd, new, &self.fd, file.name())?)
     }
 
-    /// Removes the state file: nothing is left that a next lease-join would have to know.
-    pub fn remove_state(&self) -> io::Result<()> {
-        match unlinkat(&self.fd, "state", UnlinkatFlags::NoRemoveDir) {
+    /// Removes a file: it holds nothing that a next lease-join would have to know.
+    pub fn remove(&self, file: Kept) -> io::Result<()> {
+        match unlinkat(&self.fd, file.name(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

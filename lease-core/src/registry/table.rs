@@ -5,9 +5,11 @@
 //! only the last one writes the release. What a holder had when its connection ended stays
 //! reserved. Time is a parameter; nothing here does I/O.
 
-use super::message::{AreaId, Asked, HolderId, Left, Rival, Tell, Turn};
+use super::message::{AreaId, Asked, HolderId, Left, Phase, Rival, Tell, Turn};
 use crate::clock::Moment;
+use crate::contain::Guarded;
 use crate::id::Lver;
+use crate::process::ProcessId;
 use crate::spec::Mode;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,24 +17,6 @@ use std::time::Duration;
 
 /// Most resources of one holder.
 pub const RESOURCES_MAX: usize = 64;
-
-/// What a holder does with one of its resources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Nothing.
-    Idle,
-    /// It writes to the disk to acquire it.
-    Acquiring,
-    /// It holds this version.
-    Held(Lver),
-    /// It waits for its turn to release.
-    Leaving(Lver),
-    /// It writes to the disk to release it.
-    Releasing,
-    /// It ended, and it is not known whether the lease is ours.
-    Doubt,
-}
 
 /// One resource of a holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,19 +28,43 @@ pub struct Claimed {
     pub phase: Phase,
 }
 
+/// Whether a holder can be talked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// It is connected.
+    Connected,
+    /// Not since lease-join was restarted; it is expected to come back.
+    Awaited,
+    /// It ended without a release. What it left is being cleared.
+    Crashed,
+    /// It ended without a release, and what it started can never be proven gone.
+    Unproven,
+}
+
 /// One registered lease-hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Its process id.
-    pub pid: i32,
+    /// Its process.
+    pub process: ProcessId,
     /// Its command's name.
     pub command: String,
+    /// Wall clock, seconds since 1970, when it registered.
+    pub since: u64,
     /// Its resources.
     pub claims: Vec<Claimed>,
-    /// Process id of the guarded command, once there is one.
-    pub guarded: Option<i32>,
-    /// Its connection has ended without a release.
-    pub crashed: bool,
+    /// The guarded process, once there is one. Without one nothing was ever run: the gate opens
+    /// only after this was noted.
+    pub guarded: Option<Guarded>,
+    /// Whether it can be talked to.
+    pub link: Link,
+}
+
+impl Holder {
+    /// Whether it has ended without a release.
+    pub fn ended(&self) -> bool {
+        matches!(self.link, Link::Crashed | Link::Unproven)
+    }
 }
 
 /// A place on which a late write of this host may still land.
@@ -90,8 +98,9 @@ impl Table {
     /// Takes in a new holder. Refused, in words: too many resources, or one of them twice.
     pub fn register(
         &mut self,
-        pid: i32,
+        process: ProcessId,
         command: String,
+        since: u64,
         resources: Vec<Asked>,
     ) -> Result<HolderId, String> {
         if resources.is_empty() || resources.len() > RESOURCES_MAX {
@@ -118,11 +127,12 @@ impl Table {
         self.next += 1;
         let id = HolderId(self.next);
         let holder = Holder {
-            pid,
+            process,
             command,
+            since,
             claims,
             guarded: None,
-            crashed: false,
+            link: Link::Connected,
         };
         self.holders.insert(id, holder);
         Ok(id)
@@ -143,7 +153,7 @@ impl Table {
         let mut sharing = false;
         for (_, other, rival) in self.others(id, index, &areas) {
             let shared = matches!(other.phase, Phase::Held(_)) && other.asked.mode == Mode::Shared;
-            if rival.crashed || !shared || mode != Mode::Shared {
+            if rival.ended() || !shared || mode != Mode::Shared {
                 let by = rival_of(rival, other);
                 return Ok((id, Tell::Busy { index, by }));
             }
@@ -180,17 +190,48 @@ impl Table {
         Ok(self.turns_to_release())
     }
 
-    /// Notes the guarded process. Only a holder of all its resources has one.
-    pub fn guard(&mut self, id: HolderId, pid: i32) -> Result<(), OutOfOrder> {
+    /// Notes the guarded process. Only a holder of all its resources has one. Asked again after a
+    /// restart, it is the same one.
+    pub fn guard(&mut self, id: HolderId, guarded: Guarded) -> Result<(), OutOfOrder> {
         let holder = self.holders.get_mut(&id).ok_or(OutOfOrder)?;
-        let all_held = holder
-            .claims
-            .iter()
-            .all(|c| matches!(c.phase, Phase::Held(_)));
-        if !all_held || holder.guarded.is_some() {
+        let held = |c: &Claimed| matches!(c.phase, Phase::Held(_));
+        let other = holder
+            .guarded
+            .as_ref()
+            .is_some_and(|known| *known != guarded);
+        if other || !holder.claims.iter().all(held) {
             return Err(OutOfOrder);
         }
-        holder.guarded = Some(pid);
+        holder.guarded = Some(guarded);
+        Ok(())
+    }
+
+    /// After a restart of lease-join: nobody is connected any more.
+    pub fn await_all(&mut self) {
+        for holder in self.holders.values_mut() {
+            if holder.link == Link::Connected {
+                holder.link = Link::Awaited;
+            }
+        }
+    }
+
+    /// A holder that was awaited comes back, as the same process. What it says of its resources
+    /// is newer than what is known here.
+    pub fn resume(
+        &mut self,
+        id: HolderId,
+        process: ProcessId,
+        phases: &[Phase],
+    ) -> Result<(), OutOfOrder> {
+        let holder = self.holders.get_mut(&id).ok_or(OutOfOrder)?;
+        let same = holder.process == process && holder.claims.len() == phases.len();
+        if holder.link != Link::Awaited || !same {
+            return Err(OutOfOrder);
+        }
+        holder.link = Link::Connected;
+        for (claim, phase) in holder.claims.iter_mut().zip(phases) {
+            claim.phase = *phase;
+        }
         Ok(())
     }
 
@@ -220,7 +261,8 @@ impl Table {
         Ok(self.turns_to_release())
     }
 
-    /// The connection has ended. Returns the holder if it left something behind: it stays here.
+    /// The connection has ended, or an awaited holder is dead. Returns the holder if it left
+    /// something behind: it stays here until [`Table::proven_gone`] and what follows.
     pub fn disconnected(&mut self, id: HolderId) -> (Option<&Holder>, Vec<Answer>) {
         let idle = |holder: &Holder| holder.claims.iter().all(|c| c.phase == Phase::Idle);
         if self.holders.get(&id).is_none_or(idle) {
@@ -228,9 +270,53 @@ impl Table {
             return (None, self.turns_to_release());
         }
         if let Some(holder) = self.holders.get_mut(&id) {
-            holder.crashed = true;
+            holder.link = Link::Crashed;
         }
         (self.holders.get(&id), Vec::new())
+    }
+
+    /// A crashed holder, and all that it started, is proven gone: its leases can go back. Each
+    /// that is to be released on the disk is answered with a turn, now or when it comes.
+    pub fn proven_gone(&mut self, id: HolderId) -> Vec<Answer> {
+        let Some(holder) = self.holders.get_mut(&id) else {
+            return Vec::new();
+        };
+        let mut answers = Vec::new();
+        for (index, claim) in holder.claims.iter_mut().enumerate() {
+            match claim.phase {
+                Phase::Idle | Phase::Leaving(_) => {}
+                Phase::Held(lver) => claim.phase = Phase::Leaving(lver),
+                Phase::Acquiring | Phase::Releasing | Phase::Doubt => {
+                    claim.phase = Phase::Releasing;
+                    answers.push((id, Tell::ReleaseTurn { index, last: true }));
+                }
+            }
+        }
+        answers.extend(self.turns_to_release());
+        answers
+    }
+
+    /// What a crashed holder started can never be proven gone: its leases stay reserved.
+    pub fn unproven(&mut self, id: HolderId) {
+        if let Some(holder) = self.holders.get_mut(&id) {
+            holder.link = Link::Unproven;
+        }
+    }
+
+    /// Forgets a crashed holder that has nothing left. Whether it did.
+    pub fn forget(&mut self, id: HolderId) -> bool {
+        let done =
+            |h: &Holder| h.link == Link::Crashed && h.claims.iter().all(|c| c.phase == Phase::Idle);
+        let forgotten = self.holders.get(&id).is_some_and(done);
+        if forgotten {
+            self.holders.remove(&id);
+        }
+        forgotten
+    }
+
+    /// One holder.
+    pub fn holder(&self, id: HolderId) -> Option<&Holder> {
+        self.holders.get(&id)
     }
 
     fn leave_behind(
@@ -354,14 +440,18 @@ fn overlap(one: &[AreaId], other: &[AreaId]) -> bool {
 }
 
 fn rival_of(holder: &Holder, claim: &Claimed) -> Rival {
-    let passing = match claim.phase {
-        Phase::Acquiring | Phase::Releasing | Phase::Leaving(_) => !holder.crashed,
-        Phase::Idle | Phase::Held(_) | Phase::Doubt => false,
+    // What a crashed holder left is being cleared: that passes as well.
+    let passing = match (holder.link, claim.phase) {
+        (Link::Crashed, _) => true,
+        (Link::Unproven, _) => false,
+        (_, Phase::Acquiring | Phase::Releasing | Phase::Leaving(_)) => true,
+        (_, Phase::Idle | Phase::Held(_) | Phase::Doubt) => false,
     };
+    let (pid, command) = (holder.process.pid, holder.command.clone());
     Rival {
-        pid: holder.pid,
-        command: holder.command.clone(),
+        pid,
+        command,
         passing,
-        crashed: holder.crashed,
+        crashed: holder.ended(),
     }
 }

@@ -115,6 +115,23 @@ impl Wire {
         Ok(bytes > 0)
     }
 
+    /// The next message, however long it takes, or as long as the socket is set to wait. Blocking
+    /// sockets only.
+    pub fn receive<T: DeserializeOwned>(&mut self) -> io::Result<T> {
+        loop {
+            if let Some(message) = self.take_message()? {
+                return Ok(message);
+            }
+            let before = self.inbox.len();
+            if !self.fill()? {
+                return Err(io::Error::other("the connection was closed"));
+            }
+            if self.inbox.len() == before {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+
     /// The next whole message that has been read, if any. An error for one that is no message, or
     /// too long.
     pub fn take_message<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
