@@ -109,18 +109,27 @@ fn a_share_that_was_ended_on_the_disk_kills_its_command() {
     lost(&hold.finish_within(AT_ONCE), "LS:R1");
 }
 
+/// Whether commands are contained in control groups here.
+fn has_control_groups(host: &Host, resource: &str) -> bool {
+    let ran = host.hold(&["--contain", "cgroup", resource], &["true"]);
+    assert!([0, 78].contains(&ran.code), "{ran:?}");
+    ran.code == 0
+}
+
 #[test]
 fn a_killed_lease_hold_takes_its_command_along_and_leaves_the_lease_owned() {
     let storage = Storage::new(1);
     let resource = storage.resource(1);
     let (a, join_a) = Host::joined(&storage, 1);
     let (b, _join_b) = Host::joined(&storage, 2);
-    let hold = a.start_hold(&[&resource], &["sh", "-c", "echo $$; exec sleep 100"]);
+    let command = ["sh", "-c", "echo $$; exec sleep 100"];
+    let hold = a.start_hold(&["--contain", "tree", &resource], &command);
     let pid: i32 = wait_until("its pid", SOON, || hold.stdout().trim().parse().ok());
     hold.kill();
     wait_until("the command's end", SOON, || (!runs(pid)).then_some(()));
 
-    join_a.wait_for_stderr("ended without a release; its leases stay owned by this host");
+    // Nobody can tell what else it may have started.
+    join_a.wait_for_stderr("its leases stay owned by this host");
     assert_eq!(storage.owner(1), (Some(1), 1));
     let ran = a.hold(&[&resource], &["true"]);
     assert_eq!(ran.code, 75, "{ran:?}");
@@ -144,6 +153,64 @@ fn a_killed_lease_hold_takes_its_command_along_and_leaves_the_lease_owned() {
 }
 
 #[test]
+fn what_a_killed_lease_hold_leaves_in_a_control_group_is_ended_and_given_back() {
+    let storage = Storage::new(2);
+    let (exclusive, shared) = (storage.resource(1), format!("{}:SH", storage.resource(2)));
+    let (a, join) = Host::joined(&storage, 1);
+    let (b, _join_b) = Host::joined(&storage, 2);
+    if !has_control_groups(&a, &exclusive) {
+        return;
+    }
+    let (hold, pids) = with_daemon(&a, &["--contain", "cgroup", &exclusive, &shared]);
+    let lver = storage.owner(1).1;
+    hold.kill();
+    join.wait_for_stderr("nothing is left; its leases are free");
+    assert!(!pids.iter().any(|pid| runs(*pid)));
+    assert_eq!(storage.owner(1), (None, lver));
+    assert_eq!(storage.sharers(2, 1), [] as [u64; 0]);
+    assert_eq!(
+        b.hold(&[&exclusive, &storage.resource(2)], &["true"]).code,
+        0
+    );
+    join.signal(Signal::SIGTERM);
+    assert_eq!(join.finish().code, 0);
+}
+
+#[test]
+fn a_lease_join_that_is_started_again_in_time_goes_on() {
+    let storage = Storage::new(2);
+    let (exclusive, shared) = (storage.resource(1), format!("{}:SH", storage.resource(2)));
+    let (a, join) = Host::joined(&storage, 1);
+    let (hold, pids) = with_daemon(&a, &[&exclusive, &shared]);
+    join.kill();
+    hold.wait_for_stderr("has ended");
+    let join = a.join();
+    assert!(
+        join.stdout().ends_with(" generation 1\n"),
+        "{}",
+        join.stdout()
+    );
+    hold.wait_for_stderr("is back");
+    // It knows what is held, and renews: longer than the lease would have lasted.
+    let ran = a.hold(&["-w", "9", &exclusive], &["true"]);
+    assert_eq!(ran.code, 75, "{ran:?}");
+    assert!(
+        ran.stderr.contains("held on this host by lease-hold pid"),
+        "{ran:?}"
+    );
+    assert!(pids.iter().all(|pid| runs(*pid)));
+    assert_eq!(storage.owner(1), (Some(1), 1));
+
+    join.signal(Signal::SIGTERM);
+    assert_eq!(join.finish().code, 0);
+    assert_eq!(hold.finish().code, 143);
+    assert!(!pids.iter().any(|pid| runs(*pid)));
+    assert_eq!(storage.owner(1), (None, 1));
+    assert_eq!(storage.sharers(2, 1), [] as [u64; 0]);
+    assert!(storage.heartbeat(1).is_free());
+}
+
+#[test]
 fn without_its_lease_join_a_command_is_killed_in_time() {
     let storage = Storage::new(1);
     let (a, join) = Host::joined(&storage, 1);
@@ -159,7 +226,7 @@ fn without_its_lease_join_a_command_is_killed_in_time() {
     join.kill();
     join_c.kill();
     let renewals = [renewed(&storage, 1), renewed(&other, 1)];
-    hold.wait_for_stderr("lease-join has ended; without a renewal the lease is lost 8 s after");
+    hold.wait_for_stderr("has ended; unless it is started again the lease is lost 8 s after");
     for (hold, renewed) in [&hold, &stubborn].into_iter().zip(renewals) {
         lost(&hold.finish(), "no renewal in time");
         let age = seconds() - renewed;
@@ -214,7 +281,8 @@ fn takeover(suffix: &str, waiting: bool) {
     );
     assert_eq!(wait.finish().code, 0);
     assert_eq!(storage.owner(1), (None, lver + 1));
-    assert_eq!(storage.sharers(1, 2), [] as [u64; 0]);
+    // From now on nobody waits for it.
+    assert_eq!(b.hold(&["-n", &resource], &["true"]).code, 0);
 }
 
 #[test]
@@ -223,7 +291,7 @@ fn a_dead_hosts_lease_is_taken_over_when_it_must_be_dead_and_not_before() {
 }
 
 #[test]
-fn a_dead_hosts_share_is_ended_when_it_must_be_dead_and_not_before() {
+fn a_dead_hosts_share_bars_nobody_when_it_must_be_dead_and_not_before() {
     takeover(":SH", false);
 }
 
@@ -240,10 +308,14 @@ fn a_host_that_comes_back_waits_for_the_end_of_its_former_life() {
     let storage = Storage::new(1);
     let resource = storage.resource(1);
     let (a, join) = Host::joined(&storage, 1);
+    if !has_control_groups(&a, &resource) {
+        return;
+    }
     let hold = a.holding(&[&resource]);
+    let lver = storage.owner(1).1;
     join.kill();
-    hold.kill();
     let renewed = renewed(&storage, 1);
+    lost(&hold.finish(), "no renewal in time");
 
     let join = a.join();
     let age = seconds() - renewed;
@@ -254,7 +326,7 @@ fn a_host_that_comes_back_waits_for_the_end_of_its_former_life() {
     let again = a.start_hold(&["-w", "60", &resource], &["true"]);
     again.wait_for_stderr("writes of an earlier life of this host may still land; waiting ");
     assert_eq!(again.finish_within(Duration::from_secs(60)).code, 0);
-    assert_eq!(storage.owner(1), (None, 2));
+    assert_eq!(storage.owner(1), (None, lver + 1));
 }
 
 #[test]

@@ -22,11 +22,15 @@ pub const GEOMETRIES: [(&str, &str, u64); 5] = [
     ("4096", "8M", 8),
 ];
 
-/// The built binary `name`, which lies beside the directory of the running test.
+/// The built binary `name`, which lies beside this program or beside the directory of this test.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test has a path");
-    let profile = test.parent().and_then(Path::parent);
-    let path = profile.expect("target/PROFILE/deps/TEST").join(name);
+    let own = std::env::current_exe().expect("this program has a path");
+    let dir = own.parent().expect("target/PROFILE/PROGRAM");
+    let dir = match dir.ends_with("deps") {
+        true => dir.parent().expect("target/PROFILE/deps/TEST"),
+        false => dir,
+    };
+    let path = dir.join(name);
     if !path.exists() {
         panic!(
             "{} is missing: run cargo build --workspace first",

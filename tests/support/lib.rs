@@ -1,4 +1,5 @@
-//! What the tests share: whole tools run as a user runs them, and a simulated world.
+//! What the tests share: whole tools run as a user runs them, the real sanlock beside them, a disk
+//! that does what it is told, and a simulated world.
 
 pub mod files;
 pub mod hosts;

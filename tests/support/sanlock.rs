@@ -25,12 +25,19 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a daemon for a host of this name.
     pub fn start(name: &str) -> Self {
+        // No high priority, no locked memory.
+        Self::start_with(name, &["-h", "0", "-l", "0"])
+    }
+
+    /// Starts one with other options; none: as it is shipped, but for its watchdog.
+    pub fn start_with(name: &str, options: &[&str]) -> Self {
         let installed = Command::new("sanlock").arg("version").output();
         installed.expect("sanlock must be installed for this test (apt-get install sanlock)");
         let dir = directory();
         let mut command = sanlock(&dir);
-        // In the foreground; no watchdog, no high priority, no locked memory.
-        command.args(["daemon", "-D", "-w", "0", "-h", "0", "-l", "0", "-e", name]);
+        // In the foreground, and no watchdog.
+        command.args(["daemon", "-D", "-w", "0", "-e", name]);
+        command.args(options);
         command.env("SANLOCK_PRIVILEGED", "0");
         let process = Process::start(&mut command);
         let daemon = Self { dir, process };
@@ -61,7 +68,14 @@ impl Daemon {
 
     /// Starts a `sanlock client` command.
     pub fn start_client(&self, args: &[&str]) -> Process {
-        Process::start(sanlock(&self.dir).arg("client").args(args))
+        Process::start(&mut self.command(args))
+    }
+
+    /// A `sanlock client` command that is not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = sanlock(&self.dir);
+        command.arg("client").args(args);
+        command
     }
 
     /// A process that is registered and can be given leases.
