@@ -180,6 +180,7 @@ impl World {
             timing: timing(),
             boot_id: [1; 16],
             at_least: Generation(0),
+            quiet_from: Moment::default(),
         };
         delta::join(&lockspace(), &*self.disk, &self.clock, &claim, &mut |_| {}).unwrap()
     }

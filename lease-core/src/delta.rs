@@ -146,6 +146,9 @@ pub struct Claim {
     pub boot_id: BootId,
     /// The last generation that this machine is known to have used; the next is larger.
     pub at_least: Generation,
+    /// Before this moment, a heartbeat that an earlier process of this machine wrote may still land
+    /// (it ended without proof that its I/O had completed): 8t+W after its end.
+    pub quiet_from: Moment,
 }
 
 /// Why a host id could not be joined.
@@ -245,7 +248,7 @@ pub fn join(
             unsure: Vec::new(),
             late: None,
             renewed: issued,
-            ballots_from: vacant.quiet_from.unwrap_or_default(),
+            ballots_from: vacant.quiet_from.unwrap_or_default().max(claim.quiet_from),
         };
         lease.settle(disk, clock, vacant.timing(claim), tell)?;
         return Ok(lease);

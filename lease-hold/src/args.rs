@@ -5,6 +5,7 @@ use clap::Parser;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
 use lease_core::spec::ResourceSpec;
 use lease_core::tool::{Failure, Status, show};
+use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,12 +31,24 @@ pub(crate) struct Args {
     nonblock: bool,
 
     /// Keep trying for so many seconds
-    #[arg(short, long, value_name = "SECONDS")]
-    wait: Option<f64>,
+    #[arg(short, long, value_name = "SECONDS", value_parser = parse_seconds)]
+    wait: Option<Duration>,
 
     /// Exit code when somebody else holds it, or it was not had in time
     #[arg(short = 'E', long, value_name = "N", default_value_t = Status::Busy.code())]
     pub(crate) conflict_exit_code: u8,
+
+    /// A shell command to run when the lease is lost
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) on_loss: Option<OsString>,
+
+    /// What asks the command to end when the lease is lost
+    #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = parse_signal)]
+    pub(crate) kill_signal: Signal,
+
+    /// From there to SIGKILL (default: half of lease-join's --watchdog-timeout)
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) grace: Option<Duration>,
 
     /// How to hold the command and all that it starts together
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Wish::Auto)]
@@ -80,13 +93,36 @@ impl Args {
     }
 
     /// For how long to try.
-    pub(crate) fn patience(&self) -> Result<Patience, Failure> {
+    pub(crate) fn patience(&self) -> Patience {
         match self.wait {
-            None if self.nonblock => Ok(Patience::None),
-            None => Ok(Patience::UntilKnown),
-            Some(seconds) => Duration::try_from_secs_f64(seconds)
-                .map(Patience::For)
-                .map_err(|why| Failure::new(Status::Usage, format!("--wait {seconds}: {why}"))),
+            None if self.nonblock => Patience::None,
+            None => Patience::UntilKnown,
+            Some(duration) => Patience::For(duration),
         }
     }
+}
+
+/// A signal by its name, with SIG or without, or by its number.
+fn parse_signal(text: &str) -> Result<Signal, String> {
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
+    let number = text
+        .parse()
+        .ok()
+        .and_then(|number: i32| Signal::try_from(number).ok());
+    number
+        .or_else(|| name.parse().ok())
+        .ok_or_else(|| "there is no such signal".to_owned())
+}
+
+/// A number of seconds, perhaps with a fraction.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "not a number of seconds".to_owned())
 }

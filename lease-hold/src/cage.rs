@@ -4,16 +4,20 @@ use crate::TOOL;
 use clap::ValueEnum;
 use lease_core::contain::{Containment, create_cgroup, enter_cgroup, kill_cgroup, remove_cgroup};
 use lease_core::tool::{Failure, Status, say};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use std::io;
 
 /// How the command is to be contained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Wish {
-    /// A control group if there can be one, else the tree of processes
+    /// The first of these that this machine allows
     Auto,
     /// A control group (cgroup v2) of its own
     Cgroup,
+    /// A PID namespace of its own
+    Pidns,
     /// Nothing but the tree of processes
     Tree,
 }
@@ -27,19 +31,7 @@ pub(crate) struct Cage {
 impl Cage {
     /// As asked for. Says, if told to, what it is.
     pub(crate) fn build(wish: Wish, verbose: bool) -> Result<Self, Failure> {
-        let name = format!("lease-hold-{}", Pid::this());
-        let containment = match (wish, create_or_not(wish, &name)) {
-            (_, Some(Ok(path))) => Containment::Cgroup(path),
-            (Wish::Cgroup, Some(Err(why))) => {
-                let text = format!("cannot contain the command in a control group: {why}");
-                return Err(Failure::new(Status::Refused, text));
-            }
-            (_, Some(Err(why))) if verbose => {
-                say(TOOL, format!("no control group: {why}"));
-                Containment::Tree
-            }
-            _ => Containment::Tree,
-        };
+        let containment = choose(wish, verbose)?;
         if verbose {
             say(TOOL, describe(&containment));
         }
@@ -75,8 +67,38 @@ impl Drop for Cage {
     }
 }
 
-fn create_or_not(wish: Wish, name: &str) -> Option<io::Result<std::path::PathBuf>> {
-    (wish != Wish::Tree).then(|| create_cgroup(name))
+/// As asked for; the first that there can be, if that is left open.
+fn choose(wish: Wish, verbose: bool) -> Result<Containment, Failure> {
+    let auto = wish == Wish::Auto;
+    let not = |what: &str, why: &dyn std::fmt::Display| {
+        if auto {
+            if verbose {
+                say(TOOL, format!("no {what}: {why}"));
+            }
+            return Ok(());
+        }
+        let text = format!("cannot contain the command in a {what}: {why}");
+        Err(Failure::new(Status::Refused, text))
+    };
+    if auto || wish == Wish::Cgroup {
+        match create_cgroup(&format!("lease-hold-{}", Pid::this())) {
+            Ok(path) => return Ok(Containment::Cgroup(path)),
+            Err(why) => not("control group", &why)?,
+        }
+    }
+    if auto || wish == Wish::Pidns {
+        match check_namespaces() {
+            Ok(()) => return Ok(Containment::PidNamespace),
+            Err(why) => not("PID namespace", &why)?,
+        }
+    }
+    Ok(Containment::Tree)
+}
+
+/// Whether this process may make PID namespaces: tried in a thread, where it changes nothing.
+fn check_namespaces() -> Result<(), Errno> {
+    let tried = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWPID)).join();
+    tried.unwrap_or(Err(Errno::EAGAIN))
 }
 
 fn describe(containment: &Containment) -> String {

@@ -1,30 +1,28 @@
 //! The guarded command, from its gate to its end.
 //!
-//! What is to be done, and when, is decided by [`Machine`], which knows neither clock nor
-//! process. The main thread does what it says.
+//! What is to be done, and when, is decided by [`Machine`]. The main thread does what it says.
 
 use crate::TOOL;
 use crate::acquire::HeldLease;
-use crate::cage::{Cage, Wish};
-use crate::child::{self, Child, Gated};
+use crate::cage::Cage;
+use crate::child::{self, Child};
 use crate::command::{self, Command};
 use crate::hub::{Event, Hub};
+use crate::machine::{Act, Machine, Standing};
+use crate::session::Session;
 use crate::tree;
 use crate::worker::{Answer, Job};
 use anyhow::Context;
 use lease_core::clock::{Clock, Moment};
 use lease_core::registry::message::{Ask, Tell};
 use lease_core::resource::AcquireError;
+use lease_core::timing::Timing;
 use lease_core::tool::{Failure, Status, say};
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
-use std::ffi::CString;
+use nix::libc;
+use nix::sys::signal::{SigSet, Signal};
+use std::ffi::{CString, OsString};
 use std::time::Duration;
-
-/// From asking the command to end to killing it, when its host leaves the lockspace.
-const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Between two rounds of killing.
-const KILL_AGAIN: Duration = Duration::from_millis(50);
 
 /// How it ended.
 #[derive(Debug)]
@@ -37,110 +35,41 @@ pub(crate) enum Ended {
     NotRun(Failure),
 }
 
-/// What the machine wants done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
-    Nothing,
-    /// SIGTERM to all.
-    Terminate,
-    /// SIGKILL to all.
-    Kill,
+/// How the command is to be guarded.
+pub(crate) struct Orders {
+    /// What it is in.
+    pub(crate) cage: Cage,
+    /// The signals that it starts with blocked.
+    pub(crate) signals: SigSet,
+    /// What asks it to end.
+    pub(crate) kill_signal: Signal,
+    /// From there to SIGKILL; half of what there is, if nothing else is asked for.
+    pub(crate) grace: Option<Duration>,
+    /// A shell command to run when the lease is lost.
+    pub(crate) on_loss: Option<OsString>,
 }
 
-/// What is known of the leases at one moment.
-#[derive(Debug, Clone, Copy)]
-struct Standing {
-    /// 8t after the last renewal that is known of.
-    expires: Moment,
-    /// From there to the last moment at which everything has to be dead.
-    margin: Duration,
-    /// The lease was taken from us: not by time, but on the disk.
-    taken: bool,
-    /// lease-join wants to leave.
-    stop: bool,
-}
-
-/// When to end the command: never, unless a lease is lost or lease-join leaves.
-///
-/// Lost by time: SIGTERM at 8t after the last renewal, SIGKILL after half of what is left until
-/// another host may take over. Taken on the disk: another host may have it already, SIGKILL at
-/// once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Machine {
-    Running,
-    Ending { kill_at: Moment, lost: bool },
-    Killing { again_at: Moment, lost: bool },
-}
-
-impl Machine {
-    fn step(&mut self, now: Moment, standing: Standing) -> Act {
-        let lost = standing.taken || now >= standing.expires;
-        let lost_kill = match standing.taken {
-            true => now,
-            false => standing.expires.after(standing.margin / 2),
-        };
-        match *self {
-            Self::Running if lost && now >= lost_kill => self.kill(now, true),
-            Self::Running if lost => {
-                *self = Self::Ending {
-                    kill_at: lost_kill,
-                    lost,
-                };
-                Act::Terminate
-            }
-            Self::Running if standing.stop => {
-                *self = Self::Ending {
-                    kill_at: now.after(STOP_GRACE),
-                    lost: false,
-                };
-                Act::Terminate
-            }
-            Self::Running => Act::Nothing,
-            Self::Ending { kill_at, lost: was } => {
-                let lost = lost || was;
-                let kill_at = if lost {
-                    kill_at.min(lost_kill)
-                } else {
-                    kill_at
-                };
-                if now >= kill_at {
-                    return self.kill(now, lost);
-                }
-                *self = Self::Ending { kill_at, lost };
-                Act::Nothing
-            }
-            Self::Killing {
-                again_at,
-                lost: was,
-            } if now >= again_at => self.kill(now, lost || was),
-            Self::Killing { .. } => Act::Nothing,
+/// Fails if the grace that is asked for does not fit what a host of ours has promised: everything
+/// is dead before another host may take over, and lease-join kills at three quarters of that time.
+pub(crate) fn check_grace(hub: &mut Hub, grace: Option<Duration>) -> Result<(), Failure> {
+    for session in hub.sessions() {
+        let most = margin(session.tenure.timing()) * 3 / 4;
+        if grace.is_some_and(|grace| grace > most) {
+            let text = format!(
+                "a grace of more than {} s does not fit the {} s after which this host is promised \
+                 to be dead (--watchdog-timeout of lease-join)",
+                most.as_secs_f32(),
+                session.tenure.timing().watchdog()
+            );
+            return Err(Failure::new(Status::Usage, text));
         }
     }
+    Ok(())
+}
 
-    fn kill(&mut self, now: Moment, lost: bool) -> Act {
-        *self = Self::Killing {
-            again_at: now.after(KILL_AGAIN),
-            lost,
-        };
-        Act::Kill
-    }
-
-    /// When the next step is due, if nothing happens before.
-    fn due(&self, standing: Standing) -> Moment {
-        match *self {
-            Self::Running => standing.expires,
-            Self::Ending { kill_at, lost } if !lost => kill_at.min(standing.expires),
-            Self::Ending { kill_at, .. } => kill_at,
-            Self::Killing { again_at, .. } => again_at,
-        }
-    }
-
-    fn lost(&self) -> bool {
-        matches!(
-            self,
-            Self::Ending { lost: true, .. } | Self::Killing { lost: true, .. }
-        )
-    }
+/// From the loss of a lease to the moment at which another host may take over.
+fn margin(timing: Timing) -> Duration {
+    timing.dead_after() - timing.lost_after()
 }
 
 /// Runs the command under guard until it and all that it started are gone.
@@ -149,29 +78,38 @@ pub(crate) fn run(
     held: &[HeldLease],
     command: &Command,
     environment: &[CString],
-    (wish, verbose): (Wish, bool),
+    orders: Orders,
 ) -> anyhow::Result<Ended> {
     tree::adopt_orphans().context("cannot become a child subreaper")?;
-    let cage = Cage::build(wish, verbose)?;
-    let gated = child::fork_gated(command, environment)?;
-    cage.enter(gated.pid)
-        .context("cannot put the command's process into its control group")?;
+    let last_moment = last_moment(hub);
+    let gated = child::fork_gated(command, environment, &orders, last_moment)?;
     for session in hub.sessions() {
-        let containment = cage.containment();
+        let containment = orders.cage.containment();
         session.ask(Ask::Guard { containment }, Some(gated.pidfd()?));
     }
-    if let Err(ended) = wait_for_go(hub, &gated) {
+    if let Err(ended) = wait_for_go(hub) {
         drop(gated);
         return Ok(ended);
     }
-    let events = hub.sender();
-    let child = gated.open(events.clone());
-    tree::reap(child.pid, events);
-    Watch::new(hub, held, child, cage, command).run()
+    let child = gated.open(&hub.sender())?;
+    Watch::new(hub, held, child, command, environment, orders).run()
+}
+
+/// When the init of a PID namespace kills all that is in it, if nobody else has: at seven eighths
+/// of the time until another host may take over.
+fn last_moment(hub: &mut Hub) -> Moment {
+    let of = |session: &Session| {
+        let timing = session.tenure.timing();
+        session
+            .tenure
+            .renewed()
+            .after(timing.lost_after() + margin(timing) * 7 / 8)
+    };
+    hub.sessions().iter().map(of).min().unwrap_or_default()
 }
 
 /// Waits until every lease-join knows of the child and says that its host id is as it was.
-fn wait_for_go(hub: &mut Hub, _gated: &Gated) -> Result<(), Ended> {
+fn wait_for_go(hub: &mut Hub) -> Result<(), Ended> {
     let mut missing = hub.sessions().len();
     while missing > 0 {
         let go = hub.wait_for(None, true, |_, event| match event {
@@ -206,13 +144,24 @@ fn wait_for_go(hub: &mut Hub, _gated: &Gated) -> Result<(), Ended> {
     Ok(())
 }
 
+/// The terminal, or somebody in its place, has stopped the command: so that the shell notices, we
+/// stop as well. lease-join goes on, and ends everything should the lease be lost. A command that
+/// was stopped in any other way is its own affair.
+fn stop_with_command(signal: i32) {
+    if matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) {
+        // It cannot fail: the process is our own.
+        let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+    }
+}
+
 /// The main thread while the command runs.
 struct Watch<'a> {
     hub: &'a mut Hub,
     held: &'a [HeldLease],
     child: Child,
-    cage: Cage,
+    orders: Orders,
     command: &'a Command,
+    environment: &'a [CString],
     machine: Machine,
     stop: bool,
     /// Why it was lost, as far as anybody said.
@@ -229,16 +178,18 @@ impl<'a> Watch<'a> {
         hub: &'a mut Hub,
         held: &'a [HeldLease],
         child: Child,
-        cage: Cage,
         command: &'a Command,
+        environment: &'a [CString],
+        orders: Orders,
     ) -> Self {
         let checking = vec![false; hub.resources()];
         Self {
             hub,
             held,
             child,
-            cage,
+            orders,
             command,
+            environment,
             machine: Machine::Running,
             stop: false,
             why: None,
@@ -256,9 +207,9 @@ impl<'a> Watch<'a> {
             let was = self.machine;
             match self.machine.step(now, standing) {
                 Act::Nothing => {}
-                Act::Terminate => tree::signal_all(Signal::SIGTERM),
+                Act::Terminate => self.terminate(),
                 Act::Kill => {
-                    self.cage.kill();
+                    self.orders.cage.kill();
                     tree::signal_all(Signal::SIGKILL);
                 }
             }
@@ -272,14 +223,14 @@ impl<'a> Watch<'a> {
     }
 
     fn standing(&mut self, now: Moment) -> Standing {
-        let (taken, stop) = (self.taken, self.stop);
+        let (taken, stop, wanted) = (self.taken, self.stop, self.orders.grace);
         let of = |tenure: &lease_core::delta::Tenure| {
             let timing = tenure.timing();
             let expires = tenure.renewed().after(timing.lost_after());
-            let margin = timing.dead_after() - timing.lost_after();
+            let grace = wanted.unwrap_or(margin(timing) / 2);
             Standing {
                 expires,
-                margin,
+                grace,
                 taken: taken || (tenure.is_lost() && now < expires),
                 stop,
             }
@@ -292,29 +243,43 @@ impl<'a> Watch<'a> {
         let first = all.min_by_key(|s| (!s.taken, s.expires));
         first.unwrap_or(Standing {
             expires: now,
-            margin: Duration::ZERO,
+            grace: Duration::ZERO,
             taken,
             stop,
         })
     }
 
+    /// Asks everything to end; a stopped process is woken to hear it.
+    fn terminate(&self) {
+        tree::signal_all(self.orders.kill_signal);
+        tree::signal_all(Signal::SIGCONT);
+        if let (Some(on_loss), true) = (&self.orders.on_loss, self.machine.lost()) {
+            child::run_aside(on_loss, self.environment);
+        }
+    }
+
     fn hear(&mut self, event: Event) {
         match event {
             Event::Signal(number, from_terminal) => self.forward(number, from_terminal),
-            Event::Told(_, Tell::Renewed { .. }) => self.check_disk(),
+            Event::Told(_, Tell::Renewed { .. }) => {
+                self.child.not_before(last_moment(self.hub));
+                self.check_disk();
+            }
             Event::Told(_, Tell::Lost { why }) => {
                 self.why.get_or_insert(why);
             }
             Event::Told(_, Tell::Stop) => self.stop = true,
             Event::Done(index, Answer::Checked(result)) => self.checked(index, result),
             Event::Exited(code) => self.code = Some(code),
+            Event::Stopped(signal) => stop_with_command(signal),
+            Event::Started(process) => self.child.started(process),
             Event::NotExecuted(errno) => self.not_executed = Some(Errno::from_raw(errno)),
             _ => {}
         }
     }
 
     /// To the command; to what it left behind, once it is gone.
-    fn forward(&self, number: i32, from_terminal: bool) {
+    fn forward(&mut self, number: i32, from_terminal: bool) {
         if from_terminal {
             return;
         }
@@ -369,92 +334,5 @@ impl<'a> Watch<'a> {
 
     fn not_run(&self, status: Status, errno: Errno) -> Ended {
         Ended::NotRun(command::cannot(status, &self.command.name, errno.desc()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: u64) -> Moment {
-        Moment(seconds * 1_000_000_000)
-    }
-
-    /// t = 1, W = 10, renewed at 92: lost at 100, dead by 110.
-    fn standing() -> Standing {
-        Standing {
-            expires: at(100),
-            margin: Duration::from_secs(10),
-            taken: false,
-            stop: false,
-        }
-    }
-
-    fn acts(steps: &[(u64, Standing)]) -> Vec<Act> {
-        let mut machine = Machine::Running;
-        steps
-            .iter()
-            .map(|(second, standing)| machine.step(at(*second), *standing))
-            .collect()
-    }
-
-    #[test]
-    fn what_is_done_and_when() {
-        let fine = standing();
-        let renewed = Standing {
-            expires: at(102),
-            ..fine
-        };
-        let taken = Standing {
-            taken: true,
-            ..fine
-        };
-        let stop = Standing { stop: true, ..fine };
-        use Act::{Kill, Nothing, Terminate};
-        let table: [(&str, Vec<(u64, Standing)>, Vec<Act>); 8] = [
-            (
-                "nothing while it is renewed",
-                vec![(99, fine), (100, renewed)],
-                vec![Nothing, Nothing],
-            ),
-            (
-                "SIGTERM at 8t",
-                vec![(99, fine), (100, fine)],
-                vec![Nothing, Terminate],
-            ),
-            (
-                "SIGKILL half-way to the end, again and again",
-                vec![(100, fine), (104, fine), (105, fine), (106, fine)],
-                vec![Terminate, Nothing, Kill, Kill],
-            ),
-            (
-                "late on the scene: SIGKILL at once",
-                vec![(106, fine)],
-                vec![Kill],
-            ),
-            (
-                "taken on the disk: SIGKILL at once",
-                vec![(95, taken)],
-                vec![Kill],
-            ),
-            (
-                "a renewal after the loss saves nobody",
-                vec![(100, fine), (105, renewed)],
-                vec![Terminate, Kill],
-            ),
-            (
-                "lease-join leaves: SIGTERM, ten seconds, SIGKILL",
-                vec![(80, stop), (89, stop), (90, stop)],
-                vec![Terminate, Nothing, Kill],
-            ),
-            (
-                "lost while stopping: the earlier end counts",
-                vec![(99, stop), (105, stop)],
-                vec![Terminate, Kill],
-            ),
-        ];
-        for (story, steps, expected) in table {
-            assert_eq!(acts(&steps), expected, "{story}");
-        }
     }
 }

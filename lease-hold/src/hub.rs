@@ -3,43 +3,19 @@
 
 use crate::command::Command;
 use crate::session::Session;
+use crate::signals;
 use crate::worker::{Answer, Job, Opened};
-use anyhow::Context;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::id::Name;
 use lease_core::registry::message::{Tell, Welcome};
 use lease_core::spec::ResourceSpec;
 use lease_core::tool::show;
-use signal_hook::consts::signal;
-use signal_hook::iterator::SignalsInfo;
-use signal_hook::iterator::exfiltrator::WithOrigin;
-use signal_hook::low_level::siginfo::{Cause, Origin};
+use nix::libc;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
-
-/// Signals that are passed on to the command.
-const FORWARDED: [i32; 18] = [
-    signal::SIGHUP,
-    signal::SIGINT,
-    signal::SIGQUIT,
-    signal::SIGTRAP,
-    signal::SIGABRT,
-    signal::SIGBUS,
-    signal::SIGUSR1,
-    signal::SIGUSR2,
-    signal::SIGPIPE,
-    signal::SIGALRM,
-    signal::SIGTERM,
-    signal::SIGCONT,
-    signal::SIGURG,
-    signal::SIGXCPU,
-    signal::SIGXFSZ,
-    signal::SIGVTALRM,
-    signal::SIGPROF,
-    signal::SIGWINCH,
-];
 
 /// Something that happened.
 #[derive(Debug)]
@@ -56,10 +32,14 @@ pub(crate) enum Event {
     Signal(i32, bool),
     /// A worker is done.
     Done(usize, Answer),
+    /// The command was started by its namespace's init: a descriptor for it.
+    Started(OwnedFd),
     /// The command could not be executed: errno.
     NotExecuted(i32),
     /// The command ended, with this exit code.
     Exited(u8),
+    /// The command was stopped by this signal.
+    Stopped(i32),
     /// The command and all that it started are gone.
     TreeGone,
 }
@@ -106,7 +86,7 @@ impl Hub {
         command: &Command,
     ) -> anyhow::Result<Self> {
         let (sender, events) = channel();
-        listen_for_signals(sender.clone())?;
+        signals::listen(sender.clone())?;
         let clock = BootClock::default();
         let name = show(&command.name);
         let mut lockspaces: Vec<Name> = Vec::new();
@@ -275,7 +255,7 @@ impl Hub {
     fn note_ending(&mut self, event: &Event) {
         let ending = match event {
             Event::Signal(
-                number @ (signal::SIGTERM | signal::SIGINT | signal::SIGHUP | signal::SIGQUIT),
+                number @ (libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT),
                 _,
             ) => Ending::Signal(*number),
             Event::Told(_, Tell::Lost { why }) => Ending::Lost(why.clone()),
@@ -289,30 +269,4 @@ impl Hub {
         self.ending.get_or_insert(ending);
         self.clock.interrupt();
     }
-}
-
-fn listen_for_signals(events: Sender<Event>) -> anyhow::Result<()> {
-    let mut signals =
-        SignalsInfo::<WithOrigin>::new(FORWARDED).context("cannot watch for signals")?;
-    let own = std::process::id().cast_signed();
-    std::thread::spawn(move || {
-        for Origin {
-            signal,
-            process,
-            cause,
-            ..
-        } in signals.forever()
-        {
-            if process.is_some_and(|process| process.pid == own) {
-                continue;
-            }
-            if events
-                .send(Event::Signal(signal, cause == Cause::Kernel))
-                .is_err()
-            {
-                return;
-            }
-        }
-    });
-    Ok(())
 }

@@ -8,7 +8,7 @@ use crate::hub::Event;
 use lease_core::process;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
@@ -18,17 +18,20 @@ pub(crate) fn adopt_orphans() -> Result<(), Errno> {
     nix::sys::prctl::set_child_subreaper(true)
 }
 
-/// Reaps children on a thread of its own until there are none. Reports the command's end, and the
-/// end of all.
-pub(crate) fn reap(command: Pid, events: Sender<Event>) {
+/// Reaps children on a thread of its own until there are none. Reports the command's end, if
+/// it is a child of ours, and the end of all.
+pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>) {
     std::thread::spawn(move || {
         loop {
-            let event = match waitpid(None, None) {
-                Ok(WaitStatus::Exited(pid, code)) if pid == command => {
+            let event = match waitpid(None, Some(WaitPidFlag::WUNTRACED)) {
+                Ok(WaitStatus::Exited(pid, code)) if Some(pid) == command => {
                     Event::Exited(u8::try_from(code & 0xFF).unwrap_or(u8::MAX))
                 }
-                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => {
+                Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == command => {
                     Event::Exited(128 + u8::try_from(signal as i32).unwrap_or(0))
+                }
+                Ok(WaitStatus::Stopped(pid, signal)) if Some(pid) == command => {
+                    Event::Stopped(signal as i32)
                 }
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => Event::TreeGone,

@@ -5,7 +5,7 @@ use crate::signals::Signals;
 use crate::state::{Life, Remains};
 use crate::{TOOL, host, undertaker};
 use anyhow::Context;
-use lease_core::clock::BootClock;
+use lease_core::clock::{BootClock, Moment};
 use lease_core::delta::{self, Claim, HostLease, JoinError, Lockspace, Waiting};
 use lease_core::device::{Access, Device};
 use lease_core::disk::Disk;
@@ -258,12 +258,20 @@ fn claim(
         (None, None) => host::random_name()?,
     };
     let at_least = former.map_or(Generation(0), |life| life.generation);
+    // Where a dead process's write may still land, the former lease-join's may.
+    let quiet_from = match former {
+        Some(_) if !disk.device.io_ends_with_process() => {
+            BootClock::boot_time().after(timing.takeover_after())
+        }
+        _ => Moment::default(),
+    };
     Ok(Claim {
         host: spec.host,
         name,
         timing,
         boot_id: host::boot_id()?,
         at_least,
+        quiet_from,
     })
 }
 

@@ -42,6 +42,15 @@ impl Face {
         u64::try_from(elapsed.div_ceil(rate)).unwrap_or(u64::MAX)
     }
 
+    /// The same clock, as another process sees it.
+    pub fn another(&self) -> Self {
+        Self {
+            true_now: Rc::clone(&self.true_now),
+            stopped: Cell::new(false),
+            ..*self
+        }
+    }
+
     /// Cuts every wait short from now on: the process is told to stop.
     pub fn stop(&self) {
         self.stopped.set(true);

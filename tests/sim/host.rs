@@ -7,6 +7,7 @@ use super::port::{Handle, Port};
 use super::{LOCKSPACE, RESOURCE_GEOMETRY, Shared, area_offset, resource_name};
 use lease_core::clock::{Clock, Moment};
 use lease_core::delta::{self, Claim, HostLease, RenewError, Tenure};
+use lease_core::disk::Disk;
 use lease_core::id::{Generation, HostId, Lver, Name};
 use lease_core::liveness::Sightings;
 use lease_core::quorum::{Quorum, Replica};
@@ -62,6 +63,7 @@ pub struct Membership {
 /// What lease-join knows of the holders of one resource.
 #[derive(Debug, Clone, Copy)]
 struct Registered {
+    life: Generation,
     mode: Mode,
     holders: u32,
     /// One of them is at the disk.
@@ -113,6 +115,13 @@ pub struct Machine {
     pub working: RefCell<BTreeMap<usize, Work>>,
     /// Whether holders are to come to an end.
     pub closing: Cell<bool>,
+    /// Whether lease-join was told to leave.
+    pub leaving: Cell<bool>,
+    /// Until when a heartbeat of an ended lease-join may still land (the state file).
+    heartbeats_from: Cell<Moment>,
+    /// Power was lost while a join's write was on its way; nobody can know that afterwards, and if
+    /// it lands late, over the next join, that life is lost. No second owner comes of it.
+    pub excused_until: Cell<Moment>,
     files: Cell<usize>,
 }
 
@@ -132,6 +141,9 @@ impl Machine {
             commands: RefCell::default(),
             working: RefCell::default(),
             closing: Cell::new(false),
+            leaving: Cell::new(false),
+            heartbeats_from: Cell::default(),
+            excused_until: Cell::default(),
             files: Cell::new(0),
         }
     }
@@ -143,6 +155,8 @@ impl Machine {
         self.known.set(Generation(0));
         self.registry.take();
         self.intents.take();
+        self.heartbeats_from.take();
+        self.leaving.set(false);
         self.working.take();
         for command in self.commands.take() {
             self.shared.checker.borrow_mut().stop(command.id);
@@ -186,7 +200,8 @@ impl Machine {
         self.working
             .borrow_mut()
             .retain(|_, work| !Rc::ptr_eq(&work.life, life));
-        self.registry.borrow_mut().clear();
+        let mut registry = self.registry.borrow_mut();
+        registry.retain(|_, known| known.life != life.generation);
         ended
     }
 
@@ -204,6 +219,7 @@ impl Machine {
         !(self.commands.borrow().is_empty() && self.working.borrow().is_empty())
     }
 
+    /// Nothing that a dead process wrote can land any more.
     fn quiet(&self) -> bool {
         let now = self.face.now();
         self.intents.borrow().values().all(|until| *until <= now)
@@ -242,17 +258,21 @@ pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
             timing: machine.setup.timing,
             boot_id: machine.boot_id(),
             at_least: machine.known.get(),
+            quiet_from: machine.heartbeats_from.get(),
         };
         match delta::join(&LOCKSPACE, &file, port, &claim, &mut |_| {}) {
             Ok(lease) => renew_until_the_end(port, machine, &file, lease),
             Err(error) => machine.tell(|| format!("cannot join: {error}")),
         }
-        if machine.face.is_stopped() {
+        if file.settle().is_err() {
+            machine.heartbeats_from.set(landed_by(machine));
+        }
+        if machine.leaving.get() {
             return;
         }
         let _ = port.wait(Duration::from_secs(1));
         while machine.is_busy() {
-            let _ = port.wait(Duration::from_millis(500));
+            port.back_off(Duration::from_secs(1));
         }
     }
 }
@@ -289,8 +309,13 @@ fn renew_until_the_end(
     let mut next = lease.renewed().after(timing.renewal_period());
     loop {
         if port.wait(next.since(port.now())).is_err() {
-            leave(port, machine, file, lease, &member);
-            return;
+            if !machine.is_busy() && machine.quiet() {
+                return leave(port, machine, file, lease, &member);
+            }
+            port.back_off(Duration::from_millis(500));
+            if port.now() < next {
+                continue;
+            }
         }
         match lease.renew(file, port) {
             Ok(scan) => {
@@ -307,7 +332,8 @@ fn renew_until_the_end(
             }
             Err(RenewError::Lost(lost)) => {
                 machine.tell(|| format!("host id lost: {lost}"));
-                if !matches!(lost, delta::Lost::Expired(_)) && port.now() >= member.ballots_from {
+                let expected = member.ballots_from.max(machine.excused_until.get());
+                if !matches!(lost, delta::Lost::Expired(_)) && port.now() >= expected {
                     machine
                         .shared
                         .surprise(|| format!("m{}: {lost}", machine.index));
@@ -330,10 +356,8 @@ fn leave(
     mut lease: HostLease,
     member: &Rc<Membership>,
 ) {
-    if machine.is_busy() || !machine.quiet() {
-        return;
-    }
     machine.tell(|| "leaves".into());
+    machine.member.take();
     match lease.leave(file, port) {
         Ok(()) => member.left.set(true),
         Err(error) => machine.tell(|| format!("cannot leave: {error}")),
@@ -347,6 +371,9 @@ fn leave(
 pub fn lease_hold(port: &Port<'_>, machine: &Rc<Machine>, holder: usize, seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     while !machine.closing.get() {
+        while machine.leaving.get() {
+            port.back_off(Duration::from_secs(1));
+        }
         let _ = port.wait(machine.setup.pace.mul_f64(rng.f64()));
         let resource = rng.usize(..machine.setup.resources);
         let shared = rng.u64(..100) < machine.setup.shared_percent;
@@ -386,10 +413,10 @@ pub struct Errand {
 
 /// Registers, acquires, runs the command, releases. Whether the lease was had.
 pub fn run_errand(port: &Port<'_>, machine: &Rc<Machine>, holder: usize, errand: &Errand) -> bool {
-    let Some(life) = machine.live_member() else {
+    let Some(life) = machine.live_member().filter(|_| !machine.leaving.get()) else {
         return false;
     };
-    let Some(join) = register(machine, errand) else {
+    let Some(join) = register(machine, errand, life.generation) else {
         return false;
     };
     let work = Work {
@@ -456,16 +483,22 @@ pub fn clean_up(port: &Port<'_>, machine: &Rc<Machine>, resource: usize) {
 /// A process of this machine that had to do with `resource` ended without proof that its writes
 /// have landed.
 fn note_intent(machine: &Machine, resource: usize) {
-    let bound = machine.setup.timing.dead_after();
-    let until = machine.face.now().after(bound + bound / 100);
+    let until = landed_by(machine);
     machine.intents.borrow_mut().insert(resource, until);
 }
 
+/// By when all that was issued up to now has landed, if it ever does.
+pub fn landed_by(machine: &Machine) -> Moment {
+    let bound = machine.setup.timing.takeover_after();
+    machine.face.now().after(bound)
+}
+
 /// Whether others on this machine share it already; `None`: not now.
-fn register(machine: &Machine, errand: &Errand) -> Option<bool> {
+fn register(machine: &Machine, errand: &Errand, life: Generation) -> Option<bool> {
     let mut registry = machine.registry.borrow_mut();
     let Some(known) = registry.get_mut(&errand.resource) else {
         let fresh = Registered {
+            life,
             mode: errand.mode,
             holders: 1,
             busy: true,
@@ -570,7 +603,8 @@ impl Lease<'_> {
     }
 
     fn is_closing(&self) -> bool {
-        self.holder < PROBE && self.machine.closing.get()
+        let machine = self.machine;
+        self.holder < PROBE && (machine.closing.get() || machine.leaving.get())
     }
 
     fn is_ours(&self) -> bool {

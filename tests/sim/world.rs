@@ -6,7 +6,7 @@ use super::host::{self, Errand, Machine, Membership, PROBE, Setup};
 use super::port::{Answer, Body, Handle, Op, Port, Process};
 use super::{Shared, formatted, story};
 use fastrand::Rng;
-use lease_core::clock::Moment;
+use lease_core::clock::{Clock, Moment};
 use lease_core::disk::Fault;
 use lease_core::id::HostId;
 use lease_core::spec::Mode;
@@ -62,6 +62,7 @@ struct Weather {
     crash_every: u64,
     kill_every: u64,
     cut_every: u64,
+    stop_every: u64,
 }
 
 impl Weather {
@@ -77,6 +78,7 @@ impl Weather {
             crash_every: 0,
             kill_every: 0,
             cut_every: 0,
+            stop_every: 0,
         }
     }
 
@@ -84,6 +86,7 @@ impl Weather {
         let mut rare = |most: u64| if rng.bool() { rng.u64(0..=most) } else { 0 };
         let (slow, stall, fail) = (rare(100), rare(100), rare(30));
         let (time_out, crash, kill, cut) = (rare(40), rare(100), rare(100), rare(100));
+        let stop = rare(100);
         let every = |often: u64| (2000 * SECOND).checked_div(often).unwrap_or(0);
         let stall_most = match kind {
             Kind::Watchdog => dead * 3,
@@ -100,6 +103,7 @@ impl Weather {
             crash_every: every(crash),
             kill_every: every(kill),
             cut_every: every(cut),
+            stop_every: every(stop),
         }
     }
 }
@@ -127,6 +131,8 @@ struct Running {
     process: Process,
     machine: usize,
     role: Role,
+    /// The number of its pending operation.
+    asked: u64,
     /// Until when each file has an I/O outstanding.
     outstanding: BTreeMap<usize, Instant>,
 }
@@ -163,13 +169,16 @@ enum Event {
     Fill(u64, Range<usize>),
     Land(u64),
     Return(ProcessId, u64, Option<Fault>),
-    Answer(ProcessId, Option<Fault>),
+    /// The answer to one operation (by its number) that was no I/O.
+    Answer(ProcessId, u64, Option<Fault>),
     Deadline(usize, Rc<Membership>),
     Crash(usize),
     Kill(usize),
     /// What a killed holder guarded is killed, and what it held is cleared.
     KilledHolder(usize, usize, usize, Rc<Membership>),
     Cut(usize),
+    Stop(usize),
+    JoinAgain(usize),
     Heal,
     Close,
     Probe,
@@ -204,6 +213,7 @@ pub struct World {
     disks: Vec<Platter>,
     old_disks: Vec<Platter>,
     machines: Vec<Rc<Machine>>,
+    join_faces: Vec<Rc<Face>>,
     up: Vec<bool>,
     cut_until: Vec<Instant>,
     holders: usize,
@@ -219,13 +229,17 @@ pub struct World {
 
 /// Runs one world by its seed.
 pub fn run(kind: Kind, seed: u64, told: bool) -> Report {
+    // A lockspace is read a megabyte at a time. Freeing a larger block once keeps the allocator
+    // from asking the system for each of them.
+    static WARM: std::sync::Once = std::sync::Once::new();
+    WARM.call_once(|| drop(std::hint::black_box(vec![0_u8; 31 << 20])));
     World::new(kind, seed, told).run()
 }
 
 impl World {
     fn new(kind: Kind, seed: u64, told: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let count = rng.usize(3..=6);
+        let count = rng.usize(3..=8);
         let (disks, resources) = (1 + rng.usize(..3), 1 + rng.usize(..2));
         let watchdog = rng.u16(2..=8);
         let timing = Timing::new(1, watchdog).unwrap();
@@ -276,6 +290,7 @@ impl World {
             shared,
             old_disks: platters.clone(),
             disks: platters,
+            join_faces: machines.iter().map(|m| Rc::clone(&m.face)).collect(),
             up: vec![false; count],
             cut_until: vec![0; count],
             machines,
@@ -357,12 +372,14 @@ impl World {
             crash_every,
             kill_every,
             cut_every,
+            stop_every,
             ..
         } = self.weather;
         let troubles = [
             (crash_every, Event::Crash(machine)),
             (kill_every, Event::Kill(machine)),
             (cut_every, Event::Cut(machine)),
+            (stop_every, Event::Stop(machine)),
         ];
         for (every, event) in troubles {
             if every > 0 {
@@ -381,9 +398,17 @@ impl World {
             Event::Fill(io, range) => self.fill(io, range),
             Event::Land(io) => self.land(io),
             Event::Return(id, io, fault) => self.give_back(id, io, fault),
-            Event::Answer(id, fault) => self.resume(id, fault.map_or(Answer::Done, Answer::Fault)),
+            Event::Answer(id, asked, fault) => {
+                if self
+                    .processes
+                    .get(&id)
+                    .is_some_and(|running| running.asked == asked)
+                {
+                    self.resume(id, fault.map_or(Answer::Done, Answer::Fault));
+                }
+            }
             Event::Deadline(machine, life) => self.deadline(machine, life),
-            Event::Crash(_) | Event::Kill(_) | Event::Cut(_) if self.healed => {}
+            Event::Crash(_) | Event::Kill(_) | Event::Cut(_) | Event::Stop(_) if self.healed => {}
             Event::Crash(machine) => {
                 self.crash(machine);
                 self.again(self.weather.crash_every, Event::Crash(machine));
@@ -402,6 +427,11 @@ impl World {
                     .tell(Some(machine), || "cut off from the storage".into());
                 self.again(self.weather.cut_every, Event::Cut(machine));
             }
+            Event::Stop(machine) => {
+                self.stop(machine);
+                self.again(self.weather.stop_every, Event::Stop(machine));
+            }
+            Event::JoinAgain(machine) => self.join_again(machine),
             Event::Heal => self.heal(),
             Event::Close => self.close(),
             Event::Probe => self.probe(),
@@ -430,8 +460,36 @@ impl World {
 
     fn start_join(&mut self, machine: usize) {
         let host = Rc::clone(&self.machines[machine]);
+        self.join_faces[machine] = Rc::new(host.face.another());
         let body = Box::new(move |port: &Port<'_>| host::lease_join(port, &host));
         self.start(machine, Role::Join, body);
+    }
+
+    /// lease-join is told to leave; it comes back later.
+    fn stop(&mut self, machine: usize) {
+        if !self.up[machine] || self.machines[machine].leaving.replace(true) {
+            return;
+        }
+        self.shared
+            .tell(Some(machine), || "lease-join is told to stop".into());
+        self.join_faces[machine].stop();
+        let waiting = |(_, running): &(&ProcessId, &Running)| {
+            running.machine == machine
+                && running.role == Role::Join
+                && matches!(running.process.pending, Some(Op::Wait { .. }))
+        };
+        let found = self.processes.iter().find(waiting).map(|(id, _)| *id);
+        if let Some(id) = found {
+            self.resume(id, Answer::Done);
+        }
+    }
+
+    fn join_again(&mut self, machine: usize) {
+        let joins = |running: &Running| running.machine == machine && running.role == Role::Join;
+        if self.up[machine] && !self.processes.values().any(joins) {
+            self.machines[machine].leaving.set(false);
+            self.start_join(machine);
+        }
     }
 
     fn start_holder(&mut self, machine: usize, holder: usize) {
@@ -444,11 +502,15 @@ impl World {
     fn start(&mut self, machine: usize, role: Role, body: Body) {
         self.counter += 1;
         let id = self.counter;
-        let face = Rc::clone(&self.machines[machine].face);
+        let face = match role {
+            Role::Join => Rc::clone(&self.join_faces[machine]),
+            _ => Rc::clone(&self.machines[machine].face),
+        };
         let running = Running {
             process: Process::start(face, body),
             machine,
             role,
+            asked: 0,
             outstanding: BTreeMap::new(),
         };
         self.processes.insert(id, running);
@@ -462,7 +524,18 @@ impl World {
         self.operations += 1;
         running.process.resume(answer);
         if running.process.is_over() {
-            self.processes.remove(&id);
+            let ended = self.processes.remove(&id);
+            if let Some(Running {
+                machine,
+                role: Role::Join,
+                ..
+            }) = ended
+            {
+                let delay = self.below(10 * SECOND);
+                self.after(delay, Event::JoinAgain(machine));
+            }
+            self.over =
+                self.over || !self.probes.is_empty() && self.probes.iter().all(|p| p.1.get());
         } else {
             self.submit(id);
         }
@@ -474,6 +547,9 @@ impl World {
 
     /// Takes the next operation of a process.
     fn submit(&mut self, id: ProcessId) {
+        self.counter += 1;
+        let asked = self.counter;
+        self.processes.get_mut(&id).unwrap().asked = asked;
         let running = &self.processes[&id];
         let machine = running.machine;
         let Some(op) = running.process.pending.clone() else {
@@ -483,25 +559,25 @@ impl World {
             Op::Wait { until } => {
                 let jitter = self.below(MILLI) + self.stall();
                 let at = self.machines[machine].face.when(until).max(self.now());
-                self.at(at + jitter, Event::Answer(id, None));
+                self.at(at + jitter, Event::Answer(id, asked, None));
             }
             Op::BackOff { most } => {
                 let delay = self.below(most.as_nanos() as u64);
-                self.after(delay, Event::Answer(id, None));
+                self.after(delay, Event::Answer(id, asked, None));
             }
             Op::Settle { handle } => {
                 let back = running.outstanding.get(&handle.file).copied().unwrap_or(0);
                 let limit = self.now() + self.io_limit(machine);
                 if back <= limit {
-                    self.at(back.max(self.now()) + 1000, Event::Answer(id, None));
+                    self.at(back.max(self.now()) + 1000, Event::Answer(id, asked, None));
                 } else {
-                    self.at(limit, Event::Answer(id, Some(Fault::Outstanding)));
+                    self.at(limit, Event::Answer(id, asked, Some(Fault::Outstanding)));
                 }
             }
             Op::Read { handle, .. } | Op::Write { handle, .. } => {
                 let back = running.outstanding.get(&handle.file).copied().unwrap_or(0);
                 if back > self.now() {
-                    self.after(1000, Event::Answer(id, Some(Fault::Outstanding)));
+                    self.after(1000, Event::Answer(id, asked, Some(Fault::Outstanding)));
                 } else {
                     let stall = self.stall();
                     self.after(stall, Event::Issue(id));
@@ -846,6 +922,13 @@ impl World {
         }
         self.shared.tell(Some(machine), || "loses power".into());
         self.up[machine] = false;
+        let heartbeat =
+            |io: &Io| io.machine == machine && io.offset < super::area_offset(1) && !io.landed;
+        if self.ios.values().any(heartbeat) {
+            let host = &self.machines[machine];
+            let noticed = host.setup.timing.warn_after();
+            host.excused_until.set(host::landed_by(host).after(noticed));
+        }
         let mine: Vec<_> = self
             .processes
             .iter()
@@ -886,7 +969,6 @@ impl World {
         let host = Rc::clone(&self.machines[machine]);
         let seed = self.rng.u64(..);
         let body = move |port: &Port<'_>| {
-            use lease_core::clock::Clock;
             let _ = port.wait(Duration::from_nanos(delay));
             host::lease_hold(port, &host, holder, seed);
         };
@@ -928,7 +1010,7 @@ impl World {
         for machine in 0..self.machines.len() {
             self.power(machine);
         }
-        self.after(5 * SECOND, Event::Close);
+        self.after(2 * SECOND, Event::Close);
     }
 
     fn close(&mut self) {
@@ -936,23 +1018,23 @@ impl World {
         for machine in &self.machines {
             machine.closing.set(true);
         }
+        // No later write can land after that.
         let dead = self.dead_after(0);
-        self.after(6 * dead, Event::Probe);
+        self.after(dead, Event::Probe);
+        self.after(12 * dead, Event::GiveUp);
     }
 
     fn probe(&mut self) {
-        let resources = self.machines[0].setup.resources;
         let start = self.rng.usize(..self.machines.len());
         let live = |index: &usize| self.machines[*index].live_member().is_some();
         let found = (0..self.machines.len())
             .map(|index| (start + index) % self.machines.len())
             .find(live);
         let Some(machine) = found else {
-            self.shared.surprise(|| "no host could join".into());
-            return;
+            return self.after(SECOND, Event::Probe);
         };
         let dead = self.dead_after(0);
-        for resource in 0..resources {
+        for resource in 0..self.machines[0].setup.resources {
             let host = Rc::clone(&self.machines[machine]);
             let had = Rc::new(Cell::new(false));
             self.probes.push((resource, Rc::clone(&had)));
@@ -961,17 +1043,22 @@ impl World {
                     resource,
                     mode: Mode::Exclusive,
                     hold: Duration::from_secs(1),
-                    patience: Duration::from_nanos(3 * dead),
+                    patience: Duration::from_nanos(10 * dead),
                 };
-                had.set(host::run_errand(port, &host, PROBE + resource, &errand));
+                while !host::run_errand(port, &host, PROBE + resource, &errand) {
+                    let _ = port.wait(Duration::from_secs(1));
+                }
+                had.set(true);
             };
             self.start(machine, Role::Probe, Box::new(body));
         }
-        self.after(4 * dead, Event::GiveUp);
     }
 
     fn give_up(&mut self) {
         self.over = true;
+        if self.probes.is_empty() {
+            self.shared.surprise(|| "no host could join".into());
+        }
         for (resource, had) in &self.probes {
             if !had.get() {
                 self.shared

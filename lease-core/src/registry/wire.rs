@@ -20,8 +20,10 @@ const BACKLOG_MAX: usize = 1 << 20;
 /// Descriptors that may wait to be taken.
 const DESCRIPTORS_MAX: usize = 4;
 
-/// One end of a connection. Reads and writes what the socket takes; whether that blocks is the
-/// socket's own setting.
+/// A peer that does not read delays nobody.
+const NEVER_WAIT: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+
+/// One end of a connection. Writing never waits; whether reading does is the socket's own setting.
 #[derive(Debug)]
 pub struct Wire {
     stream: UnixStream,
@@ -47,7 +49,7 @@ impl Wire {
         &self.stream
     }
 
-    /// Sends a message, with a descriptor beside its first byte. Blocking sockets only.
+    /// Sends a message, with a descriptor beside its first byte. Fails if the socket takes nothing.
     pub fn send_with(&mut self, message: &impl Serialize, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.flush()?;
         let mut line = encode(message)?;
@@ -56,7 +58,7 @@ impl Wire {
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&fds));
         let part = [IoSlice::new(&line)];
-        let sent = sendmsg(&self.stream, &part, &mut control, SendFlags::NOSIGNAL)?;
+        let sent = sendmsg(&self.stream, &part, &mut control, NEVER_WAIT)?;
         self.outbox.extend(line.drain(sent..));
         self.flush()
     }
@@ -79,11 +81,7 @@ impl Wire {
     /// Sends what the socket takes.
     pub fn flush(&mut self) -> io::Result<()> {
         while !self.outbox.is_empty() {
-            match send(
-                &self.stream,
-                self.outbox.make_contiguous(),
-                SendFlags::NOSIGNAL,
-            ) {
+            match send(&self.stream, self.outbox.make_contiguous(), NEVER_WAIT) {
                 Ok(bytes) => drop(self.outbox.drain(..bytes)),
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
