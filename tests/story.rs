@@ -471,9 +471,13 @@ fn leaving_ends_the_commands_and_frees_everything() {
     assert_eq!(storage.sharers(2, 1), [] as [u64; 0]);
     assert!(storage.heartbeat(1).is_free());
 
-    // The next life starts at once.
-    let _join = a.join();
-    assert!(storage.heartbeat(1).generation().0 > 1);
+    // The next life starts at once, with the next generation.
+    let again = a.join();
+    assert!(
+        again.stdout().ends_with(" generation 2\n"),
+        "{}",
+        again.stdout()
+    );
     quiet(&a.hold(&[&storage.resource(1)], &["true"]), 0);
 }
 

@@ -9,9 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of lease-core from the ground up. A module may use those above it only.
-const FLOORS: [&str; 17] = [
+const FLOORS: [&str; 19] = [
     "id", "layout", "spec", "record", "disk", "clock", "timing", "delta", "quorum", "paxos",
-    "liveness", "resource", "format", "survey", "device", "registry", "tool",
+    "liveness", "resource", "format", "survey", "device", "process", "contain", "registry", "tool",
 ];
 
 /// Modules that see the world through `Disk` and `Clock` alone.

@@ -222,7 +222,7 @@ pub fn join(
             .record
             .note()
             .is_some_and(|n| n.boot_id == claim.boot_id);
-        if attempted && found > generation {
+        if attempted && !vacant.record.is_free() && found > generation {
             // A join of ours that failed: its write landed late, over what others had made of the
             // record in the meantime.
             generation = generations_beyond(found);

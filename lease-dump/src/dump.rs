@@ -4,15 +4,14 @@ use crate::TOOL;
 use crate::live::Watched;
 use crate::object::{Error, Object, View};
 use crate::operand::{self, Expected, Target};
+use crate::output::Output;
 use lease_core::clock::{BootClock, Clock};
 use lease_core::device::{Access, Device};
 use lease_core::disk::Fault;
 use lease_core::survey::{self, Area, Content, Probe};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
 use lease_core::tool::{self, Failure, Status, show};
-use nix::errno::Errno;
 use std::ffi::OsString;
-use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,8 +24,7 @@ const SECTOR_MIN: u64 = 512;
 pub(crate) struct Dump {
     all: bool,
     live: bool,
-    out: BufWriter<Stdout>,
-    pretty: bool,
+    out: Output,
     /// With --live nothing is printed before the second look.
     pending: Vec<Pending>,
     /// The first thing that went wrong.
@@ -49,13 +47,10 @@ enum Looked {
 
 impl Dump {
     pub(crate) fn new(all: bool, live: bool) -> Self {
-        let stdout = io::stdout();
-        let pretty = stdout.is_terminal();
         Self {
             all,
             live,
-            out: BufWriter::new(stdout),
-            pretty,
+            out: Output::new(),
             pending: Vec::new(),
             wrong: None,
         }
@@ -96,7 +91,7 @@ impl Dump {
         for pending in std::mem::take(&mut self.pending) {
             self.show_pending(pending)?;
         }
-        self.out.flush().map_err(|error| not_written(&error))?;
+        self.out.finish()?;
         Ok(self.wrong.unwrap_or(Status::Done))
     }
 
@@ -189,15 +184,7 @@ impl Dump {
         if !object.errors.is_empty() {
             self.wrong.get_or_insert(Status::Invalid);
         }
-        let written = if self.pretty {
-            serde_json::to_writer_pretty(&mut self.out, object)
-        } else {
-            serde_json::to_writer(&mut self.out, object)
-        };
-        let ended = written
-            .map_err(io::Error::from)
-            .and_then(|()| self.out.write_all(b"\n"));
-        ended.map_err(|error| not_written(&error))
+        self.out.print(object)
     }
 
     fn note(&mut self, failure: &Failure) {
@@ -258,12 +245,4 @@ fn cannot(status: Status, what: &str, why: impl std::fmt::Display) -> Failure {
 
 fn unreadable(what: &str, fault: &Fault) -> Failure {
     Failure::of_fault(format!("cannot dump {what}"), fault)
-}
-
-fn not_written(error: &io::Error) -> Failure {
-    let why = match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_owned(),
-        None => error.to_string(),
-    };
-    Failure::new(Status::Io, format!("cannot write to stdout: {why}"))
 }

@@ -5,12 +5,16 @@
 
 mod dump;
 mod live;
+mod local;
 mod object;
 mod operand;
+mod output;
 
 use clap::Parser;
-use lease_core::tool;
+use lease_core::registry::place::DEFAULT_RUN_DIR;
+use lease_core::tool::{self, Status};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const TOOL: &str = "lease-dump";
@@ -23,7 +27,7 @@ const TOOL: &str = "lease-dump";
 #[command(name = TOOL, version)]
 struct Args {
     /// PATH, PATH:OFFSET, name:host_id:path:offset, or lockspace:resource:path:offset
-    #[arg(value_name = "AREA", required = true)]
+    #[arg(value_name = "AREA", required_unless_present = "local")]
     operands: Vec<OsString>,
 
     /// All host ids, those that nobody ever used too
@@ -33,6 +37,14 @@ struct Args {
     /// Look twice, one renewal period apart, and say which hosts are alive
     #[arg(long)]
     live: bool,
+
+    /// Ask the lease-joins of this host what they know; operands are names of lockspaces
+    #[arg(long, conflicts_with_all = ["all", "live"])]
+    local: bool,
+
+    /// With --local: where the lease-joins are found
+    #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -41,6 +53,10 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     tool::run(TOOL, || {
+        if args.local {
+            local::dump(&args.run_dir, &args.operands)?;
+            return Ok(Status::Done.code());
+        }
         let mut dump = dump::Dump::new(args.all, args.live);
         for text in &args.operands {
             dump.operand(text)?;

@@ -153,7 +153,7 @@ impl Session {
                 self.answered(|ask| matches!(ask, Ask::Release { index: i } if i == index));
             }
             Tell::Go { .. } => self.answered(|ask| matches!(ask, Ask::Guard { .. })),
-            Tell::Registered(_) | Tell::Refused { .. } | Tell::Stop => {}
+            Tell::Registered(_) | Tell::Described(_) | Tell::Refused { .. } | Tell::Stop => {}
         }
     }
 

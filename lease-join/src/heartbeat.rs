@@ -5,6 +5,7 @@ use crate::state::Logged;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::delta::{HostLease, RenewError};
 use lease_core::liveness::Sightings;
+use lease_core::registry::message::Renewal;
 use lease_core::timing::Timing;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub(crate) enum Beat {
         renewed: Moment,
         /// What is known of other hosts by now.
         hosts: Sightings,
+        /// How it went.
+        renewal: Renewal,
     },
     /// It was not, and will be tried again.
     Failed(String),
@@ -45,6 +48,7 @@ impl Heartbeat {
             clock: BootClock::default(),
             report,
             wake,
+            failures: 0,
         };
         std::thread::spawn(move || thread.run(&told));
         Self { leave, beats }
@@ -68,6 +72,8 @@ struct Thread {
     clock: BootClock,
     report: Sender<Beat>,
     wake: Wake,
+    /// Attempts that have failed since the last renewal.
+    failures: u32,
 }
 
 impl Thread {
@@ -101,12 +107,22 @@ impl Thread {
                 for (host, record) in scan.area.joined() {
                     hosts.look(host, &record, timing, scan.read_ended);
                 }
+                let [read_ms, write_ms] = self.disk.took();
                 Beat::Renewed {
                     renewed: self.lease.renewed(),
                     hosts: hosts.clone(),
+                    renewal: Renewal {
+                        timestamp: self.lease.heartbeat().timestamp(),
+                        read_ms,
+                        write_ms,
+                        failures: std::mem::take(&mut self.failures),
+                    },
                 }
             }
-            Err(RenewError::Disk(fault)) => Beat::Failed(fault.to_string()),
+            Err(RenewError::Disk(fault)) => {
+                self.failures += 1;
+                Beat::Failed(fault.to_string())
+            }
             Err(RenewError::Lost(lost)) => Beat::Lost(lost.to_string()),
         }
     }

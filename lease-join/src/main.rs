@@ -1,6 +1,7 @@
 //! lease-join: hold a host id in a lockspace by a heartbeat, in the foreground.
 
 mod args;
+mod describe;
 mod heartbeat;
 mod host;
 mod membership;

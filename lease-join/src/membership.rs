@@ -150,7 +150,7 @@ pub(crate) struct Joined {
 pub(crate) fn join(
     args: &Args,
     spec: &Spec,
-    found: Found,
+    mut found: Found,
     signals: &Signals,
     remains: Option<Remains>,
 ) -> anyhow::Result<Option<Joined>> {
@@ -160,6 +160,7 @@ pub(crate) fn join(
     };
     let remains = remains.filter(|r| r.life.host == spec.host && r.life.area == area);
     let claim = claim(args, spec, &found, remains.as_ref())?;
+    found.device.set_limit(claim.timing.io_limit());
     if claim.timing.watchdog() < WATCHDOG_MAX {
         let seconds = claim.timing.watchdog();
         say(

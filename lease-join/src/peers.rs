@@ -37,10 +37,10 @@ pub(crate) struct Peer {
 /// What comes of a message.
 enum Heard {
     Answers(Vec<Answer>),
-    /// An answer that rests on nothing that has to be kept.
+    /// An answer that rests on nothing that must be kept before it leaves.
     Now(Tell),
     /// Goodbye.
-    Refused(String),
+    Last(Tell),
 }
 
 impl Server {
@@ -111,12 +111,9 @@ impl Server {
             };
             match self.answer(number, ask) {
                 Ok(Heard::Answers(answers)) => self.save_then_send(answers)?,
-                Ok(Heard::Now(tell)) => {
+                Ok(Heard::Now(tell)) => self.tell(number, &tell),
+                Ok(Heard::Last(tell)) => {
                     self.tell(number, &tell);
-                    self.save()?;
-                }
-                Ok(Heard::Refused(why)) => {
-                    self.tell(number, &Tell::Refused { why });
                     return Ok(false);
                 }
                 Err(OutOfOrder) => return Ok(false),
@@ -130,17 +127,20 @@ impl Server {
         let late_until = landed_by(now, self.life.timing.dead_after());
         let id = match (peer.holder, &ask) {
             (Some(id), _) => id,
-            (None, Ask::Register { .. } | Ask::Resume { .. }) => HolderId(0),
+            (None, Ask::Register { .. } | Ask::Resume { .. } | Ask::Describe) => HolderId(0),
             (None, _) => return Err(OutOfOrder),
         };
         let answers = match ask {
+            Ask::Describe => {
+                return Ok(Heard::Now(Tell::Described(Box::new(self.describe()))));
+            }
             Ask::Register { .. } | Ask::Resume { .. } if peer.holder.is_some() => {
                 return Err(OutOfOrder);
             }
             Ask::Register { command, resources } => {
                 return match self.register(number, command, resources)? {
                     Ok(welcome) => Ok(Heard::Now(Tell::Registered(Box::new(welcome)))),
-                    Err(why) => Ok(Heard::Refused(why)),
+                    Err(why) => Ok(Heard::Last(Tell::Refused { why })),
                 };
             }
             Ask::Resume {
@@ -210,6 +210,7 @@ impl Server {
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
         peer.holder = Some(id);
         peer.victim.holder = Some(process);
+        // What it may do is written down when it asks; this is only so that it is known.
         Ok(Ok(self.welcome(id)))
     }
 
@@ -223,9 +224,8 @@ impl Server {
     ) -> Result<Heard, OutOfOrder> {
         let process = self.own_process(number)?;
         if generation != self.life.generation {
-            return Ok(Heard::Refused(
-                "the host id has been joined again since".into(),
-            ));
+            let why = "the host id has been joined again since".into();
+            return Ok(Heard::Last(Tell::Refused { why }));
         }
         self.table.resume(id, process.id(), phases)?;
         let mut victim = self.awaited.remove(&id).ok_or(OutOfOrder)?;

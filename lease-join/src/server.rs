@@ -14,7 +14,7 @@ use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::contain::Remains;
 use lease_core::delta::Tenure;
 use lease_core::liveness::Sightings;
-use lease_core::registry::message::{HolderId, Left, Phase, Tell};
+use lease_core::registry::message::{HolderId, Left, Phase, Renewal, Tell};
 use lease_core::registry::place::Kept;
 use lease_core::registry::table::{Answer, Link, OutOfOrder, Table};
 use lease_core::tool::{Failure, Status, say};
@@ -26,6 +26,8 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How many renewals are remembered: an hour of them at t = 10.
+const RENEWALS_KEPT: usize = 180;
 /// The loop looks around at least this often.
 const LOOK_AROUND: Duration = Duration::from_millis(500);
 /// And this often while somebody is to die.
@@ -47,6 +49,15 @@ pub(crate) enum Stage {
     Lost { why: String, strike_at: Moment },
 }
 
+/// What was said about missing renewals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// That one has failed.
+    Failed,
+    /// That the lease will be lost.
+    Warned,
+}
+
 /// The registry of one joined host id.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -62,6 +73,8 @@ pub(crate) struct Server {
     pub(crate) estate: Estate,
     pub(crate) tenure: Arc<Tenure>,
     pub(crate) hosts: Sightings,
+    /// The last renewals, the oldest first.
+    pub(crate) renewals: VecDeque<Renewal>,
     pub(crate) table: Table,
     pub(crate) peers: BTreeMap<u64, Peer>,
     pub(crate) next_peer: u64,
@@ -75,7 +88,8 @@ pub(crate) struct Server {
     /// Answers that must not leave before the page with this number is written.
     pub(crate) unsent: VecDeque<(u64, Answer)>,
     pub(crate) stage: Stage,
-    warned: bool,
+    /// What was said about missing renewals, since the last one.
+    trouble: Option<Trouble>,
 }
 
 impl Server {
@@ -96,6 +110,9 @@ impl Server {
             life,
             mut table,
         } = joined;
+        let mut found = found;
+        // A slow renewal is still one: it counts until the lease is lost.
+        found.device.set_limit(life.timing.lost_after());
         let copy = || seat.place.try_clone().context("cannot keep a state file");
         let logged = Logged::new(found.device, copy()?, life.clone())
             .map_err(|fault| Failure::new(Status::System, fault.to_string()))?;
@@ -122,6 +139,7 @@ impl Server {
             estate,
             tenure,
             hosts: Sightings::default(),
+            renewals: VecDeque::new(),
             table,
             peers: BTreeMap::new(),
             next_peer: 0,
@@ -130,7 +148,7 @@ impl Server {
             died_writing: BTreeSet::new(),
             unsent: VecDeque::new(),
             stage: Stage::Serving,
-            warned: false,
+            trouble: None,
             heartbeat: Heartbeat::start(lease, logged, signals.wake.clone()),
             signals,
             seat,
@@ -236,7 +254,14 @@ impl Server {
     fn hear_heartbeat(&mut self) -> anyhow::Result<Option<Result<u8, Failure>>> {
         while let Some(beat) = self.heartbeat.next() {
             match beat {
-                Beat::Renewed { renewed, hosts } => self.renewed(renewed, hosts),
+                Beat::Renewed {
+                    renewed,
+                    hosts,
+                    renewal,
+                } => {
+                    self.note(renewal);
+                    self.renewed(renewed, hosts);
+                }
                 Beat::Failed(why) => self.not_renewed(&why),
                 Beat::Lost(why) => self.lose(&why),
                 Beat::Left(Ok(())) => {
@@ -259,12 +284,18 @@ impl Server {
         Ok(None)
     }
 
+    fn note(&mut self, renewal: Renewal) {
+        if self.renewals.len() == RENEWALS_KEPT {
+            self.renewals.pop_front();
+        }
+        self.renewals.push_back(renewal);
+    }
+
     fn renewed(&mut self, renewed: Moment, hosts: Sightings) {
         if matches!(self.stage, Stage::Lost { .. }) {
             return;
         }
-        if self.warned {
-            self.warned = false;
+        if self.trouble.take().is_some() {
             say(TOOL, format!("{}: renewed again", self.shown));
         }
         self.tenure.note_renewal(renewed);
@@ -273,25 +304,32 @@ impl Server {
     }
 
     fn not_renewed(&mut self, why: &str) {
-        if self.warned || matches!(self.stage, Stage::Lost { .. }) {
-            return;
+        if self.trouble.is_none() && !matches!(self.stage, Stage::Lost { .. }) {
+            say(
+                TOOL,
+                format!("cannot renew {}: {why}; trying again", self.shown),
+            );
+            self.trouble = Some(Trouble::Failed);
         }
-        self.warned = true;
-        let left = self.tenure.deadline().since(self.clock.now()).as_secs();
-        say(
-            TOOL,
-            format!(
-                "cannot renew {}: {why}; lost in {left} s if it stays so",
-                self.shown
-            ),
-        );
     }
 
+    /// Warns at 6t without a renewal; at 8t it is lost.
     fn check_deadline(&mut self) {
-        let over = !self.tenure.holds(self.clock.now());
-        if over && self.stage != Stage::Leaving {
-            let seconds = self.life.timing.lost_after().as_secs();
+        let now = self.clock.now();
+        let timing = self.life.timing;
+        let age = now.since(self.tenure.renewed());
+        if !self.tenure.holds(now) && self.stage != Stage::Leaving {
+            let seconds = timing.lost_after().as_secs();
             self.lose(&format!("no renewal for {seconds} s"));
+        } else if age >= timing.warn_after() && self.trouble != Some(Trouble::Warned) {
+            let left = self.tenure.deadline().since(now).as_secs() + 1;
+            let age = age.as_secs();
+            let shown = &self.shown;
+            say(
+                TOOL,
+                format!("{shown}: no renewal for {age} s; lost in {left} s if it stays so"),
+            );
+            self.trouble = Some(Trouble::Warned);
         }
     }
 

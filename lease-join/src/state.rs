@@ -16,6 +16,7 @@ use lease_core::registry::table::Table;
 use lease_core::timing::Timing;
 use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// One life of this host, and its heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +133,8 @@ pub(crate) struct Logged {
     device: Device,
     place: Place,
     life: Mutex<Life>,
+    /// How long the last read and the last write took.
+    took: Mutex<[Duration; 2]>,
 }
 
 impl Logged {
@@ -142,13 +145,30 @@ impl Logged {
             device,
             place,
             life: Mutex::new(life),
+            took: Mutex::default(),
         })
+    }
+}
+
+impl Logged {
+    /// Milliseconds that the last read and the last write took.
+    pub(crate) fn took(&self) -> [f64; 2] {
+        let took = *self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        took.map(|duration| duration.as_secs_f64() * 1000.0)
+    }
+
+    fn note(&self, which: usize, issued: Moment) {
+        let took = BootClock::boot_time().since(issued);
+        self.took.lock().unwrap_or_else(PoisonError::into_inner)[which] = took;
     }
 }
 
 impl Disk for Logged {
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
-        self.device.read(offset, len)
+        let issued = BootClock::boot_time();
+        let bytes = self.device.read(offset, len)?;
+        self.note(0, issued);
+        Ok(bytes)
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
@@ -158,6 +178,7 @@ impl Disk for Logged {
         life.save(&self.place)?;
         let issued = BootClock::boot_time();
         self.device.write(offset, bytes)?;
+        self.note(1, issued);
         life.renewed = issued;
         life.written = record.timestamp();
         life.in_flight = None;

@@ -70,6 +70,8 @@ pub enum Ask {
         /// What is wanted.
         resources: Vec<Asked>,
     },
+    /// What do you know? By anybody, instead of [`Ask::Register`].
+    Describe,
     /// Instead of [`Ask::Register`], after lease-join was restarted: go on as before. A pidfd of
     /// the asker comes with this message.
     Resume {
@@ -131,6 +133,8 @@ pub enum Left {
 pub enum Tell {
     /// The answer to [`Ask::Register`].
     Registered(Box<Welcome>),
+    /// The answer to [`Ask::Describe`]; the connection ends.
+    Described(Box<Description>),
     /// The answer to [`Ask::Resume`].
     Resumed {
         /// The moment before the last renewal was issued.
@@ -210,6 +214,102 @@ pub struct Welcome {
     pub ballots_from: Moment,
     /// What is known of other hosts.
     pub hosts: Sightings,
+}
+
+/// What a lease-join knows, for people: `lease-dump --local` prints it as it is. Ages and times to
+/// come are in seconds from now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// Always "local".
+    pub kind: String,
+    /// Name of the lockspace.
+    pub lockspace: Name,
+    /// Our host id.
+    pub host_id: HostId,
+    /// Its present life.
+    pub generation: Generation,
+    /// Our host name.
+    pub host_name: Name,
+    /// File or device of the lockspace.
+    pub path: PathBuf,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// t.
+    pub io_timeout: u8,
+    /// W.
+    pub watchdog: u16,
+    /// "serving", "stopping", "leaving" or "lost".
+    pub state: String,
+    /// Age of the last renewal.
+    pub renewed: f64,
+    /// When the lease is lost, unless it is renewed.
+    pub expires: f64,
+    /// Every registered lease-hold.
+    pub holders: Vec<DescribedHolder>,
+    /// Every other host that holds a host id.
+    pub hosts: Vec<DescribedHost>,
+    /// The last renewals, the oldest first.
+    pub renewals: Vec<Renewal>,
+}
+
+/// One lease-hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DescribedHolder {
+    /// Its process id.
+    pub pid: i32,
+    /// Its command's name.
+    pub command: String,
+    /// Wall clock, seconds since 1970, when it registered.
+    pub since: u64,
+    /// "connected", "awaited", "crashed" or "unproven".
+    pub link: String,
+    /// Process id of what it guards.
+    pub guarded: Option<i32>,
+    /// How that is contained.
+    pub containment: Option<Containment>,
+    /// What it wants or has.
+    pub resources: Vec<DescribedClaim>,
+}
+
+/// One resource of a lease-hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DescribedClaim {
+    /// Its name.
+    pub resource: Name,
+    /// The RESOURCE string.
+    pub spec: String,
+    /// Exclusive or shared.
+    pub mode: Mode,
+    /// What is done with it.
+    pub phase: Phase,
+}
+
+/// Another host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DescribedHost {
+    /// Its host id.
+    pub host_id: HostId,
+    /// Its present life.
+    pub generation: Generation,
+    /// The timestamp that stands there.
+    pub timestamp: u64,
+    /// How long ago that was first seen.
+    pub unchanged: f64,
+    /// When it counts as dead, if it stays so; 0 if it does already.
+    pub dead_in: f64,
+}
+
+/// One renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// The timestamp that was written: seconds since boot.
+    pub timestamp: u64,
+    /// Milliseconds that the read of all heartbeats took.
+    pub read_ms: f64,
+    /// Milliseconds that the write took.
+    pub write_ms: f64,
+    /// Attempts that had failed since the one before.
+    pub failures: u32,
 }
 
 /// How a resource may be acquired.

@@ -83,6 +83,17 @@ impl Place {
         Self::at(&open_dir(run_dir)?, run_dir, lockspace)
     }
 
+    /// The names of all lockspaces that have a directory.
+    pub fn all(run_dir: &Path) -> io::Result<Vec<Name>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(run_dir)? {
+            let file = entry?.file_name();
+            names.extend(name_of_file(file.as_encoded_bytes()));
+        }
+        names.sort();
+        Ok(names)
+    }
+
     fn at(parent: &OwnedFd, run_dir: &Path, lockspace: &Name) -> Result<Self, Errno> {
         let name = file_name(lockspace);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -210,6 +221,19 @@ fn file_name(name: &Name) -> String {
     text
 }
 
+/// The name that [`file_name`] made a component of; `None` if it made none such.
+fn name_of_file(file: &[u8]) -> Option<Name> {
+    let text = std::str::from_utf8(file).ok()?;
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    let name = Name::from_field(&bytes).ok()?;
+    (file_name(&name) == text).then_some(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,5 +246,12 @@ mod tests {
         assert_eq!(file(b"."), "%2e");
         assert_eq!(file(b"%2e"), "%252e");
         assert_eq!(file(b"\xff a"), "%ff%20a");
+        for text in [&b"LS-1_a"[..], b"../etc", b"%2e", b"\xff a"] {
+            assert_eq!(
+                name_of_file(file(text).as_bytes()).unwrap().as_bytes(),
+                text
+            );
+        }
+        assert_eq!(name_of_file(b"lost+found"), None);
     }
 }
