@@ -12,6 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
 
 /// Makes this process the parent of every descendant whose own parent ends.
 pub(crate) fn adopt_orphans() -> Result<(), Errno> {
@@ -19,9 +20,11 @@ pub(crate) fn adopt_orphans() -> Result<(), Errno> {
 }
 
 /// Reaps children on a thread of its own until there are none. Reports the command's end, if
-/// it is a child of ours, and the end of all.
-pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>) {
+/// it is a child of ours, and the end of all, but not before `others` have ended: what they
+/// still have to say of the command would come too late.
+pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>, others: Vec<JoinHandle<()>>) {
     std::thread::spawn(move || {
+        let mut others = others;
         loop {
             let event = match waitpid(None, Some(WaitPidFlag::WUNTRACED)) {
                 Ok(WaitStatus::Exited(pid, code)) if Some(pid) == command => {
@@ -34,7 +37,11 @@ pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>) {
                     Event::Stopped(signal as i32)
                 }
                 Ok(_) | Err(Errno::EINTR) => continue,
-                Err(_) => Event::TreeGone,
+                Err(_) => {
+                    // Nobody holds the other ends of what they listen to any more.
+                    others.drain(..).for_each(|other| drop(other.join()));
+                    Event::TreeGone
+                }
             };
             let last = matches!(event, Event::TreeGone);
             if events.send(event).is_err() || last {
