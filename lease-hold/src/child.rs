@@ -274,16 +274,14 @@ fn listen_to_init(mut wire: Wire, events: Sender<Event>) -> JoinHandle<()> {
 }
 
 impl Child {
-    /// Sends the command a signal, if it still is.
-    pub(crate) fn signal(&mut self, number: i32) {
+    /// Sends the command a signal. `false`: it is gone.
+    pub(crate) fn signal(&mut self, number: i32) -> bool {
         let Some(command) = &self.command else {
             self.pending.push(number);
-            return;
+            return true;
         };
-        if let Some(signal) = rustix::process::Signal::from_named_raw(number) {
-            // The one error that can be is that it is gone.
-            let _ = pidfd_send_signal(command, signal);
-        }
+        let signal = rustix::process::Signal::from_named_raw(number);
+        signal.is_none_or(|signal| pidfd_send_signal(command, signal).is_ok())
     }
 
     /// Its init has started it.

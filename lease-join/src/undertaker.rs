@@ -4,8 +4,9 @@
 use crate::TOOL;
 use crate::peers::describe;
 use crate::signals::{Signals, Wake};
+use crate::state::Remains;
 use lease_core::clock::{BootClock, Clock, Moment};
-use lease_core::contain::{Guarded, Remains};
+use lease_core::contain::{Guarded, Remains as Left};
 use lease_core::delta::{Lockspace, Tenure};
 use lease_core::device::{Access, Device};
 use lease_core::disk::{Absent, Disk};
@@ -15,7 +16,8 @@ use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::holder_note::HolderNote;
 use lease_core::record::leader::Leader;
 use lease_core::registry::message::{Asked, HolderId};
-use lease_core::registry::table::{Holder, Table};
+use lease_core::registry::place::Place;
+use lease_core::registry::table::Holder;
 use lease_core::resource::{AcquireError, Member, Resource, Wanted};
 use lease_core::spec::Mode;
 use lease_core::tool::{Failure, Status, say};
@@ -56,24 +58,31 @@ impl Victim {
 
     /// Kills, and looks what is left. The lease-hold itself comes first: a stopped one could wake
     /// and go on. Without a guarded process nothing was ever run.
-    pub(crate) fn strike(&self) -> Remains {
+    pub(crate) fn strike(&self) -> Left {
         self.holder.iter().for_each(Process::kill);
         let of_tree = match &self.guarded {
             Some(guarded) => guarded.kill(self.guarded_process.as_ref()),
-            None => Remains::Nothing,
+            None => Left::Nothing,
         };
         match self.holder.as_ref().is_none_or(Process::is_dead) {
             true => of_tree,
-            false => Remains::Something,
+            false => Left::Something,
         }
     }
 }
 
 /// Kills all holders of a former lease-join and all that they started, and sees them gone. `false`:
 /// told to leave before that. A holder that can never be proven gone is a failure.
-pub(crate) fn end_all(table: &Table, signals: &Signals) -> Result<bool, Failure> {
-    let mut left: Vec<_> = table
+pub(crate) fn end_all(
+    place: &Place,
+    remains: &Remains,
+    signals: &Signals,
+) -> Result<bool, Failure> {
+    let generation = remains.life.generation;
+    let mut left: Vec<_> = remains
+        .table
         .holders()
+        .filter(|(id, _)| !place.take_mark(generation, *id))
         .map(|(_, holder)| (holder, Victim::of(holder)))
         .collect();
     if let Some((holder, _)) = left.first() {
@@ -86,9 +95,9 @@ pub(crate) fn end_all(table: &Table, signals: &Signals) -> Result<bool, Failure>
     loop {
         let mut unknown = None;
         left.retain(|(holder, victim)| match victim.strike() {
-            Remains::Nothing => false,
-            Remains::Something => true,
-            Remains::NotKnown => {
+            Left::Nothing => false,
+            Left::Something => true,
+            Left::NotKnown => {
                 unknown = Some(describe(holder));
                 false
             }

@@ -101,6 +101,8 @@ pub enum Ask {
         /// How it is contained.
         containment: Containment,
     },
+    /// The host id is lost, and the command and all that it started are gone.
+    Gone,
     /// May the disk be written to release this resource?
     Release {
         /// Which resource.

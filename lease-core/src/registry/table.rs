@@ -296,6 +296,16 @@ impl Table {
         answers
     }
 
+    /// A holder has seen the end of all that it started, after a loss: nothing of it is left, and
+    /// nothing may be written any more.
+    pub fn gone(&mut self, id: HolderId) {
+        if let Some(holder) = self.holders.get_mut(&id) {
+            for claim in &mut holder.claims {
+                claim.phase = Phase::Idle;
+            }
+        }
+    }
+
     /// What a crashed holder started can never be proven gone: its leases stay reserved.
     pub fn unproven(&mut self, id: HolderId) {
         if let Some(holder) = self.holders.get_mut(&id) {
