@@ -5,7 +5,8 @@
 //! what the protocols ask of the world. [`timing`]: every duration. [`delta`]: a host id held by
 //! a heartbeat. [`quorum`], [`paxos`]: one ballot. [`liveness`]: is a host dead? [`resource`]: a
 //! lease from acquire to release. [`mod@format`], [`survey`]: whole areas, written and read.
-//! Then what only the tools use: [`device`], [`process`], [`contain`], [`registry`], [`tool`].
+//! Then what only the tools use: [`device`], [`priority`], [`process`], [`contain`],
+//! [`registry`], [`tool`].
 
 pub mod clock;
 pub mod contain;
@@ -17,6 +18,7 @@ pub mod id;
 pub mod layout;
 pub mod liveness;
 pub mod paxos;
+pub mod priority;
 pub mod process;
 pub mod quorum;
 pub mod record;

@@ -9,7 +9,7 @@ use crate::id::escape;
 use nix::errno::Errno;
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -185,9 +185,11 @@ pub fn show(text: &OsStr) -> String {
 }
 
 /// One line, whatever an argument or a record brought along: no control character reaches a
-/// terminal or a log.
+/// terminal or a log. The numbers that the standard library adds to errors of the system are
+/// left out.
 fn one_line(text: &str) -> String {
     let line = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let line = without_error_numbers(&line);
     let mut shown = String::with_capacity(line.len());
     for c in line.chars() {
         match c.is_control() {
@@ -198,9 +200,27 @@ fn one_line(text: &str) -> String {
     shown
 }
 
+fn without_error_numbers(line: &str) -> String {
+    let mut parts = line.split(" (os error ");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        shown.push_str(rest.strip_prefix(')').unwrap_or(rest));
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_the_system_is_shown_without_its_number() {
+        let error = io::Error::from_raw_os_error(2);
+        let line = one_line(&format!("cannot open x: {error}; and {error}."));
+        let expected = "cannot open x: No such file or directory; and No such file or directory.";
+        assert_eq!(line, expected);
+    }
 
     #[test]
     fn a_message_is_one_line_that_no_terminal_acts_on() {

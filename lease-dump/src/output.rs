@@ -1,7 +1,6 @@
 //! JSON on stdout: a line an object, or for reading, where stdout is a terminal.
 
 use lease_core::tool::{Failure, Status};
-use nix::errno::Errno;
 use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
@@ -41,9 +40,5 @@ impl Output {
 }
 
 fn not_written(error: &io::Error) -> Failure {
-    let why = match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_owned(),
-        None => error.to_string(),
-    };
-    Failure::new(Status::Io, format!("cannot write to stdout: {why}"))
+    Failure::new(Status::Io, format!("cannot write to stdout: {}", error))
 }

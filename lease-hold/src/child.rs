@@ -12,6 +12,7 @@ use crate::tree;
 use anyhow::Context;
 use lease_core::clock::Moment;
 use lease_core::contain::Containment;
+use lease_core::priority::OomScore;
 use lease_core::registry::wire::Wire;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -78,7 +79,7 @@ pub(crate) fn fork_gated(
             parent: Pid::this(),
             kept: None,
         };
-        let gated = fork_and_wait(&execution, None)?;
+        let gated = fork_and_wait(&execution, orders.oom_score.as_ref(), None)?;
         cage.enter(gated.pid)
             .context("cannot put the command into its control group")?;
         return Ok(gated);
@@ -96,13 +97,17 @@ pub(crate) fn fork_gated(
     // The next child is the first process of a new namespace; those after it are not.
     let own = File::open("/proc/self/ns/pid").context("cannot open our own PID namespace")?;
     unshare(CloneFlags::CLONE_NEWPID).context("cannot make a PID namespace")?;
-    let gated = fork_and_wait(&execution, Some(ours));
+    let gated = fork_and_wait(&execution, orders.oom_score.as_ref(), Some(ours));
     setns(own, CloneFlags::CLONE_NEWPID).context("cannot leave the PID namespace")?;
     gated
 }
 
 #[allow(unsafe_code)]
-fn fork_and_wait(execution: &Execution<'_>, control: Option<UnixStream>) -> anyhow::Result<Gated> {
+fn fork_and_wait(
+    execution: &Execution<'_>,
+    oom_score: Option<&OomScore>,
+    control: Option<UnixStream>,
+) -> anyhow::Result<Gated> {
     let (gate_read, gate) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let (failure, failure_write) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     // SAFETY: this process has other threads, so until it executes, the child may only make calls
@@ -120,6 +125,9 @@ fn fork_and_wait(execution: &Execution<'_>, control: Option<UnixStream>) -> anyh
         ForkResult::Parent { child: pid } => {
             let raw = rustix::process::Pid::from_raw(pid.as_raw()).context("no process id")?;
             let pidfd = pidfd_open(raw, PidfdFlags::empty()).context("cannot open a pidfd")?;
+            oom_score
+                .iter()
+                .for_each(|score| score.give_to(pid.as_raw()));
             Ok(Gated {
                 pid,
                 pidfd,
@@ -150,6 +158,10 @@ fn run_child(execution: &Execution<'_>, gate: BorrowedFd<'_>) -> Errno {
     if getppid() != execution.parent {
         return Errno::ESRCH;
     }
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // SAFETY: a system call that reads `ordinary`. If this process was never raised it changes
+    // nothing, and it is always allowed.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary) };
     // SAFETY: sets a disposition to its default; no handler is involved. Rust's start-up ignores
     // this signal, and an ignored signal stays so across exec.
     if let Err(errno) = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigDfl) } {

@@ -14,6 +14,7 @@ use crate::tree;
 use crate::worker::{Answer, Job};
 use anyhow::Context;
 use lease_core::clock::{Clock, Moment};
+use lease_core::priority::OomScore;
 use lease_core::registry::message::{Ask, Tell};
 use lease_core::resource::AcquireError;
 use lease_core::timing::Timing;
@@ -41,6 +42,8 @@ pub(crate) struct Orders {
     pub(crate) cage: Cage,
     /// The signals that it starts with blocked.
     pub(crate) signals: SigSet,
+    /// How likely the out-of-memory killer is to choose it.
+    pub(crate) oom_score: Option<OomScore>,
     /// What asks it to end.
     pub(crate) kill_signal: Signal,
     /// From there to SIGKILL; half of what there is, if nothing else is asked for.

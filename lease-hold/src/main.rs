@@ -18,6 +18,7 @@ mod tree;
 mod worker;
 
 use args::Args;
+use lease_core::priority;
 use lease_core::tool;
 use std::process::ExitCode;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<u8> {
     let unblocked = signals::block()?;
+    let oom_score = priority::raise();
     let specs = args.resources()?;
     let command = command::Command::find(args.command())?;
     let opened = worker::open_all(&specs)?;
@@ -44,6 +46,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     let orders = guard::Orders {
         cage: cage::Cage::build(args.contain, args.verbose)?,
         signals: unblocked,
+        oom_score,
         kill_signal: args.kill_signal,
         grace: args.grace,
         on_loss: args.on_loss.clone(),

@@ -30,6 +30,10 @@ pub(crate) struct Args {
         value_parser = clap::value_parser!(u16).range(1..=i64::from(WATCHDOG_MAX)))]
     pub(crate) watchdog_timeout: u16,
 
+    /// A watchdog device that resets this host if nothing else ends what is guarded
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) watchdog: Option<PathBuf>,
+
     /// Where lease-hold finds this lease-join
     #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     pub(crate) run_dir: PathBuf,

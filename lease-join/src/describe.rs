@@ -44,7 +44,8 @@ impl Server {
         }
     }
 
-    fn stage_name(&self) -> &'static str {
+    /// What this lease-join does.
+    pub(crate) fn stage_name(&self) -> &'static str {
         match self.stage {
             Stage::Serving => "serving",
             Stage::Stopping { .. } => "stopping",

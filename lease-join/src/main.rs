@@ -5,14 +5,17 @@ mod describe;
 mod heartbeat;
 mod host;
 mod membership;
+mod notify;
 mod peers;
 mod scribe;
 mod server;
 mod signals;
 mod state;
 mod undertaker;
+mod watchdog;
 
 use args::Args;
+use lease_core::priority;
 use lease_core::tool::{self, Status};
 use std::process::ExitCode;
 
@@ -28,12 +31,17 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<u8> {
     let spec = args.lockspace()?;
+    // No command is started from here.
+    let _ = priority::raise();
     let seat = membership::take_seat(args, &spec)?;
     let found = membership::open(&spec)?;
     let signals = signals::Signals::watch()?;
     let remains = state::Remains::read(&seat.place, &host::boot_id()?);
     match membership::join(args, &spec, found, &signals, remains)? {
-        Some(joined) => server::Server::start(seat, joined, signals)?.run(),
+        Some(joined) => {
+            let watchdog = membership::arm(args, &joined)?;
+            server::Server::start(seat, joined, signals, watchdog)?.run()
+        }
         None => Ok(Status::Done.code()),
     }
 }

@@ -3,6 +3,7 @@
 use crate::args::{Args, Spec};
 use crate::signals::Signals;
 use crate::state::{Life, Remains};
+use crate::watchdog::{KernelDevice, Watchdog};
 use crate::{TOOL, host, undertaker};
 use anyhow::Context;
 use lease_core::clock::{BootClock, Moment};
@@ -11,13 +12,12 @@ use lease_core::device::{Access, Device};
 use lease_core::disk::Disk;
 use lease_core::id::{Generation, Name};
 use lease_core::record::heartbeat::Heartbeat;
-use lease_core::record::host_note::WATCHDOG_MAX;
 use lease_core::registry::message::AreaId;
 use lease_core::registry::place::{Lock, Place};
 use lease_core::registry::table::Table;
 use lease_core::timing::{DEFAULT_IO_TIMEOUT, Timing};
 use lease_core::tool::{Failure, Status, say, show};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Bytes that hold the first record of an area of either sector size.
@@ -161,16 +161,7 @@ pub(crate) fn join(
     let remains = remains.filter(|r| r.life.host == spec.host && r.life.area == area);
     let claim = claim(args, spec, &found, remains.as_ref())?;
     found.device.set_limit(claim.timing.io_limit());
-    if claim.timing.watchdog() < WATCHDOG_MAX {
-        let seconds = claim.timing.watchdog();
-        say(
-            TOOL,
-            format!(
-                "{}: promising to be dead {seconds} s after a loss; no watchdog device backs that",
-                spec.lockspace
-            ),
-        );
-    }
+    check_watchdog(args, spec, claim.timing)?;
     let resumed = remains
         .as_ref()
         .and_then(|remains| resume(&found, &claim, remains));
@@ -197,6 +188,45 @@ pub(crate) fn join(
         life,
         table,
     }))
+}
+
+/// A watchdog device is tried before anything is written, and let go; without one it is said what
+/// nothing covers.
+fn check_watchdog(args: &Args, spec: &Spec, timing: Timing) -> Result<(), Failure> {
+    let Some(path) = &args.watchdog else {
+        let seconds = timing.watchdog();
+        let text = format!(
+            "{}: promised to be dead {seconds} s after a loss; without a watchdog device nothing \
+             ends what is guarded if this host freezes",
+            spec.lockspace
+        );
+        say(TOOL, text);
+        return Ok(());
+    };
+    let watchdog = arm_device(path, timing)?;
+    watchdog
+        .disarm()
+        .map_err(|why| refused(path, &why.to_string()))
+}
+
+/// Arms the watchdog device, if there is to be one.
+pub(crate) fn arm(args: &Args, joined: &Joined) -> Result<Option<Watchdog<KernelDevice>>, Failure> {
+    args.watchdog
+        .as_ref()
+        .map(|path| arm_device(path, joined.life.timing))
+        .transpose()
+}
+
+fn arm_device(path: &Path, timing: Timing) -> Result<Watchdog<KernelDevice>, Failure> {
+    Watchdog::arm(KernelDevice::open(path)?, timing).map_err(|why| refused(path, &why))
+}
+
+fn refused(path: &Path, why: &str) -> Failure {
+    let shown = show(path.as_os_str());
+    Failure::new(
+        Status::Refused,
+        format!("cannot use watchdog {shown}: {why}"),
+    )
 }
 
 /// The same life of the host goes on: same name, same times, nothing has changed on the disk, and

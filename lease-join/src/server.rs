@@ -4,11 +4,13 @@
 use crate::TOOL;
 use crate::heartbeat::{Beat, Heartbeat};
 use crate::membership::{Joined, Seat};
+use crate::notify::Notify;
 use crate::peers::{Peer, describe};
 use crate::scribe::Scribe;
 use crate::signals::Signals;
 use crate::state::{Life, Logged};
 use crate::undertaker::{Estate, Undertaker, Victim};
+use crate::watchdog::{KernelDevice, Watchdog};
 use anyhow::Context;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::contain::Remains;
@@ -90,11 +92,18 @@ pub(crate) struct Server {
     pub(crate) stage: Stage,
     /// What was said about missing renewals, since the last one.
     trouble: Option<Trouble>,
+    watchdog: Option<Watchdog<KernelDevice>>,
+    notify: Notify,
 }
 
 impl Server {
     /// Opens the socket, starts to renew, and says on stdout that the host id is joined.
-    pub(crate) fn start(seat: Seat, joined: Joined, signals: Signals) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        seat: Seat,
+        joined: Joined,
+        signals: Signals,
+        watchdog: Option<Watchdog<KernelDevice>>,
+    ) -> anyhow::Result<Self> {
         let listener = seat
             .place
             .listen(&seat.lock)
@@ -149,6 +158,8 @@ impl Server {
             unsent: VecDeque::new(),
             stage: Stage::Serving,
             trouble: None,
+            watchdog,
+            notify: Notify::new(),
             heartbeat: Heartbeat::start(lease, logged, signals.wake.clone()),
             signals,
             seat,
@@ -163,6 +174,7 @@ impl Server {
     pub(crate) fn run(mut self) -> anyhow::Result<u8> {
         loop {
             self.wait_for_news()?;
+            self.tend_watchdog();
             if self.signals.told_to_end() {
                 return Ok(Status::Done.code());
             }
@@ -190,8 +202,7 @@ impl Server {
             .write_all(line.as_bytes())
             .and_then(|()| stdout.flush())
             .map_err(|why| Failure::new(Status::Io, format!("cannot write to stdout: {why}")))?;
-        // Without a service manager there is nobody to notify.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        self.notify.ready();
         Ok(())
     }
 
@@ -216,6 +227,10 @@ impl Server {
         } else {
             STRIKE_EVERY
         };
+        let most = self
+            .watchdog
+            .as_ref()
+            .map_or(most, |dog| most.min(dog.pause()));
         let left = self.next_deadline().since(self.clock.now()).min(most);
         let left = left.max(Duration::from_millis(1));
         match poll(
@@ -227,6 +242,31 @@ impl Server {
         }
         self.signals.wake.clear();
         Ok(())
+    }
+
+    /// Pets the device, tells the service manager that we live, and what we do.
+    fn tend_watchdog(&mut self) {
+        let guarding = self.is_guarding();
+        if let Some(watchdog) = &mut self.watchdog
+            && let Err(why) = watchdog.tend(&self.clock, self.tenure.renewed(), guarding)
+        {
+            say(
+                TOOL,
+                format!("{}: cannot pet the watchdog: {why}", self.shown),
+            );
+        }
+        self.notify.alive(self.clock.now());
+        let holders = self.table.holders().count();
+        let state = self.stage_name();
+        self.notify
+            .status(format!("{}: {state}, {holders} holders", self.shown));
+    }
+
+    /// Whether anything may run that a lease of this host allows.
+    fn is_guarding(&self) -> bool {
+        let busy = self.peers.values().any(|peer| peer.holder.is_some());
+        let unproven = self.table.holders().any(|(_, holder)| holder.ended());
+        busy || unproven || !self.graves.is_empty() || !self.awaited.is_empty()
     }
 
     /// When something has to be done even if nothing is heard.
@@ -265,6 +305,9 @@ impl Server {
                 Beat::Failed(why) => self.not_renewed(&why),
                 Beat::Lost(why) => self.lose(&why),
                 Beat::Left(Ok(())) => {
+                    if let Some(watchdog) = self.watchdog.take() {
+                        watchdog.disarm().context("cannot disarm the watchdog")?;
+                    }
                     let place = &self.seat.place;
                     place.remove_socket().context("cannot remove the socket")?;
                     place
