@@ -85,7 +85,7 @@ fn flags_of_line(line: &str) -> Vec<String> {
     let mut in_flag = false;
     for word in line.split_whitespace() {
         match word {
-            "Fl" => in_flag = true,
+            "Fl" | ".Fl" => in_flag = true,
             "," | "|" => {}
             _ if in_flag && is_flag_word(word) => names.push(format!("-{word}")),
             _ => in_flag = false,
@@ -113,11 +113,12 @@ fn explained(page: &str) -> Vec<Flag> {
     flags
 }
 
-/// The options that follow a tool's name in commands shown as text: the tool, the option.
+/// The options that follow a tool's name in commands shown as text: the tool, the option. A line
+/// that refers to a page shows no command.
 fn options_shown(text: &str) -> Vec<(&'static str, String)> {
     let text = text.replace("\\e\n", " ").replace("\\-", "-");
     let mut shown = Vec::new();
-    for line in text.lines() {
+    for line in text.lines().filter(|line| !line.contains("Xr ")) {
         let mut running = None;
         for word in line.split_whitespace() {
             let bare = word.trim_matches('`');
