@@ -109,9 +109,9 @@ fn a_share_that_was_ended_on_the_disk_kills_its_command() {
     lost(&hold.finish_within(AT_ONCE), "LS:R1");
 }
 
-/// Whether commands are contained in control groups here.
-fn has_control_groups(host: &Host, resource: &str) -> bool {
-    let ran = host.hold(&["--contain", "cgroup", resource], &["true"]);
+/// Whether commands can be contained in this way here.
+fn can_contain(host: &Host, contain: &str, resource: &str) -> bool {
+    let ran = host.hold(&["--contain", contain, resource], &["true"]);
     assert!([0, 78].contains(&ran.code), "{ran:?}");
     ran.code == 0
 }
@@ -152,20 +152,40 @@ fn a_killed_lease_hold_takes_its_command_along_and_leaves_the_lease_owned() {
     assert_eq!(storage.owner(1), (None, 2));
 }
 
-#[test]
-fn what_a_killed_lease_hold_leaves_in_a_control_group_is_ended_and_given_back() {
+/// How many processes are `tail -f PATH`, in whatever namespace.
+fn tails(path: &str) -> usize {
+    let line = format!("tail\0-f\0{path}\0");
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let command = |entry: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()
+    };
+    processes
+        .filter_map(command)
+        .filter(|found| *found == line)
+        .count()
+}
+
+/// What a killed lease-hold leaves is contained: it is ended and given back.
+fn given_back(contain: &str) {
     let storage = Storage::new(2);
     let (exclusive, shared) = (storage.resource(1), format!("{}:SH", storage.resource(2)));
     let (a, join) = Host::joined(&storage, 1);
     let (b, _join_b) = Host::joined(&storage, 2);
-    if !has_control_groups(&a, &exclusive) {
+    if !can_contain(&a, contain, &exclusive) {
         return;
     }
-    let (hold, pids) = with_daemon(&a, &["--contain", "cgroup", &exclusive, &shared]);
+    let marker = storage.path().join("marker");
+    std::fs::write(&marker, "").unwrap();
+    let marker = marker.to_str().unwrap();
+    let script = format!("setsid tail -f {marker} & echo held; exec tail -f {marker}");
+    let options = ["--contain", contain, &exclusive, &shared];
+    let hold = a.start_hold(&options, &["sh", "-c", &script]);
+    hold.wait_for_stdout("held");
+    wait_until("both tails", SOON, || (tails(marker) == 2).then_some(()));
     let lver = storage.owner(1).1;
     hold.kill();
     join.wait_for_stderr("nothing is left; its leases are free");
-    assert!(!pids.iter().any(|pid| runs(*pid)));
+    assert_eq!(tails(marker), 0);
     assert_eq!(storage.owner(1), (None, lver));
     assert_eq!(storage.sharers(2, 1), [] as [u64; 0]);
     assert_eq!(
@@ -174,6 +194,16 @@ fn what_a_killed_lease_hold_leaves_in_a_control_group_is_ended_and_given_back() 
     );
     join.signal(Signal::SIGTERM);
     assert_eq!(join.finish().code, 0);
+}
+
+#[test]
+fn what_a_killed_lease_hold_leaves_in_a_control_group_is_given_back() {
+    given_back("cgroup");
+}
+
+#[test]
+fn what_a_killed_lease_hold_leaves_in_a_pid_namespace_is_given_back() {
+    given_back("pidns");
 }
 
 #[test]
@@ -308,10 +338,10 @@ fn a_host_that_comes_back_waits_for_the_end_of_its_former_life() {
     let storage = Storage::new(1);
     let resource = storage.resource(1);
     let (a, join) = Host::joined(&storage, 1);
-    if !has_control_groups(&a, &resource) {
+    if !can_contain(&a, "cgroup", &resource) {
         return;
     }
-    let hold = a.holding(&[&resource]);
+    let hold = a.holding(&["--contain", "cgroup", &resource]);
     let lver = storage.owner(1).1;
     join.kill();
     let renewed = renewed(&storage, 1);

@@ -74,8 +74,12 @@ impl Process {
 
     /// Kills it. Nothing happens if it is gone.
     pub fn kill(&self) {
-        // The one error that can be is that it is gone.
-        let _ = pidfd_send_signal(&self.fd, Signal::KILL);
+        self.signal(Signal::KILL);
+    }
+
+    /// Sends it a signal. `false`: it is gone.
+    pub fn signal(&self, signal: Signal) -> bool {
+        pidfd_send_signal(&self.fd, signal).is_ok()
     }
 
     /// Whether all its threads have ended.

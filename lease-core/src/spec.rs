@@ -49,7 +49,9 @@ pub enum SpecError {
 }
 
 /// A file or device and the byte at which an area starts.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Place {
     /// File or block device.
     pub path: PathBuf,

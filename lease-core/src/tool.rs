@@ -9,7 +9,7 @@ use crate::id::escape;
 use nix::errno::Errno;
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn an_error_of_the_system_is_shown_without_its_number() {
-        let error = io::Error::from_raw_os_error(2);
+        let error = std::io::Error::from_raw_os_error(2);
         let line = one_line(&format!("cannot open x: {error}; and {error}."));
         let expected = "cannot open x: No such file or directory; and No such file or directory.";
         assert_eq!(line, expected);

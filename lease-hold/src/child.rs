@@ -27,6 +27,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
 
 /// A forked child that has not executed anything yet.
 pub(crate) struct Gated {
@@ -219,10 +220,10 @@ impl Gated {
         } = self;
         // If it is gone already its end is reported as any other.
         let _ = write(gate.as_fd(), &[1]);
-        listen_for_failure(failure, events.clone());
+        let heard = listen_for_failure(failure, events.clone());
         match control {
             None => {
-                tree::reap(Some(pid), events.clone());
+                tree::reap(Some(pid), events.clone(), vec![heard]);
                 Ok(Child {
                     command: Some(pidfd),
                     pending: Vec::new(),
@@ -231,8 +232,8 @@ impl Gated {
             }
             Some(control) => {
                 let wire = Wire::new(control.try_clone().context("cannot copy a socket")?);
-                listen_to_init(Wire::new(control), events.clone());
-                tree::reap(None, events.clone());
+                let told = listen_to_init(Wire::new(control), events.clone());
+                tree::reap(None, events.clone(), vec![heard, told]);
                 Ok(Child {
                     command: None,
                     pending: Vec::new(),
@@ -243,17 +244,17 @@ impl Gated {
     }
 }
 
-fn listen_for_failure(failure: OwnedFd, events: Sender<Event>) {
+fn listen_for_failure(failure: OwnedFd, events: Sender<Event>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut errno = [0; 4];
         if read(failure.as_fd(), &mut errno) == Ok(4) {
             // Without a main thread there is nobody to tell.
             let _ = events.send(Event::NotExecuted(i32::from_ne_bytes(errno)));
         }
-    });
+    })
 }
 
-fn listen_to_init(mut wire: Wire, events: Sender<Event>) {
+fn listen_to_init(mut wire: Wire, events: Sender<Event>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         while let Ok(report) = wire.receive::<Report>() {
             let event = match report {
@@ -269,20 +270,18 @@ fn listen_to_init(mut wire: Wire, events: Sender<Event>) {
                 return;
             }
         }
-    });
+    })
 }
 
 impl Child {
-    /// Sends the command a signal, if it still is.
-    pub(crate) fn signal(&mut self, number: i32) {
+    /// Sends the command a signal. `false`: it is gone.
+    pub(crate) fn signal(&mut self, number: i32) -> bool {
         let Some(command) = &self.command else {
             self.pending.push(number);
-            return;
+            return true;
         };
-        if let Some(signal) = rustix::process::Signal::from_named_raw(number) {
-            // The one error that can be is that it is gone.
-            let _ = pidfd_send_signal(command, signal);
-        }
+        let signal = rustix::process::Signal::from_named_raw(number);
+        signal.is_none_or(|signal| pidfd_send_signal(command, signal).is_ok())
     }
 
     /// Its init has started it.

@@ -213,7 +213,7 @@ impl<'a> Watch<'a> {
                 Act::Terminate => self.terminate(),
                 Act::Kill => {
                     self.orders.cage.kill();
-                    tree::signal_all(Signal::SIGKILL);
+                    tree::signal_all(libc::SIGKILL);
                 }
             }
             self.report(was);
@@ -254,8 +254,8 @@ impl<'a> Watch<'a> {
 
     /// Asks everything to end; a stopped process is woken to hear it.
     fn terminate(&self) {
-        tree::signal_all(self.orders.kill_signal);
-        tree::signal_all(Signal::SIGCONT);
+        tree::signal_all(self.orders.kill_signal as i32);
+        tree::signal_all(libc::SIGCONT);
         if let (Some(on_loss), true) = (&self.orders.on_loss, self.machine.lost()) {
             child::run_aside(on_loss, self.environment);
         }
@@ -286,9 +286,8 @@ impl<'a> Watch<'a> {
         if from_terminal {
             return;
         }
-        match (self.code, Signal::try_from(number)) {
-            (Some(_), Ok(signal)) => tree::signal_all(signal),
-            _ => self.child.signal(number),
+        if self.code.is_some() || !self.child.signal(number) {
+            tree::signal_all(number);
         }
     }
 

@@ -5,6 +5,7 @@ use crate::acquire::HeldLease;
 use crate::guard::Ended;
 use crate::hub::{Event, Hub};
 use crate::report;
+use crate::session::Session;
 use crate::worker::{Answer, Job};
 use lease_core::clock::Clock;
 use lease_core::registry::message::{Ask, Left, Tell};
@@ -21,6 +22,14 @@ const LOOK_AROUND: Duration = Duration::from_millis(200);
 pub(crate) fn after(hub: &mut Hub, held: Vec<HeldLease>, ended: Ended) -> anyhow::Result<u8> {
     match ended {
         Ended::Lost(why) => {
+            if hub.clock.now() < hub.deadline() {
+                // One lease was taken, the host id is still ours: the others go back.
+                if let Err(failure) = give_back(hub, held) {
+                    say(TOOL, failure);
+                }
+            } else {
+                hub.sessions().iter_mut().for_each(Session::gone);
+            }
             let text = format!("the lease was lost ({why}); {} was killed", hub.command);
             Err(Failure::new(Status::Lost, text).into())
         }

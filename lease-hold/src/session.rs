@@ -60,14 +60,18 @@ impl Session {
             );
             Failure::new(Status::NotJoined, text)
         };
+        let forbidden = || {
+            let text = format!("lease-join of lockspace {lockspace}: permission denied");
+            Failure::new(Status::Permission, text)
+        };
         let own = Process::own()
             .ok_or_else(|| Failure::new(Status::System, "cannot open a pidfd of our own"))?;
-        let place = Place::open(run_dir, lockspace).map_err(|e| absent(e.desc().into()))?;
+        let place = Place::open(run_dir, lockspace).map_err(|errno| match errno {
+            nix::errno::Errno::EACCES => forbidden(),
+            errno => absent(errno.desc().into()),
+        })?;
         let stream = place.connect().map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                let text = format!("lease-join of lockspace {lockspace}: permission denied");
-                Failure::new(Status::Permission, text)
-            }
+            io::ErrorKind::PermissionDenied => forbidden(),
             _ => absent(error.to_string()),
         })?;
         let phases = vec![Phase::Idle; resources.len()];
@@ -132,6 +136,21 @@ impl Session {
             Left::LateWrite | Left::Doubt => Phase::Doubt,
         };
         send(&mut self.wire, &Ask::Released { index, left }, None);
+    }
+
+    /// Says, after the loss of the host id, that all is gone; to the next lease-join if there is
+    /// none.
+    pub(crate) fn gone(&mut self) {
+        let Welcome {
+            holder, generation, ..
+        } = *self.welcome;
+        send(&mut self.wire, &Ask::Gone, None);
+        if self.wire.is_none()
+            && let Ok(place) = Place::open(&self.run_dir, &self.name())
+        {
+            // Without the mark the next lease-join cannot know.
+            let _ = place.mark_gone(generation, holder);
+        }
     }
 
     /// Takes note of what lease-join said.

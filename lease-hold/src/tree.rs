@@ -5,13 +5,14 @@
 //! of /proc only finds whom to send a signal.
 
 use crate::hub::Event;
-use lease_core::process;
+use lease_core::process::{self, ProcessId, Stat};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
 
 /// Makes this process the parent of every descendant whose own parent ends.
 pub(crate) fn adopt_orphans() -> Result<(), Errno> {
@@ -19,9 +20,11 @@ pub(crate) fn adopt_orphans() -> Result<(), Errno> {
 }
 
 /// Reaps children on a thread of its own until there are none. Reports the command's end, if
-/// it is a child of ours, and the end of all.
-pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>) {
+/// it is a child of ours, and the end of all, but not before `others` have ended: what they
+/// still have to say of the command would come too late.
+pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>, others: Vec<JoinHandle<()>>) {
     std::thread::spawn(move || {
+        let mut others = others;
         loop {
             let event = match waitpid(None, Some(WaitPidFlag::WUNTRACED)) {
                 Ok(WaitStatus::Exited(pid, code)) if Some(pid) == command => {
@@ -34,7 +37,11 @@ pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>) {
                     Event::Stopped(signal as i32)
                 }
                 Ok(_) | Err(Errno::EINTR) => continue,
-                Err(_) => Event::TreeGone,
+                Err(_) => {
+                    // Nobody holds the other ends of what they listen to any more.
+                    others.drain(..).for_each(|other| drop(other.join()));
+                    Event::TreeGone
+                }
             };
             let last = matches!(event, Event::TreeGone);
             if events.send(event).is_err() || last {
@@ -44,27 +51,33 @@ pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>) {
     });
 }
 
-/// Sends a signal to every descendant of this process.
-pub(crate) fn signal_all(signal: Signal) {
-    for pid in descendants(Pid::this()) {
-        // It may have ended meanwhile. It cannot be somebody else: its parent, of our tree, or we
-        // would have had to reap it first, and what a sweep misses the next one finds.
-        let _ = kill(pid, signal);
+/// Sends a signal to every descendant of this process. What a sweep misses the next one finds.
+pub(crate) fn signal_all(number: i32) {
+    let Some(signal) = Signal::from_named_raw(number) else {
+        return;
+    };
+    for id in descendants(Pid::this().as_raw()) {
+        // It may have ended meanwhile, and its number may be another's by now.
+        if let Some(process) = id.open() {
+            process.signal(signal);
+        }
     }
 }
 
-fn descendants(root: Pid) -> Vec<Pid> {
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for (pid, stat) in process::all() {
-        children.entry(stat.parent).or_default().push(pid);
+fn descendants(root: i32) -> Vec<ProcessId> {
+    let mut children: BTreeMap<i32, Vec<ProcessId>> = BTreeMap::new();
+    for (pid, Stat { parent, started }) in process::all() {
+        children
+            .entry(parent)
+            .or_default()
+            .push(ProcessId { pid, started });
     }
     let mut found = Vec::new();
-    let mut parents = vec![root.as_raw()];
+    let mut parents = vec![root];
     while let Some(parent) = parents.pop() {
-        for child in children.remove(&parent).unwrap_or_default() {
-            found.push(Pid::from_raw(child));
-            parents.push(child);
-        }
+        let below = children.remove(&parent).unwrap_or_default();
+        parents.extend(below.iter().map(|child| child.pid));
+        found.extend(below);
     }
     found
 }
@@ -75,6 +88,7 @@ mod tests {
 
     #[test]
     fn we_are_among_our_parents_descendants() {
-        assert!(descendants(Pid::parent()).contains(&Pid::this()));
+        let found = descendants(Pid::parent().as_raw());
+        assert!(found.iter().any(|id| id.pid == Pid::this().as_raw()));
     }
 }

@@ -1,10 +1,11 @@
 //! One thread a resource: it does that resource's disk I/O, and nothing else does.
 
+use crate::TOOL;
 use crate::hub::Event;
 use lease_core::clock::{BootClock, Moment};
 use lease_core::delta::{Lockspace, Tenure};
 use lease_core::device::{Access, Device, OpenError};
-use lease_core::disk::{Disk, Fault};
+use lease_core::disk::{Absent, Disk, Fault};
 use lease_core::layout::Geometry;
 use lease_core::liveness::Sightings;
 use lease_core::quorum::{Quorum, Replica};
@@ -13,7 +14,7 @@ use lease_core::registry::message::{AreaId, Asked, Left, Welcome};
 use lease_core::resource::{AcquireError, Attempt, Held, Member, Resource, Snapshot, Wanted};
 use lease_core::spec::{Place, ResourceSpec};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
-use lease_core::tool::{Failure, Status};
+use lease_core::tool::{Failure, Status, say};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -27,7 +28,7 @@ pub(crate) struct Opened {
     /// The argument.
     pub(crate) spec: ResourceSpec,
     /// Its disks, in the order of the argument.
-    devices: Vec<Device>,
+    devices: Vec<Option<Device>>,
     geometry: Geometry,
     num_hosts: u64,
 }
@@ -67,7 +68,8 @@ pub(crate) fn open_all(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
     let opened = open_each(specs)?;
     let areas: Vec<_> = opened.iter().map(|one| one.asked().areas).collect();
     for (i, one) in opened.iter().enumerate() {
-        let overlaps = |other: &Vec<AreaId>| other.iter().any(|area| areas[i].contains(area));
+        let same = |area: &Option<AreaId>| area.is_some() && areas[i].contains(area);
+        let overlaps = |other: &Vec<Option<AreaId>>| other.iter().any(same);
         if let Some(other) = areas[..i].iter().position(overlaps) {
             let (one, other) = (&one.spec, &opened[other].spec);
             let text = format!("cannot acquire {one}: it is the same resource as {other}");
@@ -91,42 +93,50 @@ fn open_each(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
     })
 }
 
+/// Opens all disks of a resource. A minority may be missing, as it may fail later; what is there
+/// must be what was named.
 fn open(spec: &ResourceSpec) -> Result<Opened, Failure> {
     let mut devices = Vec::new();
-    let mut leaders = Vec::new();
-    let mut failures = Vec::new();
+    let mut leaders: Vec<Leader> = Vec::new();
+    let mut first_failure = None;
     for place in &spec.places {
         match open_one(spec, place) {
             Ok((device, leader)) => {
-                devices.push(device);
+                devices.push(Some(device));
                 leaders.push(leader);
             }
-            Err(failure) => failures.push(failure),
+            Err(failure) if is_missing(failure.status) => {
+                devices.push(None);
+                first_failure = first_failure.or(Some(failure));
+            }
+            Err(failure) => return Err(failure),
         }
     }
-    if let Some(failure) = failures.into_iter().next() {
-        return Err(failure);
+    let enough = leaders.len() > spec.places.len() / 2;
+    match (first_failure, enough) {
+        (Some(failure), false) => return Err(failure),
+        (Some(failure), true) => say(TOOL, format!("going on without one disk: {failure}")),
+        (None, _) => {}
     }
-    let leader = leaders.first().ok_or_else(|| {
-        Failure::new(
-            Status::Internal,
-            format!("cannot acquire {spec}: it lies nowhere"),
-        )
-    })?;
-    let (geometry, num_hosts) = (leader.geometry(), leader.num_hosts());
-    if leaders
-        .iter()
-        .any(|l| (l.geometry(), l.num_hosts()) != (geometry, num_hosts))
-    {
-        let text = format!("cannot acquire {spec}: its disks differ in geometry");
-        return Err(Failure::new(Status::Invalid, text));
+    let shape = |leader: &Leader| (leader.geometry(), leader.num_hosts());
+    let shapes: Vec<_> = leaders.iter().map(shape).collect();
+    match shapes.as_slice() {
+        [(geometry, num_hosts), rest @ ..] if rest.iter().all(|s| *s == shapes[0]) => Ok(Opened {
+            spec: spec.clone(),
+            devices,
+            geometry: *geometry,
+            num_hosts: *num_hosts,
+        }),
+        _ => {
+            let text = format!("cannot acquire {spec}: its disks differ in geometry");
+            Err(Failure::new(Status::Invalid, text))
+        }
     }
-    Ok(Opened {
-        spec: spec.clone(),
-        devices,
-        geometry,
-        num_hosts,
-    })
+}
+
+/// Whether a disk that could not be opened for this reason may be one that has failed.
+fn is_missing(status: Status) -> bool {
+    matches!(status, Status::Io | Status::NoPath | Status::System)
 }
 
 fn open_one(spec: &ResourceSpec, place: &Place) -> Result<(Device, Leader), Failure> {
@@ -190,22 +200,27 @@ fn open_one(spec: &ResourceSpec, place: &Place) -> Result<(Device, Leader), Fail
 impl Opened {
     /// How the registry is asked for it.
     pub(crate) fn asked(&self) -> Asked {
-        let areas = self.devices.iter().zip(&self.spec.places);
+        let area = |(device, place): (&Option<Device>, &Place)| {
+            let identity = device.as_ref()?.identity();
+            Some(AreaId {
+                identity,
+                offset: place.offset,
+            })
+        };
+        let absolute = |place: &Place| Place {
+            path: absolute(&place.path),
+            ..place.clone()
+        };
         Asked {
             resource: self.spec.name,
             mode: self.spec.mode,
-            areas: areas
-                .map(|(device, place)| AreaId {
-                    identity: device.identity(),
-                    offset: place.offset,
-                })
-                .collect(),
-            paths: self
-                .spec
-                .places
+            areas: self
+                .devices
                 .iter()
-                .map(|place| absolute(&place.path))
+                .zip(&self.spec.places)
+                .map(area)
                 .collect(),
+            places: self.spec.places.iter().map(absolute).collect(),
             spec: self.spec.to_string(),
         }
     }
@@ -276,9 +291,14 @@ impl Worker {
         let Some(heartbeats) = heartbeats else {
             return job.failed(AcquireError::Disk(Fault::Outstanding));
         };
-        let replicas = opened.devices.iter().zip(&opened.spec.places);
-        let replicas = replicas.map(|(disk, place)| Replica {
-            disk,
+        let disk = |device| -> &dyn Disk { Option::map_or(device, &Absent, |disk: &Device| disk) };
+        let replicas = opened
+            .devices
+            .iter()
+            .map(Option::as_ref)
+            .zip(&opened.spec.places);
+        let replicas = replicas.map(|(device, place)| Replica {
+            disk: disk(device),
             offset: place.offset,
         });
         let resource = Resource {
@@ -333,6 +353,7 @@ impl Worker {
             self.opened
                 .devices
                 .iter_mut()
+                .flatten()
                 .for_each(|device| device.set_limit(limit));
             self.heartbeats = Some(device);
         }

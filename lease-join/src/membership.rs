@@ -152,7 +152,7 @@ pub(crate) fn join(
     spec: &Spec,
     mut found: Found,
     signals: &Signals,
-    remains: Option<Remains>,
+    (place, remains): (&Place, Option<Remains>),
 ) -> anyhow::Result<Option<Joined>> {
     let area = AreaId {
         identity: found.device.identity(),
@@ -168,8 +168,9 @@ pub(crate) fn join(
     let (lease, table) = match (resumed, remains) {
         (Some(lease), Some(remains)) => (lease, remains.table),
         (_, remains) => {
-            let table = remains.map(|remains| remains.table).unwrap_or_default();
-            if !undertaker::end_all(&table, signals)? {
+            if let Some(remains) = remains
+                && !undertaker::end_all(place, &remains, signals)?
+            {
                 return Ok(None);
             }
             match join_anew(spec, &found, signals, &claim)? {

@@ -157,6 +157,12 @@ impl Server {
             Ask::Acquired { index, lver, left } => {
                 self.table.acquired(id, index, lver, left, late_until)?
             }
+            Ask::Gone => {
+                if matches!(self.stage, Stage::Lost { .. }) {
+                    self.table.gone(id);
+                }
+                Vec::new()
+            }
             Ask::Release { index } => self.table.release(id, index)?,
             Ask::Released { index, left } => self.table.released(id, index, left, late_until)?,
             Ask::Guard { containment } => {

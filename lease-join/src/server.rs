@@ -94,6 +94,8 @@ pub(crate) struct Server {
     trouble: Option<Trouble>,
     watchdog: Option<Watchdog<KernelDevice>>,
     notify: Notify,
+    /// What to end with, once the host id is given back.
+    failure: Option<Failure>,
 }
 
 impl Server {
@@ -160,13 +162,16 @@ impl Server {
             trouble: None,
             watchdog,
             notify: Notify::new(),
+            failure: None,
             heartbeat: Heartbeat::start(lease, logged, signals.wake.clone()),
             signals,
             seat,
             life,
         };
         server.save()?;
-        server.announce()?;
+        if let Err(failure) = server.announce() {
+            server.leave_because(failure);
+        }
         Ok(server)
     }
 
@@ -192,7 +197,7 @@ impl Server {
         }
     }
 
-    fn announce(&self) -> anyhow::Result<()> {
+    fn announce(&self) -> Result<(), Failure> {
         let line = format!(
             "joined {} generation {}\n",
             self.shown, self.life.generation
@@ -284,10 +289,20 @@ impl Server {
 
     fn hear_signals(&mut self) {
         if self.signals.told_to_leave() && self.stage == Stage::Serving {
-            let strike_at = self.clock.now().after(LEAVE_WITHIN);
-            self.stage = Stage::Stopping { strike_at };
-            self.tell_all(&Tell::Stop);
+            self.stop();
         }
+    }
+
+    /// Leaves as if told to, and ends with this failure.
+    fn leave_because(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        let strike_at = self.clock.now().after(LEAVE_WITHIN);
+        self.stage = Stage::Stopping { strike_at };
+        self.tell_all(&Tell::Stop);
     }
 
     /// The result with which to end, if this was the heartbeat's last report.
@@ -316,7 +331,8 @@ impl Server {
                     place
                         .remove(Kept::Heartbeat)
                         .context("cannot remove the heartbeat's file")?;
-                    return Ok(Some(Ok(Status::Done.code())));
+                    let failure = self.failure.take();
+                    return Ok(Some(failure.map_or(Ok(Status::Done.code()), Err)));
                 }
                 Beat::Left(Err(why)) => {
                     let text = format!("cannot give back {}: {why}", self.shown);

@@ -4,22 +4,24 @@
 use crate::TOOL;
 use crate::peers::describe;
 use crate::signals::{Signals, Wake};
+use crate::state::Remains;
 use lease_core::clock::{BootClock, Clock, Moment};
-use lease_core::contain::{Guarded, Remains};
+use lease_core::contain::{Guarded, Remains as Left};
 use lease_core::delta::{Lockspace, Tenure};
 use lease_core::device::{Access, Device};
-use lease_core::disk::Disk;
+use lease_core::disk::{Absent, Disk};
 use lease_core::id::{Generation, HostId, Lver};
 use lease_core::process::Process;
 use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::holder_note::HolderNote;
 use lease_core::record::leader::Leader;
 use lease_core::registry::message::{Asked, HolderId};
-use lease_core::registry::table::{Holder, Table};
+use lease_core::registry::place::Place;
+use lease_core::registry::table::Holder;
 use lease_core::resource::{AcquireError, Member, Resource, Wanted};
 use lease_core::spec::Mode;
 use lease_core::tool::{Failure, Status, say};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -56,24 +58,31 @@ impl Victim {
 
     /// Kills, and looks what is left. The lease-hold itself comes first: a stopped one could wake
     /// and go on. Without a guarded process nothing was ever run.
-    pub(crate) fn strike(&self) -> Remains {
+    pub(crate) fn strike(&self) -> Left {
         self.holder.iter().for_each(Process::kill);
         let of_tree = match &self.guarded {
             Some(guarded) => guarded.kill(self.guarded_process.as_ref()),
-            None => Remains::Nothing,
+            None => Left::Nothing,
         };
         match self.holder.as_ref().is_none_or(Process::is_dead) {
             true => of_tree,
-            false => Remains::Something,
+            false => Left::Something,
         }
     }
 }
 
 /// Kills all holders of a former lease-join and all that they started, and sees them gone. `false`:
 /// told to leave before that. A holder that can never be proven gone is a failure.
-pub(crate) fn end_all(table: &Table, signals: &Signals) -> Result<bool, Failure> {
-    let mut left: Vec<_> = table
+pub(crate) fn end_all(
+    place: &Place,
+    remains: &Remains,
+    signals: &Signals,
+) -> Result<bool, Failure> {
+    let generation = remains.life.generation;
+    let mut left: Vec<_> = remains
+        .table
         .holders()
+        .filter(|(id, _)| !place.take_mark(generation, *id))
         .map(|(_, holder)| (holder, Victim::of(holder)))
         .collect();
     if let Some((holder, _)) = left.first() {
@@ -86,9 +95,9 @@ pub(crate) fn end_all(table: &Table, signals: &Signals) -> Result<bool, Failure>
     loop {
         let mut unknown = None;
         left.retain(|(holder, victim)| match victim.strike() {
-            Remains::Nothing => false,
-            Remains::Something => true,
-            Remains::NotKnown => {
+            Left::Nothing => false,
+            Left::Something => true,
+            Left::NotKnown => {
                 unknown = Some(describe(holder));
                 false
             }
@@ -184,33 +193,43 @@ fn give_back(
     died_writing: Option<Moment>,
 ) -> Result<(), String> {
     let limit = estate.tenure.timing().io_limit();
-    let open =
-        |path: &PathBuf, access| Device::open(path, access, limit).map_err(|e| e.to_string());
+    let open = |path: &Path, access| Device::open(path, access, limit).map_err(|e| e.to_string());
     let mut devices = Vec::new();
-    for (path, area) in asked.paths.iter().zip(&asked.areas) {
-        let device = open(path, Access::Write)?;
-        if device.identity() != area.identity {
-            return Err(format!("{} is another file now", path.display()));
+    let mut first_failure = None;
+    for (place, area) in asked.places.iter().zip(&asked.areas) {
+        match open(&place.path, Access::Write) {
+            Ok(device) if area.is_none_or(|area| area.identity == device.identity()) => {
+                devices.push(Some(device));
+            }
+            Ok(_) => return Err(format!("{place} is another file now")),
+            Err(why) => {
+                devices.push(None);
+                first_failure = first_failure.or(Some(why));
+            }
         }
-        devices.push(device);
     }
-    let (Some(first), Some(area)) = (devices.first(), asked.areas.first()) else {
-        return Err("it lies nowhere".into());
+    let there = devices
+        .iter()
+        .zip(&asked.places)
+        .find_map(|(d, place)| Some((d.as_ref()?, place)));
+    let Some((first, place)) = there else {
+        return Err(first_failure.unwrap_or_else(|| "it lies nowhere".into()));
     };
     let sector = first
-        .read(area.offset, FIRST_SECTOR)
+        .read(place.offset, FIRST_SECTOR)
         .map_err(|e| e.to_string())?;
     let leader = Leader::decode(&sector).map_err(|e| e.to_string())?;
-    let replicas = devices.iter().zip(&asked.areas);
+    let replicas = devices
+        .iter()
+        .zip(&asked.places)
+        .map(|(device, place)| Replica {
+            disk: device
+                .as_ref()
+                .map_or(&Absent as &dyn Disk, |device| device),
+            offset: place.offset,
+        });
     let resource = Resource {
-        quorum: Quorum::new(
-            replicas
-                .map(|(disk, area)| Replica {
-                    disk,
-                    offset: area.offset,
-                })
-                .collect(),
-        ),
+        quorum: Quorum::new(replicas.collect()),
         lockspace: estate.lockspace.name,
         name: asked.resource,
         geometry: leader.geometry(),
@@ -232,8 +251,8 @@ fn give_back(
 }
 
 /// Where a dead process's write may still land, no ballot starts until it cannot: 8t + W.
-fn quiet_from(estate: &Estate, devices: &[Device], died_writing: Option<Moment>) -> Moment {
-    let over = devices.iter().all(Device::io_ends_with_process);
+fn quiet_from(estate: &Estate, devices: &[Option<Device>], died_writing: Option<Moment>) -> Moment {
+    let over = devices.iter().flatten().all(Device::io_ends_with_process);
     match died_writing {
         Some(died) if !over => estate
             .ballots_from

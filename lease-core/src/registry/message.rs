@@ -6,7 +6,7 @@ use crate::device::Identity;
 use crate::id::{Generation, HostId, Lver, Name};
 use crate::layout::Geometry;
 use crate::liveness::Sightings;
-use crate::spec::Mode;
+use crate::spec::{Mode, Place};
 use crate::timing::Timing;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -46,10 +46,10 @@ pub struct Asked {
     pub resource: Name,
     /// How it is to be held.
     pub mode: Mode,
-    /// Where its areas are.
-    pub areas: Vec<AreaId>,
-    /// Absolute paths that lead there, in the same order.
-    pub paths: Vec<PathBuf>,
+    /// Where its areas are; `None` for a place that could not be opened.
+    pub areas: Vec<Option<AreaId>>,
+    /// The places that they were found at, paths absolute, in the same order.
+    pub places: Vec<Place>,
     /// The RESOURCE string as it was given.
     pub spec: String,
 }
@@ -101,6 +101,8 @@ pub enum Ask {
         /// How it is contained.
         containment: Containment,
     },
+    /// The host id is lost, and the command and all that it started are gone.
+    Gone,
     /// May the disk be written to release this resource?
     Release {
         /// Which resource.

@@ -4,7 +4,8 @@
 //! Everything is opened relative to a directory that was opened without following a symbolic
 //! link; a lockspace's name cannot lead out of the run directory.
 
-use crate::id::Name;
+use super::message::HolderId;
+use crate::id::{Generation, Name};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fchmodat, mkdirat};
@@ -195,6 +196,26 @@ impl Place {
         }
     }
 
+    /// Leaves a mark that a holder has seen the end of all that it started: for the next lease-join,
+    /// while there is none.
+    pub fn mark_gone(&self, generation: Generation, holder: HolderId) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mark = mark(generation, holder);
+        openat(
+            &self.fd,
+            mark.as_str(),
+            flags,
+            Mode::S_IRUSR | Mode::S_IWUSR,
+        )?;
+        Ok(())
+    }
+
+    /// Takes such a mark away. Whether there was one.
+    pub fn take_mark(&self, generation: Generation, holder: HolderId) -> bool {
+        let mark = mark(generation, holder);
+        unlinkat(&self.fd, mark.as_str(), UnlinkatFlags::NoRemoveDir).is_ok()
+    }
+
     /// The socket by way of the open directory: short whatever the run directory is called.
     fn socket_path(&self) -> PathBuf {
         PathBuf::from(format!(
@@ -202,6 +223,10 @@ impl Place {
             self.fd.as_fd().as_raw_fd()
         ))
     }
+}
+
+fn mark(generation: Generation, holder: HolderId) -> String {
+    format!("gone-{generation}-{}", holder.0)
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {

@@ -70,7 +70,7 @@ impl Holder {
 /// A place on which a late write of this host may still land.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Quarantine {
-    areas: Vec<AreaId>,
+    areas: Vec<Option<AreaId>>,
     until: Moment,
 }
 
@@ -296,6 +296,16 @@ impl Table {
         answers
     }
 
+    /// A holder has seen the end of all that it started, after a loss: nothing of it is left, and
+    /// nothing may be written any more.
+    pub fn gone(&mut self, id: HolderId) {
+        if let Some(holder) = self.holders.get_mut(&id) {
+            for claim in &mut holder.claims {
+                claim.phase = Phase::Idle;
+            }
+        }
+    }
+
     /// What a crashed holder started can never be proven gone: its leases stay reserved.
     pub fn unproven(&mut self, id: HolderId) {
         if let Some(holder) = self.holders.get_mut(&id) {
@@ -386,7 +396,7 @@ impl Table {
         &'a self,
         id: HolderId,
         index: usize,
-        areas: &'a [AreaId],
+        areas: &'a [Option<AreaId>],
     ) -> impl Iterator<Item = (HolderId, &'a Claimed, &'a Holder)> {
         self.holders
             .iter()
@@ -405,7 +415,7 @@ impl Table {
             .map(|(other, _, claim, holder)| (other, claim, holder))
     }
 
-    fn quiet_from(&self, areas: &[AreaId]) -> Moment {
+    fn quiet_from(&self, areas: &[Option<AreaId>]) -> Moment {
         let hit = |q: &&Quarantine| overlap(&q.areas, areas);
         self.quarantines
             .iter()
@@ -435,8 +445,9 @@ pub fn landed_by(issued: Moment, dead_after: Duration) -> Moment {
     issued.after(dead_after)
 }
 
-fn overlap(one: &[AreaId], other: &[AreaId]) -> bool {
-    one.iter().any(|area| other.contains(area))
+fn overlap(one: &[Option<AreaId>], other: &[Option<AreaId>]) -> bool {
+    one.iter()
+        .any(|area| area.is_some() && other.contains(area))
 }
 
 fn rival_of(holder: &Holder, claim: &Claimed) -> Rival {
