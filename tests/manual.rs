@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use lease_core::tool::Status;
+use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use support::hosts::STAY;
+use support::process::Process;
 
 const TOOLS: [&str; 4] = ["lease-init", "lease-join", "lease-hold", "lease-dump"];
 const PAGES: [&str; 6] = [
@@ -82,7 +85,7 @@ fn flags_of_line(line: &str) -> Vec<String> {
     let mut in_flag = false;
     for word in line.split_whitespace() {
         match word {
-            "Fl" => in_flag = true,
+            "Fl" | ".Fl" => in_flag = true,
             "," | "|" => {}
             _ if in_flag && is_flag_word(word) => names.push(format!("-{word}")),
             _ => in_flag = false,
@@ -110,11 +113,12 @@ fn explained(page: &str) -> Vec<Flag> {
     flags
 }
 
-/// The options that follow a tool's name in commands shown as text: the tool, the option.
+/// The options that follow a tool's name in commands shown as text: the tool, the option. A line
+/// that refers to a page shows no command.
 fn options_shown(text: &str) -> Vec<(&'static str, String)> {
     let text = text.replace("\\e\n", " ").replace("\\-", "-");
     let mut shown = Vec::new();
-    for line in text.lines() {
+    for line in text.lines().filter(|line| !line.contains("Xr ")) {
         let mut running = None;
         for word in line.split_whitespace() {
             let bare = word.trim_matches('`');
@@ -186,19 +190,41 @@ fn codes_given(name: &str) -> BTreeSet<u8> {
     codes
 }
 
-/// The options that `--help` lists.
-fn offered(name: &str) -> Vec<Flag> {
+fn help(name: &str) -> String {
     let output = tool(name).arg("--help").output().unwrap();
     assert!(output.status.success(), "{name} --help");
-    let help = String::from_utf8(output.stdout).unwrap();
-    let mut flags: Vec<_> = help
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The options that `--help` lists. What starts with a dash and a space is a value.
+fn offered(name: &str) -> Vec<Flag> {
+    let mut flags: Vec<_> = help(name)
         .lines()
         .map(str::trim_start)
-        .filter(|line| line.starts_with('-'))
+        .filter(|line| line.starts_with('-') && !line.starts_with("- "))
         .map(|line| flag_of_help(line.split("  ").next().unwrap()))
         .collect();
     flags.sort();
     flags
+}
+
+/// The words that `--help` lists as possible values of some option: `- auto: The first`.
+fn words_offered(name: &str) -> BTreeSet<String> {
+    let help = help(name);
+    let items = help
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("- "));
+    let word = |item: &str| item.split(':').next().unwrap().to_owned();
+    items.map(word).collect()
+}
+
+/// The words that OPTIONS explains as such.
+fn words_explained(page: &str) -> BTreeSet<String> {
+    let lines = section(page, "OPTIONS").into_iter();
+    lines
+        .filter_map(|line| line.strip_prefix(".Cm ")?.split(' ').next())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// `-s, --lockspace <LOCKSPACE>`.
@@ -232,6 +258,16 @@ fn a_page_explains_every_option_of_its_tool_and_no_other() {
             "{name}.8 and {name} --help"
         );
     }
+}
+
+#[test]
+fn a_page_explains_every_word_that_an_option_takes_and_no_other() {
+    for name in TOOLS {
+        let page = page(&format!("{name}.8"));
+        let explained = words_explained(&page);
+        assert_eq!(explained, words_offered(name), "{name}.8 and {name} --help");
+    }
+    assert!(words_offered("lease-hold").contains("auto"));
 }
 
 #[test]
@@ -293,13 +329,25 @@ fn every_example_of_a_dump_works_as_it_stands() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let at = |name: &str| directory.path().join(name).display().to_string();
     let init = tool("lease-init")
-        .args(["--create", "-s", &format!("LS:0:{}:0", at("LS"))])
+        .args(["--create", "-o", "1"])
+        .args(["-s", &format!("LS:0:{}:0", at("LS"))])
         .args(["-r", &format!("LS:vm1:{}:0", at("vm1"))])
         .args(["-s", &format!("LS2:0:{}:0", at("leases"))])
         .args(["-r", &format!("LS2:vm1:{}:1048576", at("leases"))])
         .output()
         .unwrap();
     assert!(init.status.success(), "{init:?}");
+    let run_dir = at("run");
+    let here = |name: &str| {
+        let mut command = tool(name);
+        command.env("LEASE_RUN_DIR", &run_dir);
+        command
+    };
+    let join = Process::start(here("lease-join").arg(format!("LS:1:{}:0", at("LS"))));
+    join.wait_for_stdout("joined");
+    let resource = format!("LS:vm1:{}:0", at("vm1"));
+    let hold = Process::start(here("lease-hold").args([&resource, "--"]).args(STAY));
+    hold.wait_for_stdout("held");
     let path = format!("{}:{}", tools().display(), std::env::var("PATH").unwrap());
     let all = PAGES.map(|name| examples(&page(name))).concat();
     let dumps: Vec<_> = all.iter().filter(|e| e.starts_with("lease-dump")).collect();
@@ -311,6 +359,7 @@ fn every_example_of_a_dump_works_as_it_stands() {
         let ran = Command::new("sh")
             .args(["-c", &here])
             .env("PATH", &path)
+            .env("LEASE_RUN_DIR", &run_dir)
             .output()
             .unwrap();
         assert!(
@@ -318,6 +367,8 @@ fn every_example_of_a_dump_works_as_it_stands() {
             "{example}: {ran:?}"
         );
     }
+    join.signal(Signal::SIGTERM);
+    assert_eq!(join.finish().code, 0);
 }
 
 #[test]
