@@ -126,12 +126,12 @@ fn fork_into(
     }
 }
 
+#[allow(unsafe_code)]
 /// fork(2), or its like that puts the child into a control group.
 ///
 /// # Safety
 /// As of fork: in the child of a process with threads, only what is safe in a signal handler may
 /// be done until it executes something.
-#[allow(unsafe_code)]
 unsafe fn fork_or_clone(group: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
     let Some(group) = group else {
         // SAFETY: the caller keeps to what is asked of it above.
