@@ -7,7 +7,7 @@
 use crate::command::Command;
 use crate::guard::Orders;
 use crate::hub::Event;
-use crate::init::{self, LastMoment, Report};
+use crate::init::{self, Carried, LastMoment, Report};
 use crate::tree;
 use anyhow::Context;
 use lease_core::clock::Moment;
@@ -65,7 +65,7 @@ pub(crate) fn fork_gated(
     command: &Command,
     environment: &[CString],
     orders: &Orders,
-    last_moment: Moment,
+    carried: &Carried,
 ) -> anyhow::Result<Gated> {
     let variables = pointers(environment);
     let (cage, signals) = (&orders.cage, &orders.signals);
@@ -84,7 +84,7 @@ pub(crate) fn fork_gated(
         return Ok(gated);
     }
     let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
-    let arguments = init::arguments(theirs.as_raw_fd(), last_moment, command);
+    let arguments = init::arguments(theirs.as_raw_fd(), carried, command)?;
     let execution = Execution {
         file: init::SELF,
         arguments: pointers(&arguments),

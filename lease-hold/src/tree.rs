@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::mpsc::Sender;
 
 /// Makes this process the parent of every descendant whose own parent ends.
@@ -54,19 +55,44 @@ pub(crate) fn signal_all(signal: Signal) {
 }
 
 fn descendants(root: Pid) -> Vec<Pid> {
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for (pid, stat) in process::all() {
-        children.entry(stat.parent).or_default().push(pid);
-    }
     let mut found = Vec::new();
     let mut parents = vec![root.as_raw()];
+    let mut everybody = None;
     while let Some(parent) = parents.pop() {
-        for child in children.remove(&parent).unwrap_or_default() {
-            found.push(Pid::from_raw(child));
-            parents.push(child);
-        }
+        let children = children_of(parent).unwrap_or_else(|| {
+            let everybody = everybody.get_or_insert_with(process::all);
+            let of_parent = everybody.iter().filter(|(_, stat)| stat.parent == parent);
+            of_parent.map(|(pid, _)| *pid).collect()
+        });
+        found.extend(children.iter().map(|child| Pid::from_raw(*child)));
+        parents.extend(children);
     }
     found
+}
+
+/// The children of a process, as the kernel lists them: on a host with a thousand holders it would
+/// take too long if each looked at every process. `None` where this kernel has no such list. A
+/// process that is gone has none.
+fn children_of(pid: i32) -> Option<Vec<i32>> {
+    if !Path::new("/proc/self/task")
+        .join(format!("{}/children", Pid::this()))
+        .exists()
+    {
+        return None;
+    }
+    let mut children = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        children.extend(
+            list.split_whitespace()
+                .filter_map(|child| child.parse::<i32>().ok()),
+        );
+    }
+    Some(children)
 }
 
 #[cfg(test)]

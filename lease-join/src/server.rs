@@ -154,7 +154,8 @@ impl Server {
             seat,
             life,
         };
-        server.save()?;
+        server.save();
+        server.write_page()?;
         server.announce()?;
         Ok(server)
     }
@@ -514,7 +515,7 @@ impl Server {
                     name.unwrap_or_default()
                 ),
             );
-            self.save()?;
+            self.save();
         }
         Ok(())
     }
