@@ -7,6 +7,7 @@ use lease_core::tool::{Failure, Status, say};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
+use std::fs::File;
 use std::io;
 
 /// How the command is to be contained.
@@ -41,6 +42,14 @@ impl Cage {
     /// For those who may have to kill what is in it.
     pub(crate) fn containment(&self) -> Containment {
         self.containment.clone()
+    }
+
+    /// A descriptor of the control group, if it is one, to be born in.
+    pub(crate) fn open(&self) -> io::Result<Option<File>> {
+        match &self.containment {
+            Containment::Cgroup(path) => File::open(path).map(Some),
+            Containment::PidNamespace | Containment::Tree => Ok(None),
+        }
     }
 
     /// Puts a process in, before it starts others.

@@ -4,6 +4,7 @@
 //! has said that the host id still is ours; the end of the pipe instead means that it never will.
 //! In a PID namespace, what is executed is not the command but the namespace's init.
 
+use crate::cage::Cage;
 use crate::command::Command;
 use crate::guard::Orders;
 use crate::hub::Event;
@@ -28,6 +29,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
+
+/// `CLONE_INTO_CGROUP` of linux/sched.h.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// A forked child that has not executed anything yet.
 pub(crate) struct Gated {
@@ -80,10 +84,7 @@ pub(crate) fn fork_gated(
             parent: Pid::this(),
             kept: None,
         };
-        let gated = fork_and_wait(&execution, orders.oom_score.as_ref(), None)?;
-        cage.enter(gated.pid)
-            .context("cannot put the command into its control group")?;
-        return Ok(gated);
+        return fork_into(cage, &execution, orders.oom_score.as_ref());
     }
     let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
     let arguments = init::arguments(theirs.as_raw_fd(), last_moment, command);
@@ -98,9 +99,60 @@ pub(crate) fn fork_gated(
     // The next child is the first process of a new namespace; those after it are not.
     let own = File::open("/proc/self/ns/pid").context("cannot open our own PID namespace")?;
     unshare(CloneFlags::CLONE_NEWPID).context("cannot make a PID namespace")?;
-    let gated = fork_and_wait(&execution, orders.oom_score.as_ref(), Some(ours));
+    let gated = fork_and_wait(&execution, orders.oom_score.as_ref(), Some(ours), None);
     setns(own, CloneFlags::CLONE_NEWPID).context("cannot leave the PID namespace")?;
     gated
+}
+
+/// Born in its control group, if there is one. Moving a process in is the same, but for a pause of
+/// all forks and exits on the machine; it is left to kernels that do not let us do the other.
+fn fork_into(
+    cage: &Cage,
+    execution: &Execution<'_>,
+    oom_score: Option<&OomScore>,
+) -> anyhow::Result<Gated> {
+    let group = cage.open().context("cannot open the control group")?;
+    let born = group
+        .as_ref()
+        .map(|group| fork_and_wait(execution, oom_score, None, Some(group.as_fd())));
+    match born {
+        Some(Ok(gated)) => Ok(gated),
+        _ => {
+            let gated = fork_and_wait(execution, oom_score, None, None)?;
+            cage.enter(gated.pid)
+                .context("cannot put the command into its control group")?;
+            Ok(gated)
+        }
+    }
+}
+
+/// fork(2), or its like that puts the child into a control group.
+///
+/// # Safety
+/// As of fork: in the child of a process with threads, only what is safe in a signal handler may
+/// be done until it executes something.
+#[allow(unsafe_code)]
+unsafe fn fork_or_clone(group: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
+    let Some(group) = group else {
+        // SAFETY: the caller keeps to what is asked of it above.
+        return unsafe { fork() };
+    };
+    // SAFETY: a structure of integers, for which zero means "not used".
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = CLONE_INTO_CGROUP;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = group.as_raw_fd() as u64;
+    let size = size_of::<libc::clone_args>();
+    // SAFETY: no memory is shared and no stack is given, so this is a fork; the kernel reads
+    // `size` bytes of `arguments`.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) };
+    match Errno::result(pid)? {
+        0 => Ok(ForkResult::Child),
+        pid => {
+            let child = Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?);
+            Ok(ForkResult::Parent { child })
+        }
+    }
 }
 
 #[allow(unsafe_code)]
@@ -108,13 +160,14 @@ fn fork_and_wait(
     execution: &Execution<'_>,
     oom_score: Option<&OomScore>,
     control: Option<UnixStream>,
+    group: Option<BorrowedFd<'_>>,
 ) -> anyhow::Result<Gated> {
     let (gate_read, gate) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let (failure, failure_write) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     // SAFETY: this process has other threads, so until it executes, the child may only make calls
     // that are safe in a signal handler: `run_child` makes system calls on memory that was
     // prepared before, allocates nothing and takes no lock.
-    match unsafe { fork() }.context("cannot fork")? {
+    match unsafe { fork_or_clone(group) }.context("cannot fork")? {
         ForkResult::Child => {
             // With these open it would never see the end of the gate.
             drop((gate, failure));
