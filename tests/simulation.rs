@@ -1,27 +1,85 @@
-//! The world by seeds.
+//! The large world by seeds, on all cores: nothing forbidden happens while the assumptions of
+//! lease.7 hold, and the checker finds what is forbidden once one of them does not.
+//!
+//! `SEED=n` and `SEEDS=n` choose the first seed and how many; a failure prints the command that
+//! replays it, and its story.
 
-use support::sim::world::{self, Kind};
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use support::sim::world::{self, Broken, Kind};
+
+fn number(name: &str, or: u64) -> u64 {
+    std::env::var(name).map_or(or, |n| n.parse().unwrap())
+}
+
+/// Runs `count` seeds on every core; the smallest one that fails, with its violation.
+fn first_failure(kind: Kind, first: u64, count: u64, fails: fn(&str) -> bool) -> Option<u64> {
+    let (next, failed) = (AtomicU64::new(first), AtomicU64::new(u64::MAX));
+    let work = || loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= first + count || failed.load(Ordering::Relaxed) < seed {
+            return;
+        }
+        let violation = world::run(kind, seed, false).violation;
+        if violation.is_some_and(|what| fails(&what)) {
+            failed.fetch_min(seed, Ordering::Relaxed);
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(work);
+        }
+    });
+    Some(failed.into_inner()).filter(|seed| *seed < u64::MAX)
+}
+
+fn must_survive(kind: Kind, test: &str) {
+    let (first, count) = (number("SEED", 0), number("SEEDS", 10_000));
+    if let Some(seed) = first_failure(kind, first, count, |_| true) {
+        let report = world::run(kind, seed, true);
+        panic!(
+            "seed {seed}: {}\nreplay: SEED={seed} SEEDS=1 cargo test -p lease-tests --test simulation {test}\n{}",
+            report.violation.unwrap(),
+            report.story
+        );
+    }
+}
 
 #[test]
-fn seeds() {
-    let number = |name: &str, or: u64| std::env::var(name).map_or(or, |n| n.parse().unwrap());
-    let first = number("SEED", 0);
-    let (mut operations, mut failed) = (0, Vec::new());
-    for seed in first..first + number("SEEDS", 500) {
-        let kind = [Kind::Plain, Kind::Watchdog][(seed % 2) as usize];
-        let report = world::run(kind, seed, false);
-        operations += report.operations;
-        if let Some(violation) = report.violation {
-            failed.push(format!("seed {seed}: {violation}"));
-            if std::env::var("KEEP").is_err() {
-                let told = world::run(kind, seed, true);
-                panic!("{}\n{}", failed.join("\n"), told.story);
-            }
-        }
-    }
-    assert!(
-        failed.is_empty(),
-        "{operations} operations\n{}",
-        failed.join("\n")
-    );
+fn without_watchdogs_no_lease_is_held_twice_and_none_is_lost_or_leaked() {
+    must_survive(Kind::Plain, "without_watchdogs");
+}
+
+#[test]
+fn with_watchdogs_stalls_of_any_length_are_survived() {
+    must_survive(Kind::Watchdog, "with_watchdogs");
+}
+
+/// A world in which nothing can go wrong shows nothing.
+fn must_be_found(broken: Broken) {
+    let two = |what: &str| what.starts_with("two at once") || what.contains("decided twice");
+    let found = first_failure(Kind::Broken(broken), 0, 20_000, two);
+    assert!(found.is_some(), "{broken:?}: no seed shows two holders");
+}
+
+#[test]
+fn if_reads_may_return_old_bytes_two_hold_it() {
+    must_be_found(Broken::StaleReads);
+}
+
+#[test]
+fn if_clocks_run_at_any_rate_two_hold_it() {
+    must_be_found(Broken::Clocks);
+}
+
+#[test]
+fn if_writes_land_at_any_time_two_hold_it() {
+    must_be_found(Broken::LateWrites);
+}
+
+#[test]
+fn if_commands_outlive_the_watchdog_two_hold_it() {
+    must_be_found(Broken::Guard);
 }

@@ -501,10 +501,9 @@ impl HostLease {
         if slowest != self.claim.timing {
             // From here on others may count by our own, shorter, io_timeout.
             let issued = clock.now();
-            let timestamp = next_timestamp(self.written.timestamp(), issued);
             let ours = self
                 .written
-                .stamped(timestamp)
+                .stamped(self.later_timestamp(issued))
                 .timed(self.claim.timing.io_timeout());
             self.lockspace.write_host(disk, self.claim.host, &ours)?;
             (self.written, self.renewed) = (ours, issued);
@@ -552,8 +551,7 @@ impl HostLease {
         let read_ended = clock.now();
         self.check_ours(area.host(self.claim.host))?;
 
-        let timestamp = next_timestamp(self.written.timestamp(), clock.now());
-        let record = self.written.stamped(timestamp);
+        let record = self.written.stamped(self.later_timestamp(clock.now()));
         self.check_time(clock)?;
         let issued = clock.now();
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &record) {
@@ -577,7 +575,6 @@ impl HostLease {
     /// who joins that no write of an earlier life can land any more.
     pub fn leave(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
         disk.settle()?;
-        self.check_time(clock)?;
         self.check_ours(self.lockspace.read_host(disk, self.claim.host)?)?;
         self.check_time(clock)?;
         Ok(self.free(disk, clock)?)
@@ -594,6 +591,14 @@ impl HostLease {
         }
         self.written = free;
         Ok(())
+    }
+
+    /// Within one life no timestamp comes twice: whoever sees one again knows that nothing was
+    /// written in between.
+    fn later_timestamp(&self, now: Moment) -> u64 {
+        let unsure = self.unsure.iter().map(Heartbeat::timestamp).max();
+        let last = self.written.timestamp().max(unsure.unwrap_or(0));
+        now.seconds().max(last + 1)
     }
 
     fn check_time(&self, clock: &dyn Clock) -> Result<(), Lost> {

@@ -211,7 +211,8 @@ mod tests {
         let unknown = |since| Verdict::Unknown {
             until: old(since, 10),
         };
-        let table: Vec<(&str, Vec<(u64, Heartbeat)>, Vec<Verdict>)> = vec![
+        type Row = (&'static str, Vec<(u64, Heartbeat)>, Vec<Verdict>);
+        let table: Vec<Row> = vec![
             (
                 "one look tells nothing",
                 vec![(100, beat(5, 7))],

@@ -19,7 +19,7 @@ use crate::id::{BallotNumber, Generation, HostId, Lver, Name};
 use crate::layout::Geometry;
 use crate::liveness::{Sightings, Verdict};
 use crate::paxos::{self, BallotError, Blocks, Outcome, Proposer};
-use crate::quorum::{Quorum, sector};
+use crate::quorum::Quorum;
 use crate::record::RecordError;
 use crate::record::ballot::{Ballot, BallotSector};
 use crate::record::holder_note::HolderNote;
@@ -28,8 +28,9 @@ use crate::spec::Mode;
 use std::time::Duration;
 use thiserror::Error;
 
-/// How often a waiting host looks at the owner's heartbeat and at the leader.
-pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a waiting host looks at the owner's heartbeat and at the leader: a release is taken
+/// within a second.
+pub const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Longest random pause after a lost ballot.
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// The first pause; each further one is longer.
@@ -611,8 +612,7 @@ impl Resource<'_> {
         if owner.host == member.host && owner.generation > member.generation {
             return Err(AcquireError::Unclear { owner });
         }
-        // The leader has gone back: whoever started a later version knew that its owner had ended.
-        // So did the owner's host, where that has started the very next one.
+        // A host that has started a later version had let go of this one: the leader has gone back.
         let lver = view.leader.lver();
         let started_later = |block: &BallotSector| block.ballot.lver > lver;
         // The owner does not free a leader that another host wrote for it.
@@ -620,7 +620,7 @@ impl Resource<'_> {
             view.finished_by_another && block.released && block.ballot.lver == lver
         };
         let let_go = |block: &BallotSector| started_later(block) || released(block);
-        Ok(owner.host == member.host || view.is_behind() || view.blocks_of(owner.host).any(let_go))
+        Ok(owner.host == member.host || view.blocks_of(owner.host).any(let_go))
     }
 
     fn closed_by(
@@ -784,7 +784,7 @@ impl Resource<'_> {
     }
 
     /// Writes what was decided into the leader, if that is still the one that the ballot started
-    /// from, and reads it back.
+    /// from. Whoever goes on as its owner reads it back first ([`Resource::still_leads`]).
     fn commit(
         &self,
         member: &Member<'_>,
@@ -793,16 +793,15 @@ impl Resource<'_> {
         value: Stamp,
     ) -> Result<Step, AcquireError> {
         let lver = view.version();
-        let mut now = self.read_leader()?;
-        if now == view.leader {
+        let mut leader = self.read_leader()?;
+        if leader == view.leader {
             let short = member.is(value).then_some(wanted.mode == Mode::Shared);
-            let leader = view.leader.committed(lver, value, member.stamp(), short);
+            leader = leader.committed(lver, value, member.stamp(), short);
             self.write_leader(member, &leader)?;
-            now = self.read_leader()?;
         }
         // The owner is us only in this life: a value of an older life of ours is another's.
-        Ok(if self.owns(member, &now, lver) {
-            Step::Ours(Box::new(now))
+        Ok(if self.owns(member, &leader, lver) {
+            Step::Ours(Box::new(leader))
         } else {
             Step::StartOver
         })
@@ -1047,10 +1046,4 @@ impl AcquireError {
             error => error,
         }
     }
-}
-
-/// Reads a resource's leader to learn what the resource is: names, geometry, hosts. `sector` is
-/// what stands at the area's start.
-pub fn identify(first_sector: &[u8]) -> Result<Leader, RecordError> {
-    Leader::decode(sector(first_sector, Geometry::ALL[0], 0))
 }

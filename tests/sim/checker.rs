@@ -86,6 +86,11 @@ impl Checker {
             .filter(move |run| run.machine == machine)
     }
 
+    /// How many leases were had so far.
+    pub fn granted(&self) -> u64 {
+        self.started
+    }
+
     /// All commands that run.
     pub fn running(&self) -> &[Run] {
         &self.running

@@ -550,7 +550,7 @@ pub fn stop_command(machine: &Machine, id: u64) {
 }
 
 /// Opens the resource and the lockspace, as each process does for itself.
-fn with_files(
+pub fn with_files(
     port: &Port<'_>,
     machine: &Rc<Machine>,
     resource: usize,

@@ -31,6 +31,8 @@ pub mod clock;
 pub mod disk;
 pub mod host;
 pub mod port;
+pub mod small;
+pub mod stage;
 pub mod story;
 pub mod world;
 

@@ -6,7 +6,7 @@ use super::host::{self, Errand, Machine, Membership, PROBE, Setup};
 use super::port::{Answer, Body, Handle, Op, Port, Process};
 use super::{Shared, formatted, story};
 use fastrand::Rng;
-use lease_core::clock::{Clock, Moment};
+use lease_core::clock::Clock;
 use lease_core::disk::Fault;
 use lease_core::id::HostId;
 use lease_core::spec::Mode;
@@ -237,6 +237,7 @@ pub fn run(kind: Kind, seed: u64, told: bool) -> Report {
 }
 
 impl World {
+    #[allow(clippy::too_many_lines)] // One draw after another.
     fn new(kind: Kind, seed: u64, told: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let count = rng.usize(3..=8);
@@ -248,6 +249,8 @@ impl World {
         // Of two machines with one host id, the one that joins late may end the other's life.
         let losses_expected = twins || matches!(kind, Kind::Broken(_));
         let shared = Rc::new(Shared::new(losses_expected, told));
+        let storm = kind == Kind::Broken(Broken::LateWrites);
+        let (disks, resources) = if storm { (1, 1) } else { (disks, resources) };
         let pace = [200, 1000, 5000, 20_000][rng.usize(..4)];
         let shared_percent = [0, 20, 60][rng.usize(..3)];
         let fastest = if kind == Kind::Broken(Broken::Clocks) {
@@ -255,33 +258,38 @@ impl World {
         } else {
             10_000
         };
+        let setup = Setup {
+            host: HostId::new(1).unwrap(),
+            timing,
+            name: None,
+            disks,
+            resources,
+            num_hosts,
+            shared_percent,
+            pace: Duration::from_millis(pace),
+        };
         let machine = |index: usize| {
             let offset = Duration::from_secs(rng.u64(1..100_000));
-            let face = Rc::new(Face::new(
-                Rc::clone(&shared.now),
-                offset,
-                rng.u64(0..=fastest),
-            ));
-            let id = if twins && index == 1 {
-                1
-            } else {
-                index as u64 + 1
-            };
+            let fast = rng.u64(0..=fastest);
+            let face = Rc::new(Face::new(Rc::clone(&shared.now), offset, fast));
+            let id = if twins && index == 1 { 0 } else { index as u64 };
+            let host = HostId::new(id + 1).unwrap();
             let setup = Setup {
-                host: HostId::new(id).unwrap(),
-                timing,
-                name: None,
-                disks,
-                resources,
-                num_hosts,
-                shared_percent,
-                pace: Duration::from_millis(pace),
+                host,
+                ..setup.clone()
             };
             Rc::new(Machine::new(index, Rc::clone(&shared), face, setup))
         };
         let machines: Vec<_> = (0..count).map(machine).collect();
         let dead = timing.dead_after().as_nanos() as u64;
-        let weather = Weather::random(&mut rng, kind, u64::from(watchdog) * SECOND, dead);
+        let mut weather = Weather::random(&mut rng, kind, u64::from(watchdog) * SECOND, dead);
+        if storm {
+            // A late write does harm only between a ballot's last write and the leader's.
+            weather.stall = 200;
+            weather.time_out = 50;
+            weather.lands = 1000;
+            weather.kill_every = 5 * SECOND;
+        }
         let platters = formatted(disks, resources, num_hosts, 1);
         let holders = 1 + rng.usize(..2);
         Self {
@@ -695,7 +703,7 @@ impl World {
     /// Assumption c: how long a write may be on its way.
     fn late_bound(&self, machine: usize) -> u64 {
         match self.kind {
-            Kind::Broken(Broken::LateWrites) => 10 * self.dead_after(machine),
+            Kind::Broken(Broken::LateWrites) => 4 * self.dead_after(machine),
             _ => self.dead_after(machine),
         }
     }
@@ -1069,7 +1077,7 @@ impl World {
 }
 
 /// A write in words.
-fn describe(disk: usize, offset: u64, bytes: &[u8]) -> String {
+pub fn describe(disk: usize, offset: u64, bytes: &[u8]) -> String {
     use lease_core::record::{ballot::BallotSector, heartbeat::Heartbeat, leader::Leader};
     let (area, at) = (offset >> 20, (offset % super::area_offset(1)) as usize);
     let name = format!("r{}{}", area.saturating_sub(1), ["", "'", "''"][disk]);
@@ -1111,9 +1119,4 @@ fn describe(disk: usize, offset: u64, bytes: &[u8]) -> String {
         ),
         Err(error) => format!("{name} block {error}"),
     }
-}
-
-/// When a moment of one machine is, for the world's own use.
-pub fn instant_of(machine: &Machine, moment: Moment) -> Instant {
-    machine.face.when(moment)
 }

@@ -1,0 +1,140 @@
+//! Each rule has a mutant without it, and the test that is named for the rule catches it.
+//!
+//! `cargo test -p lease-tests --test mutants -- --ignored` runs them all, some ten seconds each, in
+//! a copy of the sources; `MUTANTS=n` only n of them.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+struct Mutant {
+    name: String,
+    file: String,
+    code: String,
+    becomes: String,
+    suite: String,
+    test: String,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+fn mutants() -> Vec<Mutant> {
+    let text = std::fs::read_to_string(root().join("tests/mutants/rules.txt")).unwrap();
+    text.split("\n== ").skip(1).map(parse).collect()
+}
+
+fn parse(block: &str) -> Mutant {
+    let mut lines = block.lines();
+    let name = lines.next().unwrap().to_owned();
+    let rest: Vec<_> = lines.collect();
+    let of = |mark: &str| {
+        let found = rest.iter().filter_map(|line| line.strip_prefix(mark));
+        found
+            .map(|code| code.strip_prefix(' ').unwrap_or(code))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let test = of("test");
+    let (suite, test) = test.split_once(' ').unwrap();
+    Mutant {
+        name,
+        file: of("file"),
+        code: of("<"),
+        becomes: of(">"),
+        suite: suite.to_owned(),
+        test: test.to_owned(),
+    }
+}
+
+#[test]
+fn every_mutant_changes_one_place_and_names_a_test() {
+    for mutant in mutants() {
+        let source = std::fs::read_to_string(root().join(&mutant.file)).unwrap();
+        assert_eq!(source.matches(&mutant.code).count(), 1, "{}", mutant.name);
+        assert_ne!(mutant.code, mutant.becomes, "{}", mutant.name);
+        let test = mutant.test.rsplit("::").next().unwrap();
+        let tests = match mutant.suite.as_str() {
+            "lease-core" => source,
+            suite => std::fs::read_to_string(root().join(format!("tests/{suite}.rs"))).unwrap(),
+        };
+        assert!(
+            tests.contains(&format!("fn {test}(")),
+            "{}: no test {test}",
+            mutant.name
+        );
+    }
+}
+
+#[test]
+#[ignore = "builds the workspace once for each mutant"]
+fn every_mutant_is_caught_by_the_test_that_is_named_for_it() {
+    let most = std::env::var("MUTANTS").map_or(usize::MAX, |n| n.parse().unwrap());
+    let copy = tempfile::tempdir().unwrap();
+    copy_sources(copy.path());
+    let escaped: Vec<_> = mutants()
+        .into_iter()
+        .take(most)
+        .filter(|mutant| !is_caught(copy.path(), mutant))
+        .map(|mutant| mutant.name)
+        .collect();
+    assert!(escaped.is_empty(), "not caught: {escaped:#?}");
+}
+
+fn copy_sources(to: &Path) {
+    let archive = Command::new("git")
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    for file in archive
+        .stdout
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
+        let file = std::str::from_utf8(file).unwrap();
+        let target = to.join(file);
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::copy(root().join(file), target).unwrap();
+    }
+}
+
+fn is_caught(copy: &Path, mutant: &Mutant) -> bool {
+    let file = copy.join(&mutant.file);
+    let source = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, source.replacen(&mutant.code, &mutant.becomes, 1)).unwrap();
+    let built = cargo_test(copy, mutant, &["--no-run"]);
+    assert!(built, "{}: it does not compile", mutant.name);
+    let caught = !cargo_test(copy, mutant, &["--", "--exact", &mutant.test]);
+    std::fs::write(&file, source).unwrap();
+    caught
+}
+
+fn cargo_test(copy: &Path, mutant: &Mutant, more: &[&str]) -> bool {
+    let which: &[&str] = match mutant.suite.as_str() {
+        "lease-core" => &["-p", "lease-core", "--lib"],
+        suite => &["-p", "lease-tests", "--test", suite],
+    };
+    let status = Command::new(env!("CARGO"))
+        .args(["test", "-q"])
+        .args(which)
+        .args(more)
+        .current_dir(copy)
+        .env("CARGO_TARGET_DIR", root().join("target/mutants"))
+        .env("RUSTFLAGS", "--cap-lints=warn")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    status.unwrap().success()
+}

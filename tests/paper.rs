@@ -1,0 +1,618 @@
+//! What we rely on of the two papers, claim by claim, in their order and in our words.
+//!
+//! Gafni and Lamport, "Disk Paxos" (Distributed Computing 16, 2003), section 3; Chockler and
+//! Malkhi, "Light-weight leases for storage-centric coordination" (2006).
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use lease_core::clock::Clock;
+use lease_core::delta::{self, Claim, JoinError};
+use lease_core::disk::{Disk, Fault};
+use lease_core::id::{BallotNumber, Generation, HostId, Lver, Name};
+use lease_core::layout::{Geometry, SectorSize};
+use lease_core::paxos::{self, BallotError, Judgement, Outcome, Proposer};
+use lease_core::quorum::{Quorum, Replica};
+use lease_core::record::ballot::{Ballot, BallotSector};
+use lease_core::record::holder_note::HolderNote;
+use lease_core::record::leader::Stamp;
+use lease_core::spec::Mode;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use support::sim::LOCKSPACE;
+use support::sim::port::{Handle, Port};
+use support::sim::stage::{Actor, Stage, setup, writes_heartbeat};
+
+const HOSTS: u64 = 3;
+const GEOMETRY: Geometry = Geometry::ALL[0];
+
+/// What is done to a disk's bytes just before its nth read.
+type Meddling = Box<dyn FnMut(usize, &mut Vec<u8>)>;
+
+/// A disk in memory that keeps a log, can fail, and can be meddled with.
+struct Shelf {
+    name: char,
+    bytes: RefCell<Vec<u8>>,
+    log: Rc<RefCell<String>>,
+    reads: Cell<usize>,
+    fails: Cell<(bool, bool)>,
+    meddling: RefCell<Option<Meddling>>,
+}
+
+impl Shelf {
+    fn new(name: char, log: &Rc<RefCell<String>>) -> Self {
+        Self {
+            name,
+            bytes: RefCell::new(vec![0; GEOMETRY.ballots_len(HOSTS)]),
+            log: Rc::clone(log),
+            reads: Cell::new(0),
+            fails: Cell::new((false, false)),
+            meddling: RefCell::default(),
+        }
+    }
+
+    /// From now on writes, or reads, fail.
+    fn fail(&self, writes: bool, reads: bool) {
+        self.fails.set((writes, reads));
+    }
+
+    fn meddle(&self, meddling: impl FnMut(usize, &mut Vec<u8>) + 'static) {
+        *self.meddling.borrow_mut() = Some(Box::new(meddling));
+    }
+
+    fn block(&self, host: u64) -> BallotSector {
+        BallotSector::decode(&self.bytes.borrow()[at(host)..][..512]).unwrap()
+    }
+
+    fn put(&self, host: u64, block: &BallotSector) {
+        put(&mut self.bytes.borrow_mut(), host, block);
+    }
+
+    fn note(&self, what: char) {
+        self.log.borrow_mut().extend([what, self.name, ' ']);
+    }
+}
+
+fn at(host: u64) -> usize {
+    GEOMETRY.ballot_at(id(host))
+}
+
+fn put(bytes: &mut [u8], host: u64, block: &BallotSector) {
+    bytes[at(host)..][..512].copy_from_slice(&block.to_sector(SectorSize::B512));
+}
+
+impl Disk for Shelf {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.note('r');
+        let nth = self.reads.replace(self.reads.get() + 1);
+        if let Some(meddling) = self.meddling.borrow_mut().as_mut() {
+            meddling(nth, &mut self.bytes.borrow_mut());
+        }
+        match self.fails.get() {
+            (_, true) => Err(Fault::Failed("read".into())),
+            _ => Ok(self.bytes.borrow()[offset as usize..][..len].to_vec()),
+        }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.note('w');
+        if self.fails.get().0 {
+            return Err(Fault::Failed("write".into()));
+        }
+        self.bytes.borrow_mut()[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+fn id(host: u64) -> HostId {
+    HostId::new(host).unwrap()
+}
+
+fn shelves(count: usize) -> (Vec<Shelf>, Rc<RefCell<String>>) {
+    let log = Rc::default();
+    let shelves = ('a'..).take(count).map(|name| Shelf::new(name, &log));
+    (shelves.collect(), log)
+}
+
+fn value(host: u64) -> Stamp {
+    Stamp {
+        host: id(host),
+        generation: Generation(1),
+        timestamp: 100 + host,
+    }
+}
+
+fn proposer(host: u64) -> Proposer {
+    Proposer {
+        host: id(host),
+        geometry: GEOMETRY,
+        num_hosts: HOSTS,
+        lver: Lver(5),
+    }
+}
+
+fn block(lver: u64, mbal: u64, bal: u64, value: Option<Stamp>) -> BallotSector {
+    BallotSector {
+        ballot: Ballot {
+            mbal: BallotNumber(mbal),
+            bal: BallotNumber(bal),
+            value,
+            lver: Lver(lver),
+        },
+        ..BallotSector::default()
+    }
+}
+
+fn note(host: u64) -> HolderNote {
+    HolderNote {
+        host: id(host),
+        generation: Generation(1),
+        lver: Lver(5),
+        mode: Mode::Exclusive,
+        pid: 1,
+        start: 1,
+        host_name: b"n".to_vec(),
+        command: b"c".to_vec(),
+    }
+}
+
+fn ballot_from(
+    shelves: &[Shelf],
+    host: u64,
+    mbal: u64,
+    own: &mut BallotSector,
+) -> Result<Outcome, BallotError> {
+    let replicas = shelves.iter().map(|disk| Replica { disk, offset: 0 });
+    let quorum = Quorum::new(replicas.collect());
+    let candidate = (value(host), &note(host));
+    paxos::run(
+        &quorum,
+        &proposer(host),
+        BallotNumber(mbal),
+        own,
+        candidate,
+        &|| true,
+    )
+}
+
+fn ballot(shelves: &[Shelf], host: u64, mbal: u64) -> Result<Outcome, BallotError> {
+    ballot_from(shelves, host, mbal, &mut shelves[0].block(host))
+}
+
+// ---- Disk Paxos 3.1: the algorithm
+
+#[test]
+fn a_processor_writes_only_its_own_block() {
+    let (shelves, _) = shelves(1);
+    let before = shelves[0].bytes.borrow().clone();
+    ballot(&shelves, 2, 2).unwrap();
+    let after = shelves[0].bytes.borrow();
+    let own = at(2)..at(2) + 512;
+    let changed = (0..after.len()).filter(|at| before[*at] != after[*at]);
+    assert!(changed.into_iter().all(|at| own.contains(&at)));
+}
+
+#[test]
+fn each_phase_writes_the_block_and_then_reads_all_others_on_the_same_disk() {
+    let (one, log) = shelves(1);
+    ballot(&one, 1, 1).unwrap();
+    assert_eq!(*log.borrow(), "wa ra wa ra ");
+    let (three, log) = shelves(3);
+    ballot(&three, 1, 1).unwrap();
+    assert_eq!(*log.borrow(), "wa wb wc ra rb rc wa wb wc ra rb rc ");
+}
+
+#[test]
+fn blocks_are_read_only_where_our_own_was_written() {
+    let (shelves, log) = shelves(3);
+    shelves[1].fail(true, false);
+    ballot(&shelves, 1, 1).unwrap();
+    assert!(!log.borrow().contains("rb"), "{}", log.borrow());
+}
+
+#[test]
+fn a_majority_of_disks_is_enough_and_less_is_not() {
+    for (disks, broken, decides) in [
+        (1, 0, true),
+        (1, 1, false),
+        (2, 1, false),
+        (3, 1, true),
+        (3, 2, false),
+        (4, 1, true),
+        (4, 2, false),
+    ] {
+        for (writes, reads) in [(true, false), (false, true)] {
+            let (shelves, _) = shelves(disks);
+            shelves[..broken]
+                .iter()
+                .for_each(|shelf| shelf.fail(writes, reads));
+            let decided = ballot(&shelves, 1, 1).is_ok();
+            assert_eq!(decided, decides, "{broken} of {disks} broken");
+        }
+    }
+}
+
+#[test]
+fn of_two_majorities_one_disk_saw_both_writes() {
+    let (shelves, _) = shelves(3);
+    shelves[2].fail(true, true);
+    assert_eq!(ballot(&shelves, 1, 1), Ok(Outcome::Chosen(value(1))));
+    shelves[2].fail(false, false);
+    shelves[0].fail(true, true);
+    assert_eq!(ballot(&shelves, 2, 2), Ok(Outcome::Chosen(value(1))));
+}
+
+#[test]
+fn a_block_with_a_larger_mbal_ends_the_ballot_in_phase_1() {
+    let (shelves, _) = shelves(1);
+    shelves[0].put(3, &block(5, 9, 0, None));
+    assert_eq!(ballot(&shelves, 1, 1), Ok(Outcome::Outbid));
+    assert_eq!(
+        shelves[0].block(1),
+        block(5, 1, 0, None),
+        "nothing is accepted"
+    );
+}
+
+#[test]
+fn a_block_with_a_larger_mbal_ends_the_ballot_in_phase_2() {
+    let (shelves, _) = shelves(1);
+    shelves[0].meddle(|nth, bytes| {
+        if nth == 1 {
+            put(bytes, 3, &block(5, 9, 0, None));
+        }
+    });
+    assert_eq!(ballot(&shelves, 1, 1), Ok(Outcome::Outbid));
+    assert_eq!(
+        shelves[0].block(1).ballot.bal,
+        BallotNumber(1),
+        "accepted, perhaps decided"
+    );
+}
+
+#[test]
+fn one_disk_of_a_majority_is_enough_to_end_it() {
+    for disk in 0..3 {
+        let (shelves, _) = shelves(3);
+        shelves[disk].put(2, &block(5, 9, 0, None));
+        assert_eq!(ballot(&shelves, 1, 1), Ok(Outcome::Outbid));
+    }
+}
+
+#[test]
+fn what_ends_a_ballot_read_aloud() {
+    use Judgement::{Outbid, Unopposed};
+    let table = [
+        ("a smaller mbal", block(5, 6, 0, None), Unopposed),
+        ("the same mbal", block(5, 7, 0, None), Unopposed),
+        ("a larger mbal", block(5, 8, 0, None), Outbid),
+        (
+            "a larger mbal for an older version",
+            block(4, 8, 8, Some(value(2))),
+            Unopposed,
+        ),
+        (
+            "any mbal for a later version: ours is decided",
+            block(6, 1, 0, None),
+            Outbid,
+        ),
+        ("an unused block", BallotSector::default(), Unopposed),
+    ];
+    for (story, other, judgement) in table {
+        let blocks = [BallotSector::default(), other, BallotSector::default()];
+        assert_eq!(
+            paxos::judge(&proposer(1), BallotNumber(7), &blocks),
+            judgement,
+            "{story}"
+        );
+        // Our own block never opposes us.
+        let own = [
+            blocks[1].clone(),
+            BallotSector::default(),
+            BallotSector::default(),
+        ];
+        assert_eq!(
+            paxos::judge(&proposer(1), BallotNumber(7), &own),
+            Unopposed,
+            "{story}"
+        );
+    }
+}
+
+#[test]
+fn without_an_accepted_value_the_processor_proposes_its_own() {
+    let (shelves, _) = shelves(1);
+    shelves[0].put(2, &block(5, 1, 0, None));
+    assert_eq!(ballot(&shelves, 1, 2001), Ok(Outcome::Chosen(value(1))));
+}
+
+#[test]
+fn otherwise_it_proposes_the_value_with_the_largest_bal() {
+    let (shelves, _) = shelves(1);
+    shelves[0].put(2, &block(5, 4002, 2, Some(value(2))));
+    shelves[0].put(3, &block(5, 2003, 2003, Some(value(3))));
+    assert_eq!(ballot(&shelves, 1, 6001), Ok(Outcome::Chosen(value(3))));
+}
+
+#[test]
+fn its_own_block_counts_among_them() {
+    let (shelves, _) = shelves(1);
+    shelves[0].put(1, &block(5, 2001, 2001, Some(value(2))));
+    shelves[0].put(3, &block(5, 3, 3, Some(value(3))));
+    assert_eq!(ballot(&shelves, 1, 4001), Ok(Outcome::Chosen(value(2))));
+}
+
+#[test]
+fn values_are_compared_across_all_disks_of_the_majority() {
+    let blocks = |two: BallotSector, three: BallotSector| vec![BallotSector::default(), two, three];
+    let disks = [
+        blocks(block(5, 2, 2, Some(value(2))), BallotSector::default()),
+        blocks(BallotSector::default(), block(5, 3, 3, Some(value(3)))),
+    ];
+    assert_eq!(paxos::choose(Lver(5), &disks, value(1)), value(3));
+    assert_eq!(
+        paxos::choose(Lver(6), &disks, value(1)),
+        value(1),
+        "of another version"
+    );
+}
+
+#[test]
+fn phase_1_keeps_bal_and_value() {
+    // The daemon forgets them; that loses a decision when it stops here.
+    let (shelves, _) = shelves(1);
+    shelves[0].put(1, &block(5, 1, 1, Some(value(2))));
+    shelves[0].meddle(|nth, bytes| {
+        if nth == 0 {
+            put(bytes, 3, &block(5, 9000, 0, None));
+        }
+    });
+    assert_eq!(ballot(&shelves, 1, 2001), Ok(Outcome::Outbid));
+    assert_eq!(shelves[0].block(1), block(5, 2001, 1, Some(value(2))));
+}
+
+#[test]
+fn phase_2_writes_the_value_with_bal_equal_to_mbal() {
+    let (shelves, _) = shelves(1);
+    ballot(&shelves, 1, 2001).unwrap();
+    assert_eq!(
+        shelves[0].block(1).ballot,
+        block(5, 2001, 2001, Some(value(1))).ballot
+    );
+}
+
+#[test]
+fn what_is_decided_once_is_what_every_later_ballot_decides() {
+    let (shelves, _) = shelves(3);
+    for (host, mbal) in [(2, 2), (1, 2001), (3, 2003), (1, 4001), (2, 6002)] {
+        assert_eq!(ballot(&shelves, host, mbal), Ok(Outcome::Chosen(value(2))));
+    }
+}
+
+#[test]
+fn ballot_numbers_are_unique_and_larger_than_all_that_were_seen() {
+    let number = |host: u64, seen: u64| {
+        let disks = vec![vec![block(3, seen, 0, None); 3]];
+        paxos::next_number(&proposer(host), &disks).map(|number| number.0)
+    };
+    assert_eq!(number(2, 0), Ok(2));
+    for seen in [1, 2, 1999, 2000, 2001, 4000, 1_000_003] {
+        for host in [1, 2, 3, 2000] {
+            let next = number(host, seen).unwrap();
+            assert!(next > seen, "{next} after {seen}");
+            assert_eq!(next % 2000, host % 2000, "of host {host} after {seen}");
+        }
+    }
+    assert_eq!(number(1, u64::MAX), Err(BallotError::NumbersUsedUp));
+}
+
+// ---- Disk Paxos 3.2: a processor that comes back
+
+#[test]
+fn a_processor_that_comes_back_goes_on_from_its_block_on_the_disk() {
+    let (shelves, _) = shelves(1);
+    // It had value 1 accepted, and forgot.
+    shelves[0].put(1, &block(5, 1, 1, Some(value(1))));
+    assert_eq!(ballot(&shelves, 1, 2001), Ok(Outcome::Chosen(value(1))));
+    assert_eq!(ballot(&shelves, 3, 4003), Ok(Outcome::Chosen(value(1))));
+}
+
+#[test]
+fn its_block_of_an_older_version_has_accepted_nothing_in_this_one() {
+    let (shelves, _) = shelves(1);
+    shelves[0].put(1, &block(4, 1, 1, Some(value(3))));
+    assert_eq!(ballot(&shelves, 1, 2001), Ok(Outcome::Chosen(value(1))));
+}
+
+// ---- Departures, each on the safe side
+
+#[test]
+fn an_unreadable_block_ends_the_ballot() {
+    // The paper's disks have no bad checksums. The daemon skips such a block: with it, a decision.
+    let (shelves, _) = shelves(1);
+    shelves[0].put(2, &block(5, 2, 2, Some(value(2))));
+    shelves[0].bytes.borrow_mut()[at(2)] ^= 1;
+    let failed = ballot(&shelves, 1, 2001);
+    assert!(matches!(failed, Err(BallotError::Record { host, .. }) if host == id(2)));
+}
+
+#[test]
+fn our_own_block_read_back_different_ends_the_ballot() {
+    let (shelves, _) = shelves(1);
+    shelves[0].meddle(|nth, bytes| {
+        if nth == 1 {
+            put(bytes, 1, &block(5, 1, 0, None));
+        }
+    });
+    assert_eq!(ballot(&shelves, 1, 1), Err(BallotError::Overwritten));
+}
+
+#[test]
+fn nothing_is_written_once_the_host_id_is_lost() {
+    for permitted in 0..4 {
+        let (shelves, log) = shelves(1);
+        let asked = Cell::new(0_usize);
+        let permit = || asked.replace(asked.get() + 1) < permitted;
+        let quorum = Quorum::new(vec![Replica {
+            disk: &shelves[0],
+            offset: 0,
+        }]);
+        let mut own = BallotSector::default();
+        let candidate = (value(1), &note(1));
+        let mbal = BallotNumber(1);
+        let lost = paxos::run(&quorum, &proposer(1), mbal, &mut own, candidate, &permit);
+        assert_eq!(lost, Err(BallotError::Lost));
+        let writes = log.borrow().matches('w').count();
+        assert_eq!(
+            writes,
+            usize::div_ceil(permitted, 2),
+            "asked before and after each"
+        );
+    }
+}
+
+#[test]
+fn after_a_failure_the_caller_knows_whether_its_value_may_be_decided() {
+    for (broken_from, accepted) in [(0, 0), (1, 1)] {
+        let (shelves, _) = shelves(1);
+        let mut own = BallotSector::default();
+        shelves[0].fail(broken_from == 0, false);
+        if broken_from == 1 {
+            shelves[0].meddle(|nth, bytes| {
+                if nth == 1 {
+                    bytes[at(3)] = 1; // No longer a valid block.
+                }
+            });
+        }
+        assert!(ballot_from(&shelves, 1, 1, &mut own).is_err());
+        assert_eq!(own.ballot.bal, BallotNumber(accepted));
+    }
+}
+
+// ---- Light-weight leases
+
+fn claim(stage: &Stage, machine: usize) -> Claim {
+    let setup = &stage.machine(machine).setup;
+    Claim {
+        host: setup.host,
+        name: Name::new_host(format!("m{machine}").as_bytes()).unwrap(),
+        timing: setup.timing,
+        boot_id: [machine as u8 + 1; 16],
+        at_least: Generation(0),
+        quiet_from: lease_core::clock::Moment(0),
+    }
+}
+
+type Said = Rc<RefCell<Vec<String>>>;
+
+/// Joins, and renews as often as asked; says how each went.
+fn contends(stage: &mut Stage, machine: usize, renewals: usize) -> (Actor, Said) {
+    let claim = claim(stage, machine);
+    let said = Said::default();
+    let heard = Rc::clone(&said);
+    let body = move |port: &Port<'_>| {
+        let file = port.file(Handle { file: 1, disk: 0 });
+        let say = |what: &str| heard.borrow_mut().push(what.into());
+        let mut lease = match delta::join(&LOCKSPACE, &file, port, &claim, &mut |_| {}) {
+            Ok(lease) => lease,
+            Err(JoinError::InUse { .. }) => return say("in use"),
+            Err(error) => return say(&error.to_string()),
+        };
+        say("joined");
+        for _ in 0..renewals {
+            port.wait(claim.timing.renewal_period()).unwrap();
+            match lease.renew(&file, port) {
+                Ok(_) => say("renewed"),
+                Err(error) => return say(&error.to_string()),
+            }
+        }
+    };
+    (stage.start(machine, Box::new(body)), said)
+}
+
+#[test]
+fn who_writes_waits_and_reads_back_its_own_has_the_lease() {
+    let mut stage = Stage::new(&[setup(1)]);
+    let (actor, said) = contends(&mut stage, 0, 0);
+    stage.finish(actor);
+    assert_eq!(*said.borrow(), ["joined"]);
+    assert!(stage.now() >= 2_000_000_000, "2t passed before the read");
+}
+
+#[test]
+fn of_several_that_write_at_once_the_last_alone_has_it() {
+    let mut stage = Stage::new(&[setup(1), setup(1), setup(1)]);
+    let all: Vec<_> = (0..3).map(|m| contends(&mut stage, m, 0)).collect();
+    for (actor, _) in &all {
+        stage.until(*actor, writes_heartbeat(1));
+    }
+    for (actor, _) in &all {
+        stage.step(*actor);
+    }
+    for (actor, _) in &all {
+        stage.finish(*actor);
+    }
+    let said: Vec<_> = all
+        .iter()
+        .map(|(_, said)| said.borrow()[0].clone())
+        .collect();
+    assert_eq!(said, ["in use", "in use", "joined"]);
+}
+
+#[test]
+fn a_lease_that_is_renewed_stays() {
+    let mut stage = Stage::new(&[setup(1), setup(1)]);
+    let (first, said) = contends(&mut stage, 0, 20);
+    let (second, other) = contends(&mut stage, 1, 0);
+    stage.until(first, writes_heartbeat(1));
+    stage.step(first);
+    stage.step(first); // It has joined: 2t have passed.
+    stage.step(first);
+    // The second looks once a second, the first renews every two.
+    while !stage.is_over(second) {
+        stage.step(second);
+        if !stage.is_over(first) {
+            stage.step(first);
+        }
+    }
+    stage.finish(first);
+    assert_eq!(*other.borrow(), ["in use"]);
+    assert_eq!(said.borrow().len(), 21, "{:?}", said.borrow());
+}
+
+#[test]
+fn a_lease_that_is_not_renewed_can_be_taken_after_its_time_and_not_before() {
+    let mut stage = Stage::new(&[setup(1), setup(1)]);
+    let (first, _) = contends(&mut stage, 0, 0);
+    stage.finish(first);
+    let start = stage.now();
+    let (second, said) = contends(&mut stage, 1, 0);
+    stage.finish(second);
+    assert_eq!(*said.borrow(), ["joined"]);
+    let took = stage.now() - start;
+    assert!(took > 10_100_000_000 + 2_000_000_000, "{took}");
+    assert_eq!(stage.heartbeat(1).generation(), Generation(2));
+}
+
+#[test]
+fn who_was_replaced_finds_out_at_its_next_renewal() {
+    let mut stage = Stage::new(&[setup(1), setup(1)]);
+    let (first, said) = contends(&mut stage, 0, 1);
+    stage.until(first, writes_heartbeat(1));
+    stage.step(first);
+    stage.step(first);
+    stage.step(first);
+    let mut other = stage.heartbeat(1);
+    other = other.stamped(other.timestamp() + 7);
+    stage.disks[0].write(0, &other.to_sector());
+    stage.finish(first);
+    assert_eq!(said.borrow().len(), 2);
+    assert!(
+        said.borrow()[1].contains("overwritten"),
+        "{:?}",
+        said.borrow()
+    );
+}

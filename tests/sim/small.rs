@@ -1,0 +1,490 @@
+//! The small world, exhausted: every order of the operations of a few hosts, and every point at
+//! which one of them loses power.
+//!
+//! A run is a list of choices; the next run goes on where the last can still be varied. A state
+//! that was seen before is not gone on from: what a host does next follows from the answers that
+//! it got, so the bytes on the disk and the answers of each host are all there is to a state.
+//!
+//! **Reduced, and why nothing is lost.** Time stands still: no rule of the ballot reads the clock
+//! but "is the host id still ours", and hosts here live until they lose power. Waits and pauses are
+//! no steps, since the order of all else is already any. Heartbeats are read at once: nobody writes
+//! them here. A read of a resource's area is of two moments, the leader's and the ballot records',
+//! in either order: no host writes two ballot records. One host at most loses power (with two dead,
+//! the third is alone). Its death becomes known at any later moment; its command lives until then,
+//! and its last write, if it was on its way, lands at any moment, or never. Ballots beyond
+//! a bound are not gone on from: a later one finds what an earlier one would.
+
+use super::checker::{Checker, Run};
+use super::clock::Face;
+use super::disk::Platter;
+use super::port::{Answer, Handle, Op, Port, Process};
+use super::{LOCKSPACE, RESOURCE_GEOMETRY, area_offset, formatted, resource_name};
+use lease_core::clock::{Clock, Moment};
+use lease_core::delta::Tenure;
+use lease_core::id::{Generation, HostId, Lver, Name};
+use lease_core::liveness::Sightings;
+use lease_core::quorum::{Quorum, Replica};
+use lease_core::record::heartbeat::Heartbeat;
+use lease_core::record::holder_note::HolderNote;
+use lease_core::record::host_note::HostNote;
+use lease_core::resource::{Attempt, Held, Member, Resource, Wanted};
+use lease_core::spec::Mode;
+use lease_core::timing::Timing;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Waits that are steps of their own, by their length.
+const WHILE_HELD: Duration = Duration::from_secs(1000);
+const UNTIL_A_DEATH: Duration = Duration::from_secs(2000);
+
+/// What is exhausted.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// How each host wants the lease, from host 1 up.
+    pub modes: Vec<Mode>,
+    /// Whether one host may lose power.
+    pub crash: bool,
+    /// Ballots that a host may lose before its run is cut.
+    pub retries: u32,
+    /// Whether the ballot records of a read are of an earlier moment than the leader, not a later.
+    pub records_first: bool,
+}
+
+/// What exhausting it came to.
+#[derive(Debug, Default, Clone)]
+pub struct Sum {
+    /// Runs.
+    pub runs: u64,
+    /// Different states.
+    pub states: usize,
+    /// Runs in which all came to their end, and the lease could be had again.
+    pub ends: u64,
+    /// Runs that were cut because a host lost too many ballots.
+    pub cut: u64,
+    /// The first violation and the steps that lead to it.
+    pub violation: Option<(String, Vec<String>)>,
+}
+
+/// A step that can be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Step {
+    /// A host's pending operation happens.
+    Go(usize),
+    /// A host loses power; its pending write is lost, or on its way.
+    Crash(usize, bool),
+    /// That write lands.
+    Land,
+    /// That host is known to be dead, and so is what it guarded.
+    Dead,
+}
+
+struct Host {
+    process: Process,
+    answers: DefaultHasher,
+    /// The first part of a read that is under way.
+    half: Option<Vec<u8>>,
+    retries: u32,
+    waits_for_death: bool,
+}
+
+struct Small {
+    scope: Scope,
+    face: Rc<Face>,
+    disk: Platter,
+    /// What stands in each sector of the resource that was written.
+    sectors: BTreeMap<u64, u64>,
+    hosts: Vec<Host>,
+    checker: Rc<RefCell<Checker>>,
+    crashed: Option<usize>,
+    death_known: bool,
+    late: Option<(u64, Vec<u8>)>,
+    cut: bool,
+}
+
+/// Takes every order of steps.
+pub fn exhaust(scope: &Scope) -> Sum {
+    let mut sum = Sum::default();
+    let mut seen = HashSet::new();
+    // For each step of the present run: which of how many.
+    let mut path: Vec<(usize, usize)> = Vec::new();
+    let fresh = fresh(scope);
+    loop {
+        sum.runs += 1;
+        run(scope, &fresh, &mut path, &mut seen, &mut sum);
+        sum.states = seen.len();
+        if sum.violation.is_some() {
+            return sum;
+        }
+        while path.last().is_some_and(|(at, of)| at + 1 == *of) {
+            path.pop();
+        }
+        match path.last_mut() {
+            Some((at, _)) => *at += 1,
+            None => return sum,
+        }
+    }
+}
+
+fn fresh(scope: &Scope) -> Platter {
+    let hosts = scope.modes.len() as u64 + 1;
+    let mut disk = formatted(1, 1, hosts, 1).remove(0);
+    for host in HostId::all(hosts) {
+        disk.write(LOCKSPACE.geometry.heartbeat_at(host) as u64, &beat(host));
+    }
+    disk
+}
+
+fn run(
+    scope: &Scope,
+    fresh: &Platter,
+    path: &mut Vec<(usize, usize)>,
+    seen: &mut HashSet<u64>,
+    sum: &mut Sum,
+) {
+    let mut world = Small::new(scope, fresh);
+    let mut taken = Vec::new();
+    for depth in 0.. {
+        let steps = world.steps();
+        if steps.is_empty() {
+            sum.ends += 1;
+            world.probe();
+        } else {
+            let fresh = depth >= path.len();
+            if fresh {
+                path.push((0, steps.len()));
+            }
+            let step = steps[path[depth].0];
+            taken.push(step);
+            world.take(step);
+        }
+        if let Some(what) = world.checker.borrow().violation() {
+            let words = taken.iter().map(|step| format!("{step:?}")).collect();
+            sum.violation = Some((what.to_owned(), words));
+            return;
+        }
+        if world.cut {
+            sum.cut += 1;
+        }
+        let last = depth + 1 >= path.len();
+        if steps.is_empty() || world.cut || (last && !seen.insert(world.state())) {
+            return;
+        }
+    }
+}
+
+impl Small {
+    fn new(scope: &Scope, fresh: &Platter) -> Self {
+        let now = Rc::new(Cell::new(0));
+        let face = Rc::new(Face::new(now, Duration::from_secs(100), 0));
+        let mut small = Self {
+            scope: scope.clone(),
+            face,
+            disk: fresh.clone(),
+            sectors: BTreeMap::new(),
+            hosts: Vec::new(),
+            checker: Rc::default(),
+            crashed: None,
+            death_known: false,
+            late: None,
+            cut: false,
+        };
+        for index in 0..scope.modes.len() {
+            small.enter(index as u64 + 1, scope.modes[index]);
+        }
+        small
+    }
+
+    fn enter(&mut self, host: u64, mode: Mode) {
+        let checker = Rc::clone(&self.checker);
+        let hosts = self.scope.modes.len() as u64 + 1;
+        let body = Box::new(move |port: &Port<'_>| live(port, host, hosts, mode, &checker));
+        self.hosts.push(Host {
+            process: Process::start(Rc::clone(&self.face), body),
+            answers: DefaultHasher::new(),
+            half: None,
+            retries: 0,
+            waits_for_death: false,
+        });
+        self.settle(self.hosts.len() - 1);
+    }
+
+    /// Does what is no step of its own.
+    fn settle(&mut self, index: usize) {
+        let now = self.face.now();
+        while let Some(op) = self.hosts[index].process.pending.clone() {
+            let answer = match op {
+                Op::Wait { until } if until <= now => Answer::Done,
+                Op::Wait { until } => {
+                    self.hosts[index].waits_for_death = until > now.after(WHILE_HELD);
+                    return;
+                }
+                Op::BackOff { .. } => {
+                    self.hosts[index].retries += 1;
+                    self.cut |= self.hosts[index].retries > self.scope.retries;
+                    Answer::Done
+                }
+                Op::Read { offset, len, .. } if offset < area_offset(1) => {
+                    Answer::Bytes(self.disk.read(offset, len))
+                }
+                Op::Settle { .. } => Answer::Done,
+                _ => return,
+            };
+            self.answer(index, answer);
+            if self.cut {
+                return;
+            }
+        }
+    }
+
+    fn answer(&mut self, index: usize, answer: Answer) {
+        let host = &mut self.hosts[index];
+        if let Answer::Bytes(bytes) = &answer {
+            host.answers.write(bytes);
+        }
+        1_u8.hash(&mut host.answers);
+        host.process.resume(answer);
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (index, host) in self.hosts.iter().enumerate() {
+            if host.process.is_over() {
+                continue;
+            }
+            if !host.waits_for_death || self.death_known {
+                steps.push(Step::Go(index));
+            }
+            if self.scope.crash && self.crashed.is_none() {
+                steps.push(Step::Crash(index, false));
+                if matches!(host.process.pending, Some(Op::Write { .. })) {
+                    steps.push(Step::Crash(index, true));
+                }
+            }
+        }
+        if self.late.is_some() {
+            steps.push(Step::Land);
+        }
+        if self.crashed.is_some() && !self.death_known {
+            steps.push(Step::Dead);
+        }
+        steps
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Go(index) => self.go(index),
+            Step::Crash(index, on_its_way) => {
+                let pending = self.hosts[index].process.pending.clone();
+                if let (true, Some(Op::Write { offset, bytes, .. })) = (on_its_way, pending) {
+                    self.late = Some((offset, bytes));
+                }
+                self.crashed = Some(index);
+                self.hosts[index].process.kill();
+            }
+            Step::Land => {
+                if let Some((offset, bytes)) = self.late.take() {
+                    self.write(offset, &bytes);
+                }
+            }
+            Step::Dead => self.bury(),
+        }
+    }
+
+    fn go(&mut self, index: usize) {
+        let Some(op) = self.hosts[index].process.pending.clone() else {
+            return;
+        };
+        let answer = match op {
+            Op::Read { offset, len, .. } => match self.read(index, offset, len) {
+                Some(bytes) => Answer::Bytes(bytes),
+                None => return,
+            },
+            Op::Write { offset, bytes, .. } => {
+                self.write(offset, &bytes);
+                Answer::Done
+            }
+            _ => Answer::Done,
+        };
+        self.hosts[index].waits_for_death = false;
+        self.answer(index, answer);
+        self.settle(index);
+    }
+
+    /// A read of many sectors is two steps.
+    fn read(&mut self, index: usize, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let now = self.disk.read(offset, len);
+        if len <= 512 {
+            return Some(now);
+        }
+        let Some(mut earlier) = self.hosts[index].half.take() else {
+            self.hosts[index].half = Some(now);
+            return None;
+        };
+        let leader = if self.scope.records_first {
+            &now
+        } else {
+            &earlier
+        };
+        let leader = leader[..512].to_vec();
+        if !self.scope.records_first {
+            earlier = now;
+        }
+        earlier[..512].copy_from_slice(&leader);
+        Some(earlier)
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.disk.write(offset, bytes);
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        self.sectors.insert(offset, hasher.finish());
+        if offset == area_offset(1) {
+            self.checker.borrow_mut().leader_written(0, bytes);
+        }
+    }
+
+    /// The death of the crashed host is known: its heartbeat is as good as free.
+    fn bury(&mut self) {
+        self.death_known = true;
+        let Some(index) = self.crashed else {
+            return;
+        };
+        let mut checker = self.checker.borrow_mut();
+        let left: Vec<u64> = checker.on(index).map(|run| run.id).collect();
+        left.into_iter().for_each(|id| checker.stop(id));
+        let host = HostId::new(index as u64 + 1).unwrap();
+        let at = LOCKSPACE.geometry.heartbeat_at(host) as u64;
+        let sector = self.disk.read(at, 4096);
+        let free = Heartbeat::decode(&sector).unwrap().stamped(0);
+        self.disk.write(at, &free.to_sector());
+    }
+
+    /// When all have ended, one more host must get the lease.
+    fn probe(&mut self) {
+        let before = self.checker.borrow().granted();
+        let index = self.hosts.len();
+        self.enter(index as u64 + 1, Mode::Exclusive);
+        self.scope.retries = u32::MAX;
+        for _ in 0..1000 {
+            if self.hosts[index].process.is_over() || self.hosts[index].waits_for_death {
+                break;
+            }
+            self.go(index);
+        }
+        if self.checker.borrow().granted() == before {
+            self.checker
+                .borrow_mut()
+                .accuse("nobody holds it, and nobody can have it".into());
+        }
+    }
+
+    fn state(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.sectors.hash(&mut hasher);
+        for host in &self.hosts {
+            host.answers.finish().hash(&mut hasher);
+            host.half.hash(&mut hasher);
+            host.process.is_over().hash(&mut hasher);
+        }
+        (self.crashed, self.death_known, &self.late).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+fn beat(host: HostId) -> Vec<u8> {
+    let name = Name::new(b"n").unwrap();
+    let note = HostNote {
+        watchdog: 2,
+        host,
+        generation: Generation(1),
+        boot_id: [host.get() as u8; 16],
+    };
+    let free = Heartbeat::new(LOCKSPACE.geometry, &LOCKSPACE.name, 1);
+    free.joined(&name, 5, 1, note).to_sector()
+}
+
+/// A host's life: acquires once, holds, releases. Where somebody else has it, it tries again once
+/// the death of a host is known.
+fn live(port: &Port<'_>, host: u64, hosts: u64, mode: Mode, checker: &RefCell<Checker>) {
+    let disk = port.file(Handle { file: 0, disk: 0 });
+    let replica = Replica {
+        disk: &disk,
+        offset: area_offset(1),
+    };
+    let resource = Resource {
+        quorum: Quorum::new(vec![replica]),
+        lockspace: LOCKSPACE.name,
+        name: resource_name(0),
+        geometry: RESOURCE_GEOMETRY,
+        num_hosts: hosts,
+    };
+    let tenure = Tenure::new(Timing::new(1, 2).unwrap(), port.now());
+    let member = Member {
+        clock: port,
+        tenure: &tenure,
+        lockspace: *LOCKSPACE,
+        heartbeats: &disk,
+        host: HostId::new(host).unwrap(),
+        generation: Generation(1),
+        ballots_from: Moment(0),
+    };
+    let wanted = Wanted {
+        mode,
+        lver: None,
+        note: HolderNote {
+            host: member.host,
+            generation: Generation(1),
+            lver: Lver(0),
+            mode,
+            pid: 1,
+            start: 1,
+            host_name: Vec::new(),
+            command: Vec::new(),
+        },
+    };
+    for _ in 0..3 {
+        match resource.acquire(&member, &wanted, &mut Sightings::default()) {
+            Ok(Attempt::Held(held)) => {
+                hold(port, &resource, &member, &held, checker);
+                return;
+            }
+            Ok(_) => {
+                let _ = port.wait(UNTIL_A_DEATH);
+            }
+            Err(error) => return checker.borrow_mut().accuse(format!("host {host}: {error}")),
+        }
+    }
+}
+
+fn hold(
+    port: &Port<'_>,
+    resource: &Resource<'_>,
+    member: &Member<'_>,
+    held: &Held,
+    checker: &RefCell<Checker>,
+) {
+    let id = checker.borrow_mut().start(Run {
+        id: 0,
+        resource: 0,
+        machine: member.host.index(),
+        life: (member.host.get(), 1),
+        exclusive: held.mode == Mode::Exclusive,
+        lver: held.lver.0,
+        since: 0,
+    });
+    let _ = port.wait(WHILE_HELD);
+    if resource.still_held(member, held) != Ok(true) {
+        checker
+            .borrow_mut()
+            .accuse(format!("host {} lost it", member.host));
+    }
+    checker.borrow_mut().stop(id);
+    if let Err(error) = resource.release(member, held) {
+        checker
+            .borrow_mut()
+            .accuse(format!("host {}: {error}", member.host));
+    }
+}
