@@ -1,4 +1,4 @@
-//! The rules of safety.md that touch the protocol, each by the history that it closes, played by
+//! The rules for safety that touch the protocol, each by the history that it closes, played by
 //! hand; and each defect that the simulated world found, so that it stays found.
 
 #![allow(clippy::unwrap_used, clippy::panic)]

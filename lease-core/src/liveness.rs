@@ -1,9 +1,9 @@
 //! Is a host dead? A pure judgement over what was seen of its heartbeat, and when.
 //!
 //! Two machines' clocks are never compared. A watcher remembers when, on its own clock, it first
-//! saw the present timestamp; a timestamp that stays the same for more than 8t + W of that host (and
-//! 1 % more, since this clock may run that much faster than that host's) is a dead host's, one that
-//! changes is a live one's. In between it is not known.
+//! saw the present timestamp; a timestamp that stays the same for more than 8t + W of that host
+//! (and 1 % more, since this clock may run that much faster than that host's) is a dead host's, one
+//! that changes is a live one's. In between it is not known.
 
 use crate::clock::Moment;
 use crate::id::{Generation, HostId};

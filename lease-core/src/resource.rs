@@ -6,7 +6,7 @@
 //! good. The leader is written only (a) to commit what was decided, or (b) by the owner that also
 //! wrote it, to free it. A writer may stall before its write, or its write may land late: then the
 //! leader **goes back** to an older version. So nobody trusts it alone: a block of a later version
-//! says that the leader is behind ([`View::version`]), the ballot of that version gives the same
+//! says that the leader is behind (`View::version`), the ballot of that version gives the same
 //! owner again, and a holder who finds the leader behind writes it again.
 //!
 //! Invariants. Host N alone writes ballot record N. An owner is a host *and* its generation. Before

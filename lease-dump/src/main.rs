@@ -1,7 +1,8 @@
 //! lease-dump: what the disk says, as JSON.
 //!
 //! Operands in their order, areas in the order of the disk, one object each. What cannot be read
-//! is said ([`tool::say`]) or stands in the object's `errors`, and the rest is printed all the same.
+//! is said ([`tool::say`]) or stands in the object's `errors`, and the rest is printed all the
+//! same.
 
 mod dump;
 mod live;

@@ -35,8 +35,8 @@ pub(crate) struct Standing {
 
 /// When to end the command: never, unless a lease is lost or lease-join leaves.
 ///
-/// Lost by time: SIGTERM at 8t after the last renewal, SIGKILL after the grace. Taken on the disk: another host may have it already, SIGKILL at
-/// once.
+/// Lost by time: SIGTERM at 8t after the last renewal, SIGKILL after the grace. Taken on the disk:
+/// another host may have it already, SIGKILL at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Machine {
     /// Nothing is amiss.

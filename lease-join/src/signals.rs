@@ -1,5 +1,5 @@
-//! SIGTERM, SIGINT and SIGHUP: leave. SIGUSR1: end, and leave all as it is. Both cut waits short and
-//! wake the server.
+//! SIGTERM, SIGINT and SIGHUP: leave. SIGUSR1: end, and leave all as it is. Both cut waits short
+//! and wake the server.
 
 use anyhow::Context;
 use lease_core::clock::BootClock;

@@ -210,8 +210,8 @@ impl Place {
         }
     }
 
-    /// Leaves a mark that a holder has seen the end of all that it started: for the next lease-join,
-    /// while there is none.
+    /// Leaves a mark that a holder has seen the end of all that it started: for the next
+    /// lease-join, while there is none.
     pub fn mark_gone(&self, generation: Generation, holder: HolderId) -> io::Result<()> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mark = mark(generation, holder);
