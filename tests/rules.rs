@@ -1,4 +1,4 @@
-//! The rules of safety.md that touch the protocol, each by the history that it closes, played by
+//! The rules for safety that touch the protocol, each by the history that it closes, played by
 //! hand; and each defect that the simulated world found, so that it stays found.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -562,7 +562,7 @@ fn rule_9_a_joiner_that_stalled_before_its_write_has_not_joined() {
     for _ in 0..2 {
         let quick = claim(&stage, 1, b"quick");
         let lease = with_lockspace(&mut stage, 1, move |port, file| {
-            let lease = delta::join(&LOCKSPACE, file, port, &quick, &mut |_| {}).unwrap();
+            let mut lease = delta::join(&LOCKSPACE, file, port, &quick, &mut |_| {}).unwrap();
             lease.leave(file, port).unwrap();
         });
         stage.finish(lease);
@@ -683,7 +683,7 @@ fn leaving_soon_after_a_join_over_a_dead_record_leaves_the_record_to_die() {
         ..claim(&stage, 0, b"other")
     };
     let actor = with_lockspace(&mut stage, 0, move |port, file| {
-        let lease = delta::join(&LOCKSPACE, file, port, &again, &mut |_| {}).unwrap();
+        let mut lease = delta::join(&LOCKSPACE, file, port, &again, &mut |_| {}).unwrap();
         lease.leave(file, port).unwrap();
     });
     stage.finish(actor);
@@ -698,7 +698,7 @@ fn leaving_after_all_has_landed_frees_the_record() {
     let mut stage = Stage::new(&[setup(1)]);
     let claim = claim(&stage, 0, b"name");
     let actor = with_lockspace(&mut stage, 0, move |port, file| {
-        let lease = delta::join(&LOCKSPACE, file, port, &claim, &mut |_| {}).unwrap();
+        let mut lease = delta::join(&LOCKSPACE, file, port, &claim, &mut |_| {}).unwrap();
         lease.leave(file, port).unwrap();
     });
     stage.finish(actor);

@@ -222,7 +222,7 @@ pub fn join(
             .record
             .note()
             .is_some_and(|n| n.boot_id == claim.boot_id);
-        if attempted && found > generation {
+        if attempted && !vacant.record.is_free() && found > generation {
             // A join of ours that failed: its write landed late, over what others had made of the
             // record in the meantime.
             generation = generations_beyond(found);
@@ -246,6 +246,7 @@ pub fn join(
             generation,
             written: record,
             unsure: Vec::new(),
+            late: None,
             renewed: issued,
             ballots_from: vacant.quiet_from.unwrap_or_default().max(claim.quiet_from),
         };
@@ -392,8 +393,25 @@ pub struct HostLease {
     written: Heartbeat,
     /// Writes since then of which it is not known whether they happened.
     unsure: Vec<Heartbeat>,
+    /// A write of an earlier process of this same life, which may land at any later moment.
+    late: Option<Heartbeat>,
     renewed: Moment,
     ballots_from: Moment,
+}
+
+/// What an earlier process of the same boot knew of its host id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Former {
+    /// Which life of the host it was.
+    pub generation: Generation,
+    /// The timestamp of its last completed write.
+    pub written: u64,
+    /// The timestamp of a write that had not completed.
+    pub in_flight: Option<u64>,
+    /// The moment before the last completed renewal was issued.
+    pub renewed: Moment,
+    /// Its [`HostLease::ballots_from`].
+    pub ballots_from: Moment,
 }
 
 /// Why a renewal did not happen.
@@ -420,6 +438,44 @@ pub enum Lost {
 }
 
 impl HostLease {
+    /// Takes a host id over from an earlier process of the same boot, in the same life: only if the
+    /// sector still holds what that process wrote last, or what it was writing when it ended, and
+    /// if its lease has not expired.
+    pub fn resume(
+        lockspace: &Lockspace,
+        disk: &dyn Disk,
+        clock: &dyn Clock,
+        claim: &Claim,
+        former: &Former,
+    ) -> Result<Self, RenewError> {
+        check_time(former.renewed, claim.timing, clock.now())?;
+        let read = lockspace.read_host(disk, claim.host)?;
+        let record = read.map_err(Lost::Damaged)?;
+        let note = record.note().is_some_and(|note| {
+            (note.boot_id, note.watchdog) == (claim.boot_id, claim.timing.watchdog())
+        });
+        let ours = note
+            && record.owner() == Some(claim.host)
+            && record.generation() == former.generation
+            && record.host_name() == Some(claim.name)
+            && record.io_timeout() == Some(claim.timing.io_timeout());
+        let expected = [Some(former.written), former.in_flight];
+        if !ours || !expected.contains(&Some(record.timestamp())) {
+            return Err(Lost::Overwritten(record.host_name()).into());
+        }
+        check_time(former.renewed, claim.timing, clock.now())?;
+        Ok(Self {
+            lockspace: *lockspace,
+            claim: *claim,
+            generation: former.generation,
+            written: record,
+            unsure: Vec::new(),
+            late: former.in_flight.map(|timestamp| record.stamped(timestamp)),
+            renewed: former.renewed,
+            ballots_from: former.ballots_from,
+        })
+    }
+
     /// Gives everybody who joins at the same time the chance to see our record, or to overwrite
     /// it: 2t of the slowest.
     fn settle(
@@ -513,22 +569,28 @@ impl HostLease {
 
     /// Gives the host id back: all that this host owns is free from now on.
     ///
-    /// Only when nothing that was guarded lives. Fails, and leaves it, while I/O is outstanding.
+    /// Only when nothing that was guarded lives. Fails, and leaves it, while I/O is outstanding;
+    /// may then be tried again, and nothing else.
     /// Before [`HostLease::ballots_from`] the record is left to die: a free one would tell the next
     /// who joins that no write of an earlier life can land any more.
-    pub fn leave(mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
+    pub fn leave(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
         disk.settle()?;
         self.check_ours(self.lockspace.read_host(disk, self.claim.host)?)?;
         self.check_time(clock)?;
         Ok(self.free(disk, clock)?)
     }
 
-    fn free(&self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), Fault> {
+    fn free(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), Fault> {
         if clock.now() < self.ballots_from {
             return Ok(());
         }
         let free = self.written.stamped(0);
-        self.lockspace.write_host(disk, self.claim.host, &free)
+        if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &free) {
+            self.unsure.push(free);
+            return Err(fault);
+        }
+        self.written = free;
+        Ok(())
     }
 
     /// Within one life no timestamp comes twice: whoever sees one again knows that nothing was
@@ -548,7 +610,8 @@ impl HostLease {
         let record = record.map_err(Lost::Damaged)?;
         let bytes = record.leader_bytes();
         let ours = |known: &Heartbeat| known.leader_bytes() == bytes;
-        if !ours(&self.written) && !self.unsure.iter().any(ours) {
+        let mut known = self.unsure.iter().chain(&self.late);
+        if !ours(&self.written) && !known.any(ours) {
             return Err(Lost::Overwritten(record.host_name()));
         }
         self.written = self.written.stamped(record.timestamp());
@@ -617,10 +680,15 @@ impl Tenure {
     /// When the lease is lost, unless it is renewed before: 8t after the last renewal; at once
     /// after a loss.
     pub fn deadline(&self) -> Moment {
-        if self.lost.load(Ordering::SeqCst) {
+        if self.is_lost() {
             return Moment::default();
         }
         self.renewed().after(self.timing.lost_after())
+    }
+
+    /// Whether a loss was noted.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::SeqCst)
     }
 
     /// Whether the host id is still ours at `now`.

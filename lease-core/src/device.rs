@@ -11,7 +11,6 @@ use nix::fcntl::{FallocateFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -41,7 +40,7 @@ pub enum OpenError {
     NoDirectIo,
     #[error("{0}")]
     Permission(String),
-    #[error("{0}")]
+    #[error("{}", .0.desc())]
     System(Errno),
     #[error("opening it got no answer within {0} s")]
     TimedOut(u64),
@@ -65,6 +64,7 @@ pub struct Device {
     identity: Identity,
     size: u64,
     is_file: bool,
+    io_ends_with_process: bool,
     sector: SectorSize,
     limit: Duration,
     worker: Mutex<Worker>,
@@ -91,7 +91,10 @@ impl Device {
         let (send, receive) = channel();
         let owned = path.to_owned();
         // Opening may hang as any I/O may.
-        std::thread::spawn(move || send.send(open_file(&owned, access)));
+        std::thread::spawn(move || {
+            // Nobody waits any more: what was opened is closed again.
+            let _ = send.send(open_file(&owned, access));
+        });
         let opened = receive.recv_timeout(limit);
         let Opened { file, stat, size } =
             opened.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;
@@ -111,16 +114,23 @@ impl Device {
         } else {
             logical_sector(&file)
         };
+        let io_ends_with_process = !is_file || is_local(&file);
         let worker = Mutex::new(Worker::start(file));
         Ok(Self {
             path: path.to_owned(),
             identity,
             size,
             is_file,
+            io_ends_with_process,
             sector,
             limit,
             worker,
         })
+    }
+
+    /// Lets each I/O from now on take at most `limit`.
+    pub fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
     }
 
     /// The path that was opened.
@@ -131,6 +141,13 @@ impl Device {
     /// What it is, whatever path leads to it.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// Whether an I/O is over, one way or the other, once the process that issued it is dead. So it
+    /// is where the kernel itself does the I/O and lets no process end before. A network file
+    /// system's client lets a killed process go, and the write may still land.
+    pub fn io_ends_with_process(&self) -> bool {
+        self.io_ends_with_process
     }
 
     /// Its bytes when it was opened.
@@ -309,21 +326,27 @@ fn permission_hint(stat: &FileStat, errno: Errno) -> String {
     )
 }
 
-#[allow(missing_docs)]
-mod ioctl {
-    nix::ioctl_read_bad!(blksszget, 0x1268, nix::libc::c_int);
-}
-
 /// The logical sector size of a block device.
-#[allow(unsafe_code)]
 fn logical_sector(file: &File) -> SectorSize {
-    let mut bytes: nix::libc::c_int = 0;
-    // SAFETY: BLKSSZGET writes one c_int at the address that it is given, which is `bytes`.
-    let asked = unsafe { ioctl::blksszget(file.as_raw_fd(), &raw mut bytes) };
-    match (asked, bytes) {
-        (Ok(_), 4096) => SectorSize::B4096,
+    match rustix::fs::ioctl_blksszget(file) {
+        Ok(4096) => SectorSize::B4096,
         _ => SectorSize::B512,
     }
+}
+
+/// Whether a file lies on a file system that this kernel keeps on its own block devices, or in
+/// memory. Any other is taken for a network's.
+fn is_local(file: &File) -> bool {
+    use nix::sys::statfs::{
+        BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+    };
+    let local = [
+        EXT4_SUPER_MAGIC,
+        XFS_SUPER_MAGIC,
+        BTRFS_SUPER_MAGIC,
+        TMPFS_MAGIC,
+    ];
+    fstatfs(file).is_ok_and(|fs| local.contains(&fs.filesystem_type()))
 }
 
 fn describe(error: &io::Error) -> String {
@@ -334,16 +357,33 @@ fn describe(error: &io::Error) -> String {
     }
 }
 
-/// Creates a regular file of `len` allocated zero bytes; fails with EEXIST if there is one.
+/// Creates a regular file of `len` allocated zero bytes; fails with EEXIST if there is one. On any
+/// failure there is none afterwards that was not there before.
 pub fn create(path: &Path, len: u64, mode: u32) -> Result<(), Errno> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-    let file = File::from(nix::fcntl::open(
-        path,
-        flags,
-        Mode::from_bits_truncate(mode),
-    )?);
-    nix::sys::stat::fchmod(&file, Mode::from_bits_truncate(mode))?;
-    extend(&file, len)
+    let mode = Mode::from_bits_truncate(mode);
+    let file = File::from(nix::fcntl::open(path, flags, mode)?);
+    let filled = nix::sys::stat::fchmod(&file, mode)
+        .and_then(|()| extend(&file, len))
+        .and_then(|()| sync_directory_of(path));
+    if filled.is_err() {
+        let _ = nix::unistd::unlink(path);
+    }
+    filled
+}
+
+/// Makes a new file's name as durable as its content.
+fn sync_directory_of(path: &Path) -> Result<(), Errno> {
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    match nix::fcntl::open(parent, flags, Mode::empty()).and_then(nix::unistd::fsync) {
+        // Some file systems cannot, a directory may be searched but not read: no reason to fail.
+        Err(Errno::EINVAL | Errno::EACCES) => Ok(()),
+        other => other,
+    }
 }
 
 /// Makes a regular file at least `len` allocated bytes long.

@@ -44,6 +44,28 @@ pub trait Disk {
     fn settle(&self) -> Result<(), Fault>;
 }
 
+/// A disk that could not be opened: it is in no majority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Absent;
+
+impl Absent {
+    fn fault() -> Fault {
+        Fault::Failed("it could not be opened".to_owned())
+    }
+}
+
+impl Disk for Absent {
+    fn read(&self, _: u64, _: usize) -> Result<Vec<u8>, Fault> {
+        Err(Self::fault())
+    }
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), Fault> {
+        Err(Self::fault())
+    }
+    fn settle(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
 impl<D: Disk + ?Sized> Disk for &D {
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
         (**self).read(offset, len)

@@ -85,9 +85,8 @@ impl fmt::Display for HostId {
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(
-            Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-        )]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(pub u64);
 
@@ -107,7 +106,8 @@ macro_rules! counter {
 }
 
 counter! {
-    /// How often a host id has been joined. Host id and generation together name one life of a host.
+    /// How often a host id has been joined. Host id and generation together name one life of a
+    /// host.
     Generation
 }
 counter! {

@@ -4,6 +4,7 @@
 //! of that. A sector is the unit of an atomic write. Only five combinations of the two exist.
 
 use crate::id::HostId;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use thiserror::Error;
 
@@ -86,7 +87,8 @@ pub const ALIGN_FLAGS: u32 = 0xF0;
 pub struct GeometryError;
 
 /// One of the five combinations of sector size and area size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "[u64; 2]", into = "[u64; 2]")]
 pub struct Geometry {
     sector: SectorSize,
     align: AlignSize,
@@ -207,6 +209,24 @@ impl Geometry {
     /// `num_hosts` hosts.
     pub fn ballots_len(self, num_hosts: u64) -> usize {
         (2 + num_hosts as usize) * self.sector_bytes()
+    }
+}
+
+/// Sector bytes and area mebibytes.
+impl From<Geometry> for [u64; 2] {
+    fn from(geometry: Geometry) -> Self {
+        [geometry.sector.bytes() as u64, geometry.align.mebibytes()]
+    }
+}
+
+impl TryFrom<[u64; 2]> for Geometry {
+    type Error = GeometryError;
+    fn try_from([sector, align]: [u64; 2]) -> Result<Self, GeometryError> {
+        let sector = SectorSize::from_bytes(sector).ok_or(GeometryError)?;
+        Self::new(
+            sector,
+            AlignSize::from_mebibytes(align).ok_or(GeometryError)?,
+        )
     }
 }
 

@@ -4,10 +4,12 @@
 //! [`id`], [`layout`], [`spec`]: values, places, names. [`record`]: bytes. [`disk`], [`clock`]:
 //! what the protocols ask of the world. [`timing`]: every duration. [`delta`]: a host id held by
 //! a heartbeat. [`quorum`], [`paxos`]: one ballot. [`liveness`]: is a host dead? [`resource`]: a
-//! lease from acquire to release. [`format`], [`survey`]: whole areas, written and read.
-//! Then what only the tools use: [`device`], [`registry`], [`tool`].
+//! lease from acquire to release. [`mod@format`], [`survey`]: whole areas, written and read.
+//! Then what only the tools use: [`device`], [`priority`], [`process`], [`contain`],
+//! [`registry`], [`tool`].
 
 pub mod clock;
+pub mod contain;
 pub mod delta;
 pub mod device;
 pub mod disk;
@@ -16,6 +18,8 @@ pub mod id;
 pub mod layout;
 pub mod liveness;
 pub mod paxos;
+pub mod priority;
+pub mod process;
 pub mod quorum;
 pub mod record;
 pub mod registry;

@@ -1,9 +1,9 @@
 //! Is a host dead? A pure judgement over what was seen of its heartbeat, and when.
 //!
 //! Two machines' clocks are never compared. A watcher remembers when, on its own clock, it first
-//! saw the present timestamp; a timestamp that stays the same for more than 8t + W of that host (and
-//! 1 % more, since this clock may run that much faster than that host's) is a dead host's, one that
-//! changes is a live one's. In between it is not known.
+//! saw the present timestamp; a timestamp that stays the same for more than 8t + W of that host
+//! (and 1 % more, since this clock may run that much faster than that host's) is a dead host's, one
+//! that changes is a live one's. In between it is not known.
 
 use crate::clock::Moment;
 use crate::id::{Generation, HostId};
@@ -84,7 +84,20 @@ impl Sighting {
 
 /// A watcher's memory of all hosts that it looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(HostId, Sighting)>", into = "Vec<(HostId, Sighting)>")]
 pub struct Sightings(BTreeMap<HostId, Sighting>);
+
+impl From<Vec<(HostId, Sighting)>> for Sightings {
+    fn from(list: Vec<(HostId, Sighting)>) -> Self {
+        Self(list.into_iter().collect())
+    }
+}
+
+impl From<Sightings> for Vec<(HostId, Sighting)> {
+    fn from(sightings: Sightings) -> Self {
+        sightings.0.into_iter().collect()
+    }
+}
 
 impl Sightings {
     /// Remembers one look at `host`'s sector. `ours` fills in a timing that its record leaves

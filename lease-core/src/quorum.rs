@@ -1,9 +1,9 @@
 //! Writes and reads on a majority of the disks that a resource lies on.
 //!
 //! Disk Paxos (Gafni and Lamport, section 3.1) ends a phase when, for a majority of disks, the
-//! host has written its block *and then* read all others' **on that same disk**. So a read is asked of
-//! the disks that took the write, and only those count. Two majorities share a disk: of two hosts
-//! in a phase at once, one sees the other there.
+//! host has written its block *and then* read all others' **on that same disk**. So a read is asked
+//! of the disks that took the write, and only those count. Two majorities share a disk: of two
+//! hosts in a phase at once, one sees the other there.
 //!
 //! A disk with an outstanding I/O answers [`Fault::Outstanding`] at once and so stays out of
 //! every majority until that I/O has come back.

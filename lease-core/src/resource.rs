@@ -6,30 +6,35 @@
 //! good. The leader is written only (a) to commit what was decided, or (b) by the owner that also
 //! wrote it, to free it. A writer may stall before its write, or its write may land late: then the
 //! leader **goes back** to an older version. So nobody trusts it alone: a block of a later version
-//! says that the leader is behind ([`View::version`]), the ballot of that version gives the same
+//! says that the leader is behind (`View::version`), the ballot of that version gives the same
 //! owner again, and a holder who finds the leader behind writes it again.
 //!
 //! Invariants. Host N alone writes ballot record N. An owner is a host *and* its generation. Before
 //! each write the host id must still be ours ([`Tenure`]), and after it again.
 
-use crate::clock::{Clock, Interrupted, Moment};
-use crate::delta::{HeartbeatError, Lockspace, Tenure};
-use crate::disk::{Disk, Fault};
-use crate::id::{BallotNumber, Generation, HostId, Lver, Name};
+mod outcome;
+mod view;
+
+pub use outcome::{AcquireError, Attempt, Held, Refusal, Snapshot, Wanted};
+
+use self::view::{View, is_at_stake, is_written_by_owner, newest, newest_own};
+use crate::clock::{Clock, Moment};
+use crate::delta::{Lockspace, Tenure};
+use crate::disk::Disk;
+use crate::id::{Generation, HostId, Lver, Name};
 use crate::layout::Geometry;
 use crate::liveness::{Sightings, Verdict};
-use crate::paxos::{self, BallotError, Blocks, Outcome, Proposer};
-use crate::quorum::{Quorum, sector};
-use crate::record::RecordError;
-use crate::record::ballot::{Ballot, BallotSector};
+use crate::paxos::{self, BallotError, Outcome, Proposer};
+use crate::quorum::Quorum;
+use crate::record::ballot::BallotSector;
 use crate::record::holder_note::HolderNote;
 use crate::record::leader::{Leader, Stamp};
 use crate::spec::Mode;
 use std::time::Duration;
-use thiserror::Error;
 
-/// How often a waiting host looks at the owner's heartbeat and at the leader.
-pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a waiting host looks at the owner's heartbeat and at the leader: a release is taken
+/// within a second.
+pub const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Longest random pause after a lost ballot.
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// The first pause; each further one is longer.
@@ -110,128 +115,6 @@ impl Member<'_> {
     fn is(&self, stamp: Stamp) -> bool {
         stamp.same_life(self.host, self.generation)
     }
-}
-
-/// What is wanted of a resource.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    /// Exclusive or shared.
-    pub mode: Mode,
-    /// Only this version will do.
-    pub lver: Option<Lver>,
-    /// Who asks, in words for people; host, generation, lver and mode are filled in.
-    pub note: HolderNote,
-}
-
-/// A lease that is held.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
-    /// Its version: the fencing token.
-    pub lver: Lver,
-    /// Exclusive or shared.
-    pub mode: Mode,
-    /// Our ballot record as it stands on the disk.
-    own: BallotSector,
-    /// The leader as it was committed.
-    leader: Leader,
-}
-
-/// What came of an attempt to acquire.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attempt {
-    /// It is ours.
-    Held(Box<Held>),
-    /// Somebody has it, or it is not what was asked for.
-    Refused(Refusal, Snapshot),
-    /// Its owner, or a sharer, is not known to be alive or dead.
-    Unknown {
-        /// Which life of which host.
-        owner: Stamp,
-        /// When it will be known at the latest.
-        until: Moment,
-        /// What stood on the disk.
-        snapshot: Snapshot,
-    },
-}
-
-/// What a waiter watches: when any of it changes, another attempt is worth its while.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
-    leader: Leader,
-    /// The hosts in the way, each with its released flag and its share.
-    marks: Vec<(HostId, bool, Option<Generation>)>,
-}
-
-/// Why a lease was refused: who has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// A live host owns it.
-    Held {
-        /// The owner.
-        owner: Stamp,
-        /// What it says of itself.
-        note: Option<HolderNote>,
-    },
-    /// Live hosts share it.
-    Shared(Vec<HostId>),
-    /// A live host is passing through on its way to sharing it.
-    ShortHold(Stamp),
-    /// Other hosts won every ballot.
-    Contended,
-    /// The lease is of another version than asked for.
-    Version {
-        /// Which one it is of.
-        found: Lver,
-    },
-}
-
-/// Why an attempt failed.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[allow(missing_docs)]
-pub enum AcquireError {
-    #[error("{0}")]
-    Disk(#[from] Fault),
-    #[error("{0}; whether the lease is ours is in doubt")]
-    InDoubt(Box<Self>),
-    #[error("{0}")]
-    Record(#[from] RecordError),
-    #[error("ballot record of {0}")]
-    Ballot(BallotError),
-    #[error("it belongs to lockspace {found}")]
-    Lockspace { found: Name },
-    #[error("it is resource {found}")]
-    Resource { found: Name },
-    #[error("its record says {found}")]
-    Geometry { found: Geometry },
-    #[error("it takes host ids up to {num_hosts} only")]
-    NumHosts { num_hosts: u64 },
-    #[error("heartbeat of host {host}: {error}")]
-    Heartbeat { host: HostId, error: HeartbeatError },
-    #[error("the heartbeat of host {} is older than its lease (generation {})", .owner.host, .owner.generation)]
-    Unclear { owner: Stamp },
-    #[error("other hosts' ballots keep getting in the way")]
-    Undecided,
-    #[error("an earlier life of this host id may still write")]
-    TooEarly { until: Moment },
-    #[error("the host id was lost")]
-    Lost,
-    #[error("interrupted")]
-    Interrupted,
-}
-
-impl From<Interrupted> for AcquireError {
-    fn from(_: Interrupted) -> Self {
-        Self::Interrupted
-    }
-}
-
-/// One look at a whole resource area, on every disk that counts.
-struct View {
-    /// The newest leader.
-    leader: Leader,
-    /// Another host than its owner has written it, on some disk.
-    finished_by_another: bool,
-    disks: Vec<Blocks>,
 }
 
 /// How one ballot and its commit ended.
@@ -645,13 +528,14 @@ impl Resource<'_> {
             }
             Verdict::Unclear => return Err(AcquireError::Unclear { owner }),
             Verdict::Alive => {
-                let why = if view.leader.short_hold() {
+                let note = view.holder_note();
+                // One that another host has committed for it lacks the flag: then its note says
+                // that it is on its way to sharing.
+                let sharing = note.as_ref().is_some_and(|note| note.mode == Mode::Shared);
+                let why = if view.leader.short_hold() || sharing {
                     Refusal::ShortHold(owner)
                 } else {
-                    Refusal::Held {
-                        owner,
-                        note: view.holder_note(),
-                    }
+                    Refusal::Held { owner, note }
                 };
                 Some(Attempt::Refused(why, view.snapshot(&[owner.host])))
             }
@@ -905,153 +789,4 @@ impl Resource<'_> {
         }
         Ok(())
     }
-}
-
-impl View {
-    /// The version that the next ballot decides: the one after the leader's; a later one that any
-    /// host has started, since it knew that all before had ended; the one after a version that its
-    /// owner says it has released.
-    fn version(&self) -> Lver {
-        let next = |block: &BallotSector| match block.released {
-            true => block.ballot.lver.next(),
-            false => block.ballot.lver,
-        };
-        let started = self.disks.iter().flatten().map(next).max();
-        started.unwrap_or_default().max(self.leader.lver().next())
-    }
-
-    /// The leader has gone back by more than what a commit under way explains.
-    fn is_behind(&self) -> bool {
-        self.version() > self.leader.lver().next()
-    }
-
-    /// Whether this version may be, or come to be, decided for us.
-    fn at_stake(&self, member: &Member<'_>) -> bool {
-        is_at_stake(member, &self.newest_of(member.host), self.version())
-    }
-
-    fn newest_of(&self, host: HostId) -> BallotSector {
-        newest_own(self.blocks_of(host).cloned())
-    }
-
-    fn snapshot(&self, hosts: &[HostId]) -> Snapshot {
-        let mark = |host: &HostId| {
-            let block = self.newest_of(*host);
-            (*host, block.released, block.shared)
-        };
-        Snapshot {
-            leader: self.leader,
-            marks: hosts.iter().map(mark).collect(),
-        }
-    }
-
-    fn blocks_of(&self, host: HostId) -> impl Iterator<Item = &BallotSector> {
-        self.disks
-            .iter()
-            .filter_map(move |blocks| blocks.get(host.index()))
-    }
-
-    /// All lives of other hosts that share. Of the records on several disks the newest counts.
-    fn sharers(&self, except: HostId) -> Vec<Stamp> {
-        let hosts = self.disks.iter().map(Vec::len).max().unwrap_or(0);
-        let life = |host: HostId| {
-            self.newest_of(host).shared.map(|generation| Stamp {
-                host,
-                generation,
-                timestamp: 0,
-            })
-        };
-        HostId::all(hosts as u64)
-            .filter(|host| *host != except)
-            .filter_map(life)
-            .collect()
-    }
-
-    /// What the owner says of itself.
-    fn holder_note(&self) -> Option<HolderNote> {
-        let owner = self.leader.owner()?;
-        self.blocks_of(owner.host)
-            .filter_map(|block| block.note.as_ref())
-            .find(|note| note.is_of(&self.leader))
-            .cloned()
-    }
-}
-
-/// Whether `own` has accepted our own value, of this life, for this version.
-fn is_at_stake(member: &Member<'_>, own: &BallotSector, lver: Lver) -> bool {
-    let Ballot {
-        bal,
-        value,
-        lver: of,
-        ..
-    } = own.ballot;
-    of == lver && bal > BallotNumber(0) && value.is_some_and(|value| member.is(value))
-}
-
-fn is_written_by_owner(leader: &Leader) -> bool {
-    let host = |stamp: Option<Stamp>| stamp.map(|stamp| stamp.host);
-    host(leader.writer()) == host(leader.last_owner())
-}
-
-/// Of the leaders on several disks, the one written last: the largest version; of one version,
-/// the freed one, since it is freed only after it was committed; then the one that its owner wrote,
-/// since only that will be freed.
-fn newest(leaders: &[Leader]) -> Result<Leader, AcquireError> {
-    let order = |leader: &&Leader| {
-        let free = leader.owner().is_none();
-        (
-            leader.lver(),
-            free,
-            is_written_by_owner(leader),
-            leader.encode(),
-        )
-    };
-    leaders
-        .iter()
-        .max_by_key(order)
-        .copied()
-        .ok_or(AcquireError::Disk(Fault::Outstanding))
-}
-
-/// Of one host's record on several disks, the one written last. After a ballot the host shares or
-/// not, and then releases; it never goes back without another ballot.
-fn newest_own(blocks: impl Iterator<Item = BallotSector>) -> BallotSector {
-    let order = |block: &BallotSector| {
-        let ballot = &block.ballot;
-        let step = match (block.released, block.shared) {
-            (false, None) => 0,
-            (false, Some(_)) => 1,
-            (true, Some(_)) => 2,
-            (true, None) => 3,
-        };
-        (ballot.lver, ballot.mbal, ballot.bal, step)
-    };
-    blocks.max_by_key(order).unwrap_or_default()
-}
-
-impl From<BallotError> for AcquireError {
-    fn from(error: BallotError) -> Self {
-        match error {
-            BallotError::Disk(fault) => Self::Disk(fault),
-            BallotError::Lost => Self::Lost,
-            other => Self::Ballot(other),
-        }
-    }
-}
-
-impl AcquireError {
-    /// A failure after our value may have been accepted leaves it in doubt who owns.
-    fn doubtful(self, at_stake: bool) -> Self {
-        match self {
-            sure @ (Self::Lost | Self::Interrupted | Self::InDoubt(_)) => sure,
-            error if at_stake => Self::InDoubt(Box::new(error)),
-            error => error,
-        }
-    }
-}
-
-/// Reads a resource's leader to learn what the resource is: names, geometry, hosts. `sector` is
-/// what stands at the area's start.
-pub fn identify(first_sector: &[u8]) -> Result<Leader, RecordError> {
-    Leader::decode(sector(first_sector, Geometry::ALL[0], 0))
 }

@@ -49,7 +49,9 @@ pub enum SpecError {
 }
 
 /// A file or device and the byte at which an area starts.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Place {
     /// File or block device.
     pub path: PathBuf,
@@ -184,6 +186,12 @@ impl fmt::Display for ResourceSpec {
             (Mode::Exclusive, None) => Ok(()),
         }
     }
+}
+
+/// How many fields a string has: 1 or 2 are a path and perhaps an offset, 4 a LOCKSPACE or a
+/// RESOURCE, more a RESOURCE.
+pub fn count_fields(text: &OsString) -> Result<usize, SpecError> {
+    Ok(split(text.as_bytes())?.len())
 }
 
 /// Parses `path[:offset]`, as lease-dump takes it.

@@ -3,11 +3,15 @@
 //! A message is one line: tool, what it tried, on what, why not, what to do next. The sanlock
 //! error number, where there is one, stands in brackets at its end.
 
+use crate::device::OpenError;
+use crate::disk::Fault;
 use crate::id::escape;
+use nix::errno::Errno;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Exit codes, the same in all four tools. After `sysexits.h` where that has one.
@@ -51,6 +55,27 @@ impl Status {
     pub fn code(self) -> u8 {
         self as u8
     }
+
+    /// For a path that cannot be used as a disk.
+    pub fn of_open(error: &OpenError) -> Self {
+        match error {
+            OpenError::Kind(_) => Self::NoPath,
+            OpenError::NoDirectIo => Self::System,
+            OpenError::Permission(_) => Self::Permission,
+            OpenError::TimedOut(_) => Self::Io,
+            OpenError::System(errno) => Self::of_errno(*errno),
+        }
+    }
+
+    /// For a system call on a path.
+    pub fn of_errno(errno: Errno) -> Self {
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG => Self::NoPath,
+            Errno::EACCES | Errno::EPERM | Errno::EROFS => Self::Permission,
+            Errno::EIO | Errno::ENOSPC | Errno::EDQUOT => Self::Io,
+            _ => Self::System,
+        }
+    }
 }
 
 /// Why a tool ends without having done what it was asked to.
@@ -71,6 +96,21 @@ impl Failure {
             status,
             text: text.into(),
             sanlock: None,
+        }
+    }
+
+    /// A path that could not be opened: `cannot open PATH: why`.
+    pub fn of_open(path: &Path, error: &OpenError) -> Self {
+        let text = format!("cannot open {}: {error}", show(path.as_os_str()));
+        Self::new(Status::of_open(error), text)
+    }
+
+    /// The storage failed: what was tried, and how it ended.
+    pub fn of_fault(tried: impl fmt::Display, fault: &Fault) -> Self {
+        let failure = Self::new(Status::Io, format!("{tried}: {fault}"));
+        match fault {
+            Fault::TimedOut(_) => failure.numbered(-202),
+            Fault::Failed(_) | Fault::Outstanding => failure,
         }
     }
 
@@ -144,6 +184,55 @@ pub fn show(text: &OsStr) -> String {
     escape(text.as_bytes())
 }
 
+/// One line, whatever an argument or a record brought along: no control character reaches a
+/// terminal or a log. The numbers that the standard library adds to errors of the system are
+/// left out.
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    let line = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let line = without_error_numbers(&line);
+    let mut shown = String::with_capacity(line.len());
+    for c in line.chars() {
+        match c.is_control() {
+            true => shown.push_str(&format!("\\x{:02x}", u32::from(c))),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+fn without_error_numbers(line: &str) -> String {
+    let mut parts = line.split(" (os error ");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        shown.push_str(rest.strip_prefix(')').unwrap_or(rest));
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_system_is_shown_without_its_number() {
+        let error = std::io::Error::from_raw_os_error(2);
+        let line = one_line(&format!("cannot open x: {error}; and {error}."));
+        let expected = "cannot open x: No such file or directory; and No such file or directory.";
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn a_message_is_one_line_that_no_terminal_acts_on() {
+        assert_eq!(one_line("a\n  b\r\n"), "a b");
+        assert_eq!(one_line("a\x1b[2Jb\u{9b}c"), "a\\x1b[2Jb\\x9bc");
+    }
+
+    #[test]
+    fn a_failure_ends_with_sanlocks_number() {
+        let failure = Failure::of_fault("cannot read x", &Fault::TimedOut(10));
+        assert_eq!(failure.status, Status::Io);
+        let text = "cannot read x: no answer from the storage within 10 s [-202]";
+        assert_eq!(failure.to_string(), text);
+    }
 }

@@ -1,2 +1,61 @@
-//! x
-fn main() {}
+//! lease-hold: run a command while this host holds leases on resources.
+
+mod acquire;
+mod args;
+mod cage;
+mod child;
+mod command;
+mod environment;
+mod guard;
+mod hub;
+mod init;
+mod machine;
+mod release;
+mod report;
+mod session;
+mod signals;
+mod tree;
+mod worker;
+
+use args::Args;
+use lease_core::priority;
+use lease_core::tool;
+use std::process::ExitCode;
+
+/// The name that messages start with.
+const TOOL: &str = "lease-hold";
+
+fn main() -> ExitCode {
+    if let Some(code) = init::run_if_called() {
+        return code;
+    }
+    match tool::parse::<Args>(TOOL) {
+        Ok(args) => tool::run(TOOL, || run(&args)),
+        Err(code) => code,
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<u8> {
+    let unblocked = signals::block()?;
+    let oom_score = priority::raise();
+    let specs = args.resources()?;
+    let command = command::Command::find(args.command())?;
+    let opened = worker::open_all(&specs)?;
+    let mut hub = hub::Hub::start(&args.run_dir, opened, &command)?;
+    guard::check_grace(&mut hub, args.grace)?;
+    let orders = guard::Orders {
+        cage: cage::Cage::build(args.contain, args.verbose)?,
+        signals: unblocked,
+        oom_score,
+        kill_signal: args.kill_signal,
+        grace: args.grace,
+        on_loss: args.on_loss.clone(),
+    };
+    let held = match acquire::acquire_all(&mut hub, args.patience()) {
+        Ok(held) => held,
+        Err(end) => return end.exit(args.conflict_exit_code),
+    };
+    let environment = environment::of(&hub, &held);
+    let ended = guard::run(&mut hub, &held, &command, &environment, orders)?;
+    release::after(&mut hub, held, ended)
+}

@@ -353,7 +353,7 @@ fn leave(
     port: &Port<'_>,
     machine: &Rc<Machine>,
     file: &super::port::File<'_>,
-    lease: HostLease,
+    mut lease: HostLease,
     member: &Rc<Membership>,
 ) {
     machine.tell(|| "leaves".into());

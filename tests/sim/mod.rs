@@ -20,8 +20,8 @@
 //! - two machines configured with one host id.
 //!
 //! **What is checked** at each step, on the one true clock, by [`checker`], which shares nothing
-//! with the code under test: never two exclusive holders' commands, never exclusive beside shared; a
-//! version's owner is decided once; lver and generation never go back; no live holder loses its
+//! with the code under test: never two exclusive holders' commands, never exclusive beside shared;
+//! a version's owner is decided once; lver and generation never go back; no live holder loses its
 //! lease; and when the faults end, every lease can be had within a bound.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

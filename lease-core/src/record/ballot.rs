@@ -134,3 +134,105 @@ impl Ballot {
         put(sector, CHECKSUM, &sum.to_le_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Mode;
+
+    const NEVER_USED: &[u8] = include_bytes!("../../golden/res_dblock1_never_used.bin");
+    const PHASE_1: &[u8] = include_bytes!("../../golden/res_dblock1_phase1.bin");
+    const HELD: &[u8] = include_bytes!("../../golden/res_dblock2_held.bin");
+    const GIVEN_BACK: &[u8] = include_bytes!("../../golden/res_dblock1_released.bin");
+    const SHARING: &[u8] = include_bytes!("../../golden/res_dblock1_shared.bin");
+    const SHARING_4096: &[u8] = include_bytes!("../../golden/k_res_dblock1_shared.bin");
+
+    fn accepted(number: u64, host: u64, timestamp: u64, lver: u64) -> Ballot {
+        Ballot {
+            mbal: BallotNumber(number),
+            bal: BallotNumber(number),
+            value: Some(Stamp {
+                host: HostId::new(host).unwrap(),
+                generation: Generation(1),
+                timestamp,
+            }),
+            lver: Lver(lver),
+        }
+    }
+
+    fn golden_sectors() -> Vec<(&'static str, &'static [u8], SectorSize, BallotSector)> {
+        let phase_1 = Ballot {
+            mbal: BallotNumber(1),
+            lver: Lver(1),
+            ..Ballot::default()
+        };
+        let of = |ballot, released, shared: Option<u64>| BallotSector {
+            ballot,
+            released,
+            shared: shared.map(Generation),
+            note: None,
+        };
+        let first = accepted(1, 1, 562, 1);
+        let small = SectorSize::B512;
+        vec![
+            ("never used", NEVER_USED, small, BallotSector::default()),
+            ("phase 1", PHASE_1, small, of(phase_1, false, None)),
+            (
+                "held",
+                HELD,
+                small,
+                of(accepted(2002, 2, 562, 2), false, None),
+            ),
+            ("released", GIVEN_BACK, small, of(first, true, None)),
+            ("shared", SHARING, small, of(first, true, Some(1))),
+            (
+                "shared, 4096",
+                SHARING_4096,
+                SectorSize::B4096,
+                of(accepted(2001, 1, 573, 2), true, Some(1)),
+            ),
+        ]
+    }
+
+    #[test]
+    fn golden() {
+        for (story, sector, size, expected) in golden_sectors() {
+            assert_eq!(
+                BallotSector::decode(sector).as_ref(),
+                Ok(&expected),
+                "{story}"
+            );
+            assert_eq!(expected.to_sector(size), sector, "{story}");
+        }
+    }
+
+    /// One path of the daemon leaves whatever was in its memory beside the records.
+    #[test]
+    fn stale_memory_beside_the_records_is_not_looked_at() {
+        let mut sector = SHARING.to_vec();
+        sector[56..128].fill(0xA5);
+        sector[132..136].fill(0xA5);
+        sector[144..].fill(0xA5);
+        assert_eq!(BallotSector::decode(&sector), BallotSector::decode(SHARING));
+    }
+
+    #[test]
+    fn a_holder_note_is_kept_beside_the_ballot() {
+        let noted = BallotSector {
+            note: Some(HolderNote {
+                host: HostId::new(2).unwrap(),
+                generation: Generation(1),
+                lver: Lver(2),
+                mode: Mode::Exclusive,
+                pid: 7,
+                start: 8,
+                host_name: b"h".to_vec(),
+                command: b"c".to_vec(),
+            }),
+            ..BallotSector::decode(HELD).unwrap()
+        };
+        let sector = noted.to_sector(SectorSize::B512);
+        assert_eq!(sector[..HOLDER_NOTE_AT], HELD[..HOLDER_NOTE_AT]);
+        assert_eq!(BallotSector::decode(&sector), Ok(noted));
+    }
+}

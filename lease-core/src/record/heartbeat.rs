@@ -189,3 +189,136 @@ impl Heartbeat {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEVER_USED: &[u8] = include_bytes!("../../golden/hb_id7_never_used_default.bin");
+    const HELD: &[u8] = include_bytes!("../../golden/hb_id1_held_hostA_o1.bin");
+    const EVENT: &[u8] = include_bytes!("../../golden/hb_id1_event_g1_e5_d77_to_host2.bin");
+    const ASKING: &[u8] = include_bytes!("../../golden/hb_id2_bitmap_bit_host1.bin");
+    const SHORTER_NAME: &[u8] = include_bytes!("../../golden/hb_id2_rejoined_shorter_name_hX.bin");
+    const LONG_NAMES: &[u8] = include_bytes!("../../golden/hb_id1_name48_host47.bin");
+    const FREED: &[u8] = include_bytes!("../../golden/hb_id1_freed_hostA.bin");
+    const LEFTOVERS: &[u8] = include_bytes!("../../golden/hb_id1_held_after_garbage.bin");
+    const RENEWED_4096: &[u8] = include_bytes!("../../golden/k_hb_id1_renewed.bin");
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    fn host(number: u64) -> HostId {
+        HostId::new(number).unwrap()
+    }
+
+    fn note(generation: u64) -> HostNote {
+        HostNote {
+            watchdog: 10,
+            host: host(1),
+            generation: Generation(generation),
+            boot_id: [7; 16],
+        }
+    }
+
+    /// A record that sanlock wrote says what it was told to say, and comes out the same.
+    fn decoded(sector: &[u8]) -> Heartbeat {
+        let record = Heartbeat::decode(sector).unwrap();
+        assert_eq!(record.to_sector(), sector);
+        record
+    }
+
+    #[test]
+    fn golden_never_used() {
+        let record = decoded(NEVER_USED);
+        assert_eq!(record.geometry(), Geometry::ALL[0]);
+        assert_eq!(record.lockspace(), &name("LS"));
+        assert_eq!((record.owner(), record.host_name()), (None, None));
+        assert_eq!(record.generation(), Generation(0));
+        assert!(record.is_free());
+        assert_eq!(record.io_timeout(), Some(10));
+        assert_eq!(record.event(), Event::default());
+        assert_eq!((record.bitmap(), record.note()), (vec![], None));
+        let ours = Heartbeat::new(Geometry::ALL[0], &name("LS"), 10);
+        assert_eq!(ours.to_sector(), NEVER_USED);
+    }
+
+    #[test]
+    fn golden_held() {
+        let record = decoded(HELD);
+        assert_eq!(record.owner(), Some(host(1)));
+        assert_eq!(record.generation(), Generation(1));
+        assert_eq!(record.host_name(), Some(name("hostA")));
+        assert_eq!((record.timestamp(), record.is_free()), (554, false));
+        assert_eq!(record.io_timeout(), Some(1));
+
+        let record = decoded(RENEWED_4096);
+        assert_eq!(record.geometry(), Geometry::ALL[4]);
+        assert_eq!(record.lockspace(), &name("LK"));
+        assert_eq!((record.owner(), record.timestamp()), (Some(host(1)), 559));
+    }
+
+    #[test]
+    fn golden_event() {
+        let record = decoded(EVENT);
+        let event = Event {
+            generation: 1,
+            number: 5,
+            data: 77,
+        };
+        assert_eq!(record.event(), event);
+        assert_eq!(record.bitmap(), [host(2)]);
+        assert_eq!(decoded(ASKING).bitmap(), [host(1)]);
+    }
+
+    #[test]
+    fn golden_the_tail_of_an_older_name_does_not_count() {
+        let record = decoded(SHORTER_NAME);
+        assert_eq!(record.host_name(), Some(name("hX")));
+        assert_eq!(record.generation(), Generation(2));
+    }
+
+    #[test]
+    fn golden_names_of_48_and_47_bytes() {
+        let record = decoded(LONG_NAMES);
+        assert_eq!(record.lockspace(), &name(&"L".repeat(48)));
+        assert_eq!(record.host_name(), Some(name(&"B".repeat(47))));
+    }
+
+    #[test]
+    fn golden_freed() {
+        let record = decoded(FREED);
+        assert!(record.is_free());
+        assert_eq!(record.owner(), Some(host(1)));
+        assert_eq!(record.host_name(), Some(name("hostA")));
+        assert_eq!(record.bitmap(), []);
+    }
+
+    #[test]
+    fn golden_bytes_without_a_name_survive_renewal() {
+        let record = decoded(LEFTOVERS);
+        let again = record.stamped(record.timestamp() + 1).to_sector();
+        assert_eq!(again[160..168], LEFTOVERS[160..168]);
+        assert_eq!(again[172..174], LEFTOVERS[172..174]);
+        assert_ne!(LEFTOVERS[160], 0);
+    }
+
+    #[test]
+    fn joining_ends_events_and_the_tail_of_the_old_name() {
+        let joined = decoded(EVENT).joined(&name("h"), 600, 2, note(2));
+        let read = Heartbeat::decode(&joined.to_sector()).unwrap();
+        assert_eq!(read, joined);
+        assert_eq!((read.event(), read.bitmap()), (Event::default(), vec![]));
+        assert_eq!(read.host_name(), Some(name("h")));
+        assert_eq!((read.timestamp(), read.io_timeout()), (600, Some(2)));
+        assert_eq!(read.note(), Some(&note(2)));
+    }
+
+    #[test]
+    fn a_note_of_another_life_is_absent() {
+        let joined = decoded(FREED).joined(&name("h"), 600, 2, note(2));
+        let mut sector = joined.to_sector();
+        put(&mut sector, HOST_NOTE_AT, &note(3).encode());
+        assert_eq!(Heartbeat::decode(&sector).unwrap().note(), None);
+    }
+}

@@ -44,9 +44,19 @@ const NAME: &str = "leader record";
 /// Flag: the owner is only passing through on its way to a shared lease.
 const SHORT_HOLD: u32 = 0x1;
 
-/// The 200 bytes, verified to be what they claim to be; fields are read and set in place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The 200 bytes, verified to be what they claim to be; fields are read and set in place. The
+/// checksum is brought up to date when it is encoded.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Raw(pub(super) [u8; LEADER_LEN]);
+
+impl PartialEq for Raw {
+    /// The same record, whether or not its checksum has been brought up to date.
+    fn eq(&self, other: &Self) -> bool {
+        self.encode() == other.encode()
+    }
+}
+
+impl Eq for Raw {}
 
 impl Raw {
     /// An empty record of one kind, not yet checksummed.
@@ -254,9 +264,8 @@ impl Leader {
         if raw.timestamp() != 0 && raw.owner_id().is_none() {
             return Err(range("owner_id", 0));
         }
-        let name = |field: &[u8], what| Name::from_field(field).map_err(|_| range(what, 0));
-        let lockspace = name(raw.space_name(), "lockspace name")?;
-        let resource = name(raw.resource_name(), "resource name")?;
+        let lockspace = name_of(raw.space_name(), "lockspace name")?;
+        let resource = name_of(raw.resource_name(), "resource name")?;
         Ok(Self {
             raw,
             geometry,
@@ -385,5 +394,156 @@ impl Leader {
         let flags = self.raw.flags() & !SHORT_HOLD;
         self.raw
             .put_u32(FLAGS, if short { flags | SHORT_HOLD } else { flags });
+    }
+}
+
+/// What stands where a resource was cleared: deleted, its names still readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cleared {
+    /// Sector and area size.
+    pub geometry: Geometry,
+    /// Name of the lockspace.
+    pub lockspace: Name,
+    /// Name of the resource that was here.
+    pub resource: Name,
+}
+
+impl Cleared {
+    /// Reads the first 200 bytes of a sector; the slice must have that many.
+    pub fn decode(sector: &[u8]) -> Result<Self, RecordError> {
+        let raw = Raw::decode(sector, NAME, MAGIC_CLEARED, VERSION_LEADER)?;
+        Ok(Self {
+            geometry: raw.geometry(NAME)?,
+            lockspace: name_of(raw.space_name(), "lockspace name")?,
+            resource: name_of(raw.resource_name(), "resource name")?,
+        })
+    }
+}
+
+fn name_of(field: &[u8], what: &'static str) -> Result<Name, RecordError> {
+    Name::from_field(field).map_err(|_| RecordError::Range {
+        record: NAME,
+        field: what,
+        found: 0,
+    })
+}
+
+/// What the bytes of a leader or heartbeat record say of the geometry, believed or not: for
+/// finding one's way around a damaged area, never for writing.
+pub fn claimed_geometry(sector: &[u8]) -> Option<Geometry> {
+    Geometry::from_record(u32_at(sector, SECTOR_SIZE), u32_at(sector, FLAGS)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRESH: &[u8] = include_bytes!("../../golden/res_leader_fresh.bin");
+    const HELD: &[u8] = include_bytes!("../../golden/res_leader_held_host2_lver2.bin");
+    const HELD_4096: &[u8] = include_bytes!("../../golden/k_res_leader_held.bin");
+    const RELEASED: &[u8] = include_bytes!("../../golden/res_leader_released_host1_lver1.bin");
+    const SHORT: &[u8] = include_bytes!("../../golden/res_leader_short_hold_held.bin");
+    const LONG_NAMES: &[u8] = include_bytes!("../../golden/res_leader_name48_used.bin");
+    const ONE_HOST: &[u8] = include_bytes!("../../golden/res_leader_fresh_num_hosts1.bin");
+    const CLEARED: &[u8] = include_bytes!("../../golden/res_leader_cleared.bin");
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    fn stamp(host: u64, timestamp: u64) -> Stamp {
+        Stamp {
+            host: HostId::new(host).unwrap(),
+            generation: Generation(1),
+            timestamp,
+        }
+    }
+
+    /// A record that sanlock wrote says what it was told to say, and comes out the same.
+    fn decoded(sector: &[u8]) -> Leader {
+        let leader = Leader::decode(sector).unwrap();
+        assert_eq!(leader.to_sector(), sector);
+        leader
+    }
+
+    #[test]
+    fn golden_fresh() {
+        let leader = decoded(FRESH);
+        assert_eq!(leader.geometry(), Geometry::ALL[0]);
+        assert_eq!(leader.lockspace(), &name("LS"));
+        assert_eq!(leader.resource(), &name("R1"));
+        assert_eq!((leader.num_hosts(), leader.lver()), (2000, Lver(0)));
+        assert_eq!((leader.owner(), leader.last_owner()), (None, None));
+        assert_eq!((leader.writer(), leader.short_hold()), (None, false));
+        assert_eq!((leader.flags(), leader.names_area_size()), (0x10, true));
+        let ours = Leader::new(Geometry::ALL[0], &name("LS"), &name("R1"), 2000);
+        assert_eq!(ours.to_sector(), FRESH);
+    }
+
+    #[test]
+    fn golden_held() {
+        let leader = decoded(HELD);
+        assert_eq!(leader.owner(), Some(stamp(2, 562)));
+        assert_eq!(leader.writer(), Some(stamp(2, 562)));
+        assert_eq!((leader.lver(), leader.short_hold()), (Lver(2), false));
+
+        let leader = decoded(HELD_4096);
+        assert_eq!(leader.geometry(), Geometry::ALL[4]);
+        assert_eq!(leader.lockspace(), &name("LK"));
+        assert_eq!(leader.owner(), Some(stamp(1, 565)));
+        assert_eq!((leader.flags(), leader.lver()), (0x80, Lver(1)));
+    }
+
+    #[test]
+    fn golden_released() {
+        let leader = decoded(RELEASED);
+        assert_eq!(leader.owner(), None);
+        assert_eq!(leader.last_owner(), Some(stamp(1, 0)));
+        assert_eq!(leader.writer(), Some(stamp(1, 562)));
+        assert_eq!(leader.lver(), Lver(1));
+    }
+
+    /// From the fresh record to the released one, by our own steps.
+    #[test]
+    fn golden_life() {
+        let fresh = decoded(FRESH);
+        let owner = stamp(1, 562);
+        let held = fresh.committed(Lver(1), owner, owner, Some(false));
+        assert_eq!(held.released(stamp(1, 562)).to_sector(), RELEASED);
+    }
+
+    #[test]
+    fn golden_short_hold() {
+        let leader = decoded(SHORT);
+        assert!(leader.short_hold());
+        assert_eq!(leader.flags(), 0x11);
+        assert_eq!(leader.geometry(), Geometry::ALL[0]);
+        assert_eq!(leader.owner(), Some(stamp(1, 931)));
+        assert!(!leader.released(stamp(1, 931)).short_hold());
+    }
+
+    #[test]
+    fn golden_names_of_48_bytes() {
+        let leader = decoded(LONG_NAMES);
+        assert_eq!(leader.lockspace(), &name(&"L".repeat(48)));
+        assert_eq!(leader.resource(), &name(&"R".repeat(48)));
+    }
+
+    #[test]
+    fn golden_fewer_hosts() {
+        assert_eq!(decoded(ONE_HOST).num_hosts(), 1);
+    }
+
+    #[test]
+    fn golden_cleared() {
+        let error = RecordError::Cleared { record: NAME };
+        assert_eq!(Leader::decode(CLEARED), Err(error));
+        let cleared = Cleared {
+            geometry: Geometry::ALL[0],
+            lockspace: name("LS"),
+            resource: name("R4"),
+        };
+        assert_eq!(Cleared::decode(CLEARED), Ok(cleared));
+        assert!(Cleared::decode(FRESH).is_err());
     }
 }

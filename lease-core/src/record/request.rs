@@ -51,3 +51,24 @@ impl Request {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRESH: &[u8] = include_bytes!("../../golden/res_request_fresh.bin");
+    const ASKED: &[u8] = include_bytes!("../../golden/res_request_lver2_force2.bin");
+
+    #[test]
+    fn golden() {
+        let asked = Request {
+            lver: Lver(2),
+            force_mode: 2,
+        };
+        for (sector, request) in [(FRESH, Request::default()), (ASKED, asked)] {
+            assert_eq!(Request::decode(sector), Ok(request));
+            assert_eq!(request.encode(), sector[..REQUEST_LEN]);
+            assert!(sector[REQUEST_LEN..].iter().all(|b| *b == 0));
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What holds a command and all that it starts together, so that it can be killed as a whole and
+//! seen to be gone.
+//!
+//! A control group (cgroup v2): whoever is started in it stays in it. A PID namespace: when its
+//! first process ends, the kernel has ended all others. Or nothing but the tree of processes: good
+//! for finding whom to kill while lease-hold lives, never a proof once it is dead.
+
+use crate::process::{Process, ProcessId};
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// How a command is contained. Enough to kill it and see it gone without the lease-hold that
+/// started it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Containment {
+    /// In this directory of a cgroup2 file system.
+    Cgroup(PathBuf),
+    /// In the PID namespace of the guarded process, which is its init.
+    PidNamespace,
+    /// Not at all: only found as descendants.
+    Tree,
+}
+
+/// A guarded process and how it is contained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guarded {
+    /// The command's process; with a PID namespace, its init.
+    pub process: ProcessId,
+    /// What it is in.
+    pub containment: Containment,
+}
+
+/// What a round of killing came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remains {
+    /// All of it is proven gone.
+    Nothing,
+    /// Something lives; kill again.
+    Something,
+    /// The process is dead, and whether anything that it started lives cannot be known.
+    NotKnown,
+}
+
+impl Guarded {
+    /// Kills all of it and looks what is left. `process` is a descriptor for it, if it lives.
+    pub fn kill(&self, process: Option<&Process>) -> Remains {
+        process.into_iter().for_each(Process::kill);
+        let dead = process.is_none_or(Process::is_dead);
+        match &self.containment {
+            Containment::Cgroup(path) => match remove_cgroup(path) {
+                true => Remains::Nothing,
+                false => Remains::Something,
+            },
+            _ if !dead => Remains::Something,
+            Containment::PidNamespace => Remains::Nothing,
+            Containment::Tree => Remains::NotKnown,
+        }
+    }
+}
+
+/// How the control group of a lease-hold is called, before its process id.
+const CGROUP_PREFIX: &str = "lease-hold-";
+
+/// Makes a control group below our own. An error says why there cannot be one.
+pub fn create_cgroup() -> io::Result<PathBuf> {
+    let parent = own_cgroup()?;
+    remove_empty_cgroups(&parent);
+    let path = parent.join(format!("{CGROUP_PREFIX}{}", std::process::id()));
+    fs::create_dir(&path)?;
+    // Without this file the kernel is too old to kill a group at once.
+    if !path.join("cgroup.kill").exists() {
+        fs::remove_dir(&path)?;
+        return Err(io::Error::other("this kernel has no cgroup.kill"));
+    }
+    Ok(path)
+}
+
+/// Removes what a lease-hold has left that was killed before anybody knew of its control group.
+/// The kernel removes only what is empty.
+fn remove_empty_cgroups(parent: &Path) {
+    let own = std::process::id().cast_signed();
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(CGROUP_PREFIX));
+        let Some(pid) = number.and_then(|pid| pid.parse().ok()) else {
+            continue;
+        };
+        if pid == own || kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+            // It may not be empty, or another may have removed it.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// Moves a process into a control group; what it starts from then on is born there.
+pub fn enter_cgroup(path: &Path, pid: i32) -> io::Result<()> {
+    fs::write(path.join("cgroup.procs"), pid.to_string())
+}
+
+/// Kills what is in a control group.
+pub fn kill_cgroup(path: &Path) {
+    // It may be gone, or empty: whether it is, is found out by removing it.
+    let _ = fs::write(path.join("cgroup.kill"), "1");
+}
+
+/// The processes in a control group.
+pub fn cgroup_processes(path: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Kills what is in a control group and in those below it, and removes it: the kernel removes only
+/// what is empty. Whether it is gone.
+pub fn remove_cgroup(path: &Path) -> bool {
+    kill_cgroup(path);
+    for below in fs::read_dir(path).into_iter().flatten().flatten() {
+        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&below.path());
+        }
+    }
+    match nix::unistd::unlinkat(
+        nix::fcntl::AT_FDCWD,
+        path,
+        nix::unistd::UnlinkatFlags::RemoveDir,
+    ) {
+        Ok(()) | Err(Errno::ENOENT) => true,
+        Err(_) => false,
+    }
+}
+
+/// The directory of the control group that this process is in.
+fn own_cgroup() -> io::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let groups = fs::read_to_string("/proc/self/cgroup")?;
+    find_own(&mounts, &groups).ok_or_else(|| io::Error::other("no cgroup2 file system is mounted"))
+}
+
+/// From `/proc/self/mountinfo` and `/proc/self/cgroup`: the mount whose root our group lies below.
+fn find_own(mounts: &str, groups: &str) -> Option<PathBuf> {
+    let own = Path::new(groups.lines().find_map(|line| line.strip_prefix("0::"))?);
+    mounts.lines().rev().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        if !kind.starts_with("cgroup2 ") {
+            return None;
+        }
+        let mut words = mount.split(' ').skip(3);
+        let (root, point) = (words.next()?, words.next()?);
+        Some(Path::new(point).join(own.strip_prefix(root).ok()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+20 1 0:5 / /proc rw - proc proc rw
+30 1 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate
+31 1 0:26 /user.slice /other rw - cgroup2 cgroup2 rw
+";
+
+    #[test]
+    fn our_group_is_found_below_a_mount_that_shows_it() {
+        let find = |groups| find_own(MOUNTS, groups);
+        assert_eq!(find("0::/user.slice/a\n"), Some("/other/a".into()));
+        assert_eq!(
+            find("1:cpu:/x\n0::/system.slice\n"),
+            Some("/sys/fs/cgroup/system.slice".into())
+        );
+        assert_eq!(find("1:cpu:/x\n"), None);
+        assert_eq!(
+            find_own("20 1 0:5 / /proc rw - proc proc rw\n", "0::/\n"),
+            None
+        );
+    }
+
+    #[test]
+    fn a_tree_is_never_proven_gone() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .unwrap();
+        let process = ProcessId::of(child.id().cast_signed()).unwrap();
+        let open = process.open().unwrap();
+        let guarded = Guarded {
+            process,
+            containment: Containment::Tree,
+        };
+        guarded.kill(Some(&open));
+        child.wait().unwrap();
+        assert_eq!(guarded.kill(Some(&open)), Remains::NotKnown);
+        let namespace = Guarded {
+            containment: Containment::PidNamespace,
+            ..guarded
+        };
+        assert_eq!(namespace.kill(None), Remains::Nothing);
+    }
+}

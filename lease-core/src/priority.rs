@@ -1,0 +1,49 @@
+//! Being there in time: memory that is not swapped out, a turn before others, no death by the
+//! out-of-memory killer. All of it as far as this process is allowed to; what is not, is not said.
+
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use std::fs;
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
+
+/// Lock pages when they are first touched, not all that could ever be (`MCL_ONFAULT`).
+const ON_FAULT: i32 = 4;
+/// The lowest real-time priority: before everything that has none.
+const LOWEST: u8 = 1;
+
+/// How likely the out-of-memory killer is to choose a process, as `/proc` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OomScore(String);
+
+/// Raises this process, from this thread on: before others are started. Returns what a process
+/// that is started for somebody else is to have again.
+pub fn raise() -> Option<OomScore> {
+    let before = fs::read_to_string("/proc/self/oom_score_adj").ok();
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    lock_memory();
+    if let Ok(lowest) = ThreadPriority::try_from(LOWEST) {
+        let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
+        let _ = set_thread_priority_and_policy(thread_native_id(), lowest, policy);
+    }
+    before.map(OomScore)
+}
+
+/// Where there is a limit on locked memory, locking what is to come would make allocations fail.
+fn lock_memory() {
+    let unlimited =
+        getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft == RLIM_INFINITY);
+    if unlimited || nix::unistd::geteuid().is_root() {
+        let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE;
+        let _ = mlockall(flags | MlockAllFlags::from_bits_retain(ON_FAULT));
+    }
+}
+
+impl OomScore {
+    /// Gives it to a process.
+    pub fn give_to(&self, pid: i32) {
+        let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), self.0.trim());
+    }
+}

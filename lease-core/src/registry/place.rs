@@ -1,0 +1,296 @@
+//! The run directory: one directory a lockspace, with a lock file, a socket and two files that
+//! outlive a lease-join.
+//!
+//! Everything is opened relative to a directory that was opened without following a symbolic
+//! link; a lockspace's name cannot lead out of the run directory.
+
+use super::message::HolderId;
+use crate::clock::Moment;
+use crate::id::{Generation, Name};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fchmodat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use serde::Deserialize;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Where run directories are if nothing else is said.
+pub const DEFAULT_RUN_DIR: &str = "/run/lease";
+
+/// Longest state file that is read back.
+const STATE_MAX: u64 = 64 << 20;
+
+/// The directory of one lockspace, open.
+#[derive(Debug)]
+pub struct Place {
+    fd: OwnedFd,
+    shown: PathBuf,
+}
+
+/// The files that tell a next lease-join of this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Who holds what.
+    Holders,
+    /// The heartbeat: what was written last, and when.
+    Heartbeat,
+}
+
+impl Kept {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Holders => "state",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
+
+    fn name_of_new(self) -> &'static str {
+        match self {
+            Self::Holders => "state.new",
+            Self::Heartbeat => "heartbeat.new",
+        }
+    }
+}
+
+/// Proof that this process is the only lease-join of its lockspace on this host.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code)] Flock<File>);
+
+impl Place {
+    /// Opens the lockspace's directory; makes it, and the run directory, where missing.
+    pub fn create(run_dir: &Path, lockspace: &Name) -> Result<Self, Errno> {
+        match std::fs::create_dir_all(run_dir) {
+            Ok(()) => {}
+            Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(0))),
+        }
+        let parent = open_dir(run_dir)?;
+        match mkdirat(&parent, file_name(lockspace).as_str(), Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let place = Self::at(&parent, run_dir, lockspace)?;
+        let stat = nix::sys::stat::fstat(&place.fd)?;
+        if stat.st_uid != nix::unistd::geteuid().as_raw() {
+            return Err(Errno::EPERM);
+        }
+        nix::sys::stat::fchmod(&place.fd, Mode::S_IRWXU)?;
+        Ok(place)
+    }
+
+    /// Opens the lockspace's directory if it is there.
+    pub fn open(run_dir: &Path, lockspace: &Name) -> Result<Self, Errno> {
+        Self::at(&open_dir(run_dir)?, run_dir, lockspace)
+    }
+
+    /// The names of all lockspaces that have a directory.
+    pub fn all(run_dir: &Path) -> io::Result<Vec<Name>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(run_dir)? {
+            let file = entry?.file_name();
+            names.extend(name_of_file(file.as_encoded_bytes()));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn at(parent: &OwnedFd, run_dir: &Path, lockspace: &Name) -> Result<Self, Errno> {
+        let name = file_name(lockspace);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(parent, name.as_str(), flags, Mode::empty())?;
+        Ok(Self {
+            fd,
+            shown: run_dir.join(name),
+        })
+    }
+
+    /// A second handle on the same directory.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+            shown: self.shown.clone(),
+        })
+    }
+
+    /// The path, for messages.
+    pub fn shown(&self) -> &Path {
+        &self.shown
+    }
+
+    /// Takes the lock; `None` if another process has it.
+    pub fn lock(&self) -> Result<Option<Lock>, Errno> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = File::from(openat(
+            &self.fd,
+            "lock",
+            flags,
+            Mode::S_IRUSR | Mode::S_IWUSR,
+        )?);
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Lock(lock))),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(errno),
+        }
+    }
+
+    /// Listens on the socket, in place of one that an earlier lease-join left. Only with the lock.
+    pub fn listen(&self, _lock: &Lock) -> io::Result<UnixListener> {
+        self.remove_socket()?;
+        let listener = UnixListener::bind(self.socket_path())?;
+        fchmodat(
+            &self.fd,
+            "socket",
+            Mode::S_IRUSR | Mode::S_IWUSR,
+            nix::sys::stat::FchmodatFlags::FollowSymlink,
+        )?;
+        Ok(listener)
+    }
+
+    /// Removes the socket.
+    pub fn remove_socket(&self) -> Result<(), Errno> {
+        match unlinkat(&self.fd, "socket", UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Connects to the lease-join that listens.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(self.socket_path())
+    }
+
+    /// A file's content; `None` if there is none.
+    pub fn read(&self, file: Kept) -> io::Result<Option<Vec<u8>>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(&self.fd, file.name(), flags, Mode::empty()) {
+            Ok(fd) => {
+                let mut bytes = Vec::new();
+                File::from(fd).take(STATE_MAX).read_to_end(&mut bytes)?;
+                Ok(Some(bytes))
+            }
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The moment before the last completed renewal of one life of this host was issued, as the
+    /// lease-join of that life has noted it in [`Kept::Heartbeat`].
+    pub fn renewed(&self, generation: Generation) -> Option<Moment> {
+        #[derive(Deserialize)]
+        struct Life {
+            generation: Generation,
+            renewed: Moment,
+        }
+        let life: Life = serde_json::from_slice(&self.read(Kept::Heartbeat).ok()??).ok()?;
+        (life.generation == generation).then_some(life.renewed)
+    }
+
+    /// Replaces a file as a whole. It has to survive this process, not this boot, so it is not
+    /// synced.
+    pub fn write(&self, file: Kept, bytes: &[u8]) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_CREAT
+            | OFlag::O_TRUNC
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
+        let new = file.name_of_new();
+        let fd = openat(&self.fd, new, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        File::from(fd).write_all(bytes)?;
+        Ok(renameat(&self.fd, new, &self.fd, file.name())?)
+    }
+
+    /// Removes a file: it holds nothing that a next lease-join would have to know.
+    pub fn remove(&self, file: Kept) -> io::Result<()> {
+        match unlinkat(&self.fd, file.name(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Leaves a mark that a holder has seen the end of all that it started: for the next
+    /// lease-join, while there is none.
+    pub fn mark_gone(&self, generation: Generation, holder: HolderId) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mark = mark(generation, holder);
+        openat(
+            &self.fd,
+            mark.as_str(),
+            flags,
+            Mode::S_IRUSR | Mode::S_IWUSR,
+        )?;
+        Ok(())
+    }
+
+    /// Takes such a mark away. Whether there was one.
+    pub fn take_mark(&self, generation: Generation, holder: HolderId) -> bool {
+        let mark = mark(generation, holder);
+        unlinkat(&self.fd, mark.as_str(), UnlinkatFlags::NoRemoveDir).is_ok()
+    }
+
+    /// The socket by way of the open directory: short whatever the run directory is called.
+    fn socket_path(&self) -> PathBuf {
+        PathBuf::from(format!(
+            "/proc/self/fd/{}/socket",
+            self.fd.as_fd().as_raw_fd()
+        ))
+    }
+}
+
+fn mark(generation: Generation, holder: HolderId) -> String {
+    format!("gone-{generation}-{}", holder.0)
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, Mode::empty())
+}
+
+/// A name as one path component: letters, digits, `_` and `-` stay, all else becomes `%NN`.
+fn file_name(name: &Name) -> String {
+    let mut text = String::new();
+    for byte in name.as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => text.push(char::from(*byte)),
+            other => text.push_str(&format!("%{other:02x}")),
+        }
+    }
+    text
+}
+
+/// The name that [`file_name`] made a component of; `None` if it made none such.
+fn name_of_file(file: &[u8]) -> Option<Name> {
+    let text = std::str::from_utf8(file).ok()?;
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    let name = Name::from_field(&bytes).ok()?;
+    (file_name(&name) == text).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_one_component_and_two_names_never_meet() {
+        let file = |text: &[u8]| file_name(&Name::from_field(text).unwrap());
+        assert_eq!(file(b"LS-1_a"), "LS-1_a");
+        assert_eq!(file(b"../etc"), "%2e%2e%2fetc");
+        assert_eq!(file(b"."), "%2e");
+        assert_eq!(file(b"%2e"), "%252e");
+        assert_eq!(file(b"\xff a"), "%ff%20a");
+        for text in [&b"LS-1_a"[..], b"../etc", b"%2e", b"\xff a"] {
+            assert_eq!(
+                name_of_file(file(text).as_bytes()).unwrap().as_bytes(),
+                text
+            );
+        }
+        assert_eq!(name_of_file(b"lost+found"), None);
+    }
+}

@@ -1,0 +1,468 @@
+//! Who on this host holds what: the judgement behind lease-join's answers.
+//!
+//! Invariants. A resource (the same places on disk, whatever path or name led there) is written by
+//! at most one holder at any moment. Exclusive: one holder; shared: any number that all share, and
+//! only the last one writes the release. What a holder had when its connection ended stays
+//! reserved. Time is a parameter; nothing here does I/O.
+
+use super::message::{AreaId, Asked, HolderId, Left, Phase, Rival, Tell, Turn};
+use crate::clock::Moment;
+use crate::contain::Guarded;
+use crate::id::Lver;
+use crate::process::ProcessId;
+use crate::spec::Mode;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Most resources of one holder.
+pub const RESOURCES_MAX: usize = 64;
+
+/// One resource of a holder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimed {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub asked: Asked,
+    /// What is done with it.
+    pub phase: Phase,
+}
+
+/// Whether a holder can be talked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// It is connected.
+    Connected,
+    /// Not since lease-join was restarted; it is expected to come back.
+    Awaited,
+    /// It ended without a release. What it left is being cleared.
+    Crashed,
+    /// It ended without a release, and what it started can never be proven gone.
+    Unproven,
+}
+
+/// One registered lease-hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process.
+    pub process: ProcessId,
+    /// Its command's name.
+    pub command: String,
+    /// Wall clock, seconds since 1970, when it registered.
+    pub since: u64,
+    /// Its resources.
+    pub claims: Vec<Claimed>,
+    /// The guarded process, once there is one. Without one nothing was ever run: the gate opens
+    /// only after this was noted.
+    pub guarded: Option<Guarded>,
+    /// Whether it can be talked to.
+    pub link: Link,
+}
+
+impl Holder {
+    /// Whether it has ended without a release.
+    pub fn ended(&self) -> bool {
+        matches!(self.link, Link::Crashed | Link::Unproven)
+    }
+}
+
+/// A place on which a late write of this host may still land.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Quarantine {
+    areas: Vec<Option<AreaId>>,
+    until: Moment,
+}
+
+/// All holders of one host in one lockspace. What is serialised is what must survive a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    holders: BTreeMap<HolderId, Holder>,
+    quarantines: Vec<Quarantine>,
+    next: u64,
+}
+
+/// An answer, and to whom it goes.
+pub type Answer = (HolderId, Tell);
+
+/// A message that no correct lease-hold sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfOrder;
+
+impl Table {
+    /// All holders.
+    pub fn holders(&self) -> impl Iterator<Item = (HolderId, &Holder)> {
+        self.holders.iter().map(|(id, holder)| (*id, holder))
+    }
+
+    /// Takes in a new holder. Refused, in words: too many resources, or one of them twice.
+    pub fn register(
+        &mut self,
+        process: ProcessId,
+        command: String,
+        since: u64,
+        resources: Vec<Asked>,
+    ) -> Result<HolderId, String> {
+        if resources.is_empty() || resources.len() > RESOURCES_MAX {
+            return Err(format!("a holder has 1 to {RESOURCES_MAX} resources"));
+        }
+        for (i, asked) in resources.iter().enumerate() {
+            if let Some(twice) = resources[..i]
+                .iter()
+                .find(|a| overlap(&a.areas, &asked.areas))
+            {
+                return Err(format!(
+                    "{} and {} are the same resource",
+                    twice.spec, asked.spec
+                ));
+            }
+        }
+        let claims = resources
+            .into_iter()
+            .map(|asked| Claimed {
+                asked,
+                phase: Phase::Idle,
+            })
+            .collect();
+        self.next += 1;
+        let id = HolderId(self.next);
+        let holder = Holder {
+            process,
+            command,
+            since,
+            claims,
+            guarded: None,
+            link: Link::Connected,
+        };
+        self.holders.insert(id, holder);
+        Ok(id)
+    }
+
+    /// May this holder write to the disk to acquire? A turn, or who is in the way.
+    pub fn acquire(
+        &mut self,
+        id: HolderId,
+        index: usize,
+        now: Moment,
+    ) -> Result<Answer, OutOfOrder> {
+        let claim = self.claim(id, index)?;
+        if claim.phase != Phase::Idle {
+            return Err(OutOfOrder);
+        }
+        let Asked { mode, areas, .. } = claim.asked.clone();
+        let mut sharing = false;
+        for (_, other, rival) in self.others(id, index, &areas) {
+            let shared = matches!(other.phase, Phase::Held(_)) && other.asked.mode == Mode::Shared;
+            if rival.ended() || !shared || mode != Mode::Shared {
+                let by = rival_of(rival, other);
+                return Ok((id, Tell::Busy { index, by }));
+            }
+            sharing = true;
+        }
+        self.quarantines.retain(|q| q.until > now);
+        let how = if sharing {
+            Turn::Share
+        } else {
+            Turn::Ballot {
+                not_before: self.quiet_from(&areas),
+            }
+        };
+        self.claim_mut(id, index)?.phase = Phase::Acquiring;
+        Ok((id, Tell::Turn { index, how }))
+    }
+
+    /// Notes how an acquire went. `late_until` is when a late write can no longer land.
+    pub fn acquired(
+        &mut self,
+        id: HolderId,
+        index: usize,
+        lver: Option<Lver>,
+        left: Left,
+        late_until: Moment,
+    ) -> Result<Vec<Answer>, OutOfOrder> {
+        if self.claim(id, index)?.phase != Phase::Acquiring {
+            return Err(OutOfOrder);
+        }
+        match lver {
+            Some(lver) => self.claim_mut(id, index)?.phase = Phase::Held(lver),
+            None => self.leave_behind(id, index, left, late_until)?,
+        }
+        Ok(self.turns_to_release())
+    }
+
+    /// Notes the guarded process. Only a holder of all its resources has one. Asked again after a
+    /// restart, it is the same one.
+    pub fn guard(&mut self, id: HolderId, guarded: Guarded) -> Result<(), OutOfOrder> {
+        let holder = self.holders.get_mut(&id).ok_or(OutOfOrder)?;
+        let held = |c: &Claimed| matches!(c.phase, Phase::Held(_));
+        let other = holder
+            .guarded
+            .as_ref()
+            .is_some_and(|known| *known != guarded);
+        if other || !holder.claims.iter().all(held) {
+            return Err(OutOfOrder);
+        }
+        holder.guarded = Some(guarded);
+        Ok(())
+    }
+
+    /// After a restart of lease-join: nobody is connected any more.
+    pub fn await_all(&mut self) {
+        for holder in self.holders.values_mut() {
+            if holder.link == Link::Connected {
+                holder.link = Link::Awaited;
+            }
+        }
+    }
+
+    /// A holder that was awaited comes back, as the same process. What it says of its resources
+    /// is newer than what is known here.
+    pub fn resume(
+        &mut self,
+        id: HolderId,
+        process: ProcessId,
+        phases: &[Phase],
+    ) -> Result<(), OutOfOrder> {
+        let holder = self.holders.get_mut(&id).ok_or(OutOfOrder)?;
+        let same = holder.process == process && holder.claims.len() == phases.len();
+        if holder.link != Link::Awaited || !same {
+            return Err(OutOfOrder);
+        }
+        holder.link = Link::Connected;
+        for (claim, phase) in holder.claims.iter_mut().zip(phases) {
+            claim.phase = *phase;
+        }
+        Ok(())
+    }
+
+    /// A holder wants to release: its turn comes when nobody else on this host writes to the
+    /// resource.
+    pub fn release(&mut self, id: HolderId, index: usize) -> Result<Vec<Answer>, OutOfOrder> {
+        let claim = self.claim_mut(id, index)?;
+        let Phase::Held(lver) = claim.phase else {
+            return Err(OutOfOrder);
+        };
+        claim.phase = Phase::Leaving(lver);
+        Ok(self.turns_to_release())
+    }
+
+    /// Notes how a release went.
+    pub fn released(
+        &mut self,
+        id: HolderId,
+        index: usize,
+        left: Left,
+        late_until: Moment,
+    ) -> Result<Vec<Answer>, OutOfOrder> {
+        if self.claim(id, index)?.phase != Phase::Releasing {
+            return Err(OutOfOrder);
+        }
+        self.leave_behind(id, index, left, late_until)?;
+        Ok(self.turns_to_release())
+    }
+
+    /// The connection has ended, or an awaited holder is dead. Returns the holder if it left
+    /// something behind: it stays here until [`Table::proven_gone`] and what follows.
+    pub fn disconnected(&mut self, id: HolderId) -> (Option<&Holder>, Vec<Answer>) {
+        let idle = |holder: &Holder| holder.claims.iter().all(|c| c.phase == Phase::Idle);
+        if self.holders.get(&id).is_none_or(idle) {
+            self.holders.remove(&id);
+            return (None, self.turns_to_release());
+        }
+        if let Some(holder) = self.holders.get_mut(&id) {
+            holder.link = Link::Crashed;
+        }
+        (self.holders.get(&id), Vec::new())
+    }
+
+    /// A crashed holder, and all that it started, is proven gone: its leases can go back. Each
+    /// that is to be released on the disk is answered with a turn, now or when it comes.
+    pub fn proven_gone(&mut self, id: HolderId) -> Vec<Answer> {
+        let Some(holder) = self.holders.get_mut(&id) else {
+            return Vec::new();
+        };
+        let mut answers = Vec::new();
+        for (index, claim) in holder.claims.iter_mut().enumerate() {
+            match claim.phase {
+                Phase::Idle | Phase::Leaving(_) => {}
+                Phase::Held(lver) => claim.phase = Phase::Leaving(lver),
+                Phase::Acquiring | Phase::Releasing | Phase::Doubt => {
+                    claim.phase = Phase::Releasing;
+                    answers.push((id, Tell::ReleaseTurn { index, last: true }));
+                }
+            }
+        }
+        answers.extend(self.turns_to_release());
+        answers
+    }
+
+    /// A holder has seen the end of all that it started, after a loss: nothing of it is left, and
+    /// nothing may be written any more.
+    pub fn gone(&mut self, id: HolderId) {
+        if let Some(holder) = self.holders.get_mut(&id) {
+            for claim in &mut holder.claims {
+                claim.phase = Phase::Idle;
+            }
+        }
+    }
+
+    /// What a crashed holder started can never be proven gone: its leases stay reserved.
+    pub fn unproven(&mut self, id: HolderId) {
+        if let Some(holder) = self.holders.get_mut(&id) {
+            holder.link = Link::Unproven;
+        }
+    }
+
+    /// Forgets a crashed holder that has nothing left. Whether it did.
+    pub fn forget(&mut self, id: HolderId) -> bool {
+        let done =
+            |h: &Holder| h.link == Link::Crashed && h.claims.iter().all(|c| c.phase == Phase::Idle);
+        let forgotten = self.holders.get(&id).is_some_and(done);
+        if forgotten {
+            self.holders.remove(&id);
+        }
+        forgotten
+    }
+
+    /// One holder.
+    pub fn holder(&self, id: HolderId) -> Option<&Holder> {
+        self.holders.get(&id)
+    }
+
+    fn leave_behind(
+        &mut self,
+        id: HolderId,
+        index: usize,
+        left: Left,
+        late_until: Moment,
+    ) -> Result<(), OutOfOrder> {
+        let claim = self.claim_mut(id, index)?;
+        claim.phase = if left == Left::Doubt {
+            Phase::Doubt
+        } else {
+            Phase::Idle
+        };
+        let areas = claim.asked.areas.clone();
+        if left == Left::LateWrite {
+            self.quarantines.push(Quarantine {
+                areas,
+                until: late_until,
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives a turn to every holder that waits to release and can.
+    fn turns_to_release(&mut self) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let waiting: Vec<(HolderId, usize)> = self
+            .holders
+            .iter()
+            .flat_map(|(id, h)| {
+                h.claims
+                    .iter()
+                    .enumerate()
+                    .map(move |(i, c)| (*id, i, c.phase))
+            })
+            .filter(|(.., phase)| matches!(phase, Phase::Leaving(_)))
+            .map(|(id, index, _)| (id, index))
+            .collect();
+        for (id, index) in waiting {
+            let Ok(claim) = self.claim(id, index) else {
+                continue;
+            };
+            let areas = claim.asked.areas.clone();
+            let phases: Vec<Phase> = self
+                .others(id, index, &areas)
+                .map(|(_, c, _)| c.phase)
+                .collect();
+            if phases
+                .iter()
+                .any(|p| matches!(p, Phase::Acquiring | Phase::Releasing))
+            {
+                continue;
+            }
+            let last = phases.is_empty();
+            if let Ok(claim) = self.claim_mut(id, index) {
+                claim.phase = if last { Phase::Releasing } else { Phase::Idle };
+            }
+            answers.push((id, Tell::ReleaseTurn { index, last }));
+        }
+        answers
+    }
+
+    /// All other claims on a resource that are more than a wish.
+    fn others<'a>(
+        &'a self,
+        id: HolderId,
+        index: usize,
+        areas: &'a [Option<AreaId>],
+    ) -> impl Iterator<Item = (HolderId, &'a Claimed, &'a Holder)> {
+        self.holders
+            .iter()
+            .flat_map(|(id, holder)| {
+                holder
+                    .claims
+                    .iter()
+                    .enumerate()
+                    .map(move |(i, claim)| (*id, i, claim, holder))
+            })
+            .filter(move |(other, i, claim, _)| {
+                (*other, *i) != (id, index)
+                    && claim.phase != Phase::Idle
+                    && overlap(&claim.asked.areas, areas)
+            })
+            .map(|(other, _, claim, holder)| (other, claim, holder))
+    }
+
+    fn quiet_from(&self, areas: &[Option<AreaId>]) -> Moment {
+        let hit = |q: &&Quarantine| overlap(&q.areas, areas);
+        self.quarantines
+            .iter()
+            .filter(hit)
+            .map(|q| q.until)
+            .max()
+            .unwrap_or_default()
+    }
+
+    fn claim(&self, id: HolderId, index: usize) -> Result<&Claimed, OutOfOrder> {
+        self.holders
+            .get(&id)
+            .and_then(|h| h.claims.get(index))
+            .ok_or(OutOfOrder)
+    }
+
+    fn claim_mut(&mut self, id: HolderId, index: usize) -> Result<&mut Claimed, OutOfOrder> {
+        self.holders
+            .get_mut(&id)
+            .and_then(|h| h.claims.get_mut(index))
+            .ok_or(OutOfOrder)
+    }
+}
+
+/// When a write issued at `issued` can no longer land.
+pub fn landed_by(issued: Moment, dead_after: Duration) -> Moment {
+    issued.after(dead_after)
+}
+
+fn overlap(one: &[Option<AreaId>], other: &[Option<AreaId>]) -> bool {
+    one.iter()
+        .any(|area| area.is_some() && other.contains(area))
+}
+
+fn rival_of(holder: &Holder, claim: &Claimed) -> Rival {
+    // What a crashed holder left is being cleared: that passes as well.
+    let passing = match (holder.link, claim.phase) {
+        (Link::Crashed, _) => true,
+        (Link::Unproven, _) => false,
+        (_, Phase::Acquiring | Phase::Releasing | Phase::Leaving(_)) => true,
+        (_, Phase::Idle | Phase::Held(_) | Phase::Doubt) => false,
+    };
+    let (pid, command) = (holder.process.pid, holder.command.clone());
+    Rival {
+        pid,
+        command,
+        passing,
+        crashed: holder.ended(),
+    }
+}

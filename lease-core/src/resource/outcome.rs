@@ -1,0 +1,148 @@
+//! What is wanted of a resource, and what came of it.
+
+use crate::clock::{Interrupted, Moment};
+use crate::delta::HeartbeatError;
+use crate::disk::Fault;
+use crate::id::{Generation, HostId, Lver, Name};
+use crate::layout::Geometry;
+use crate::paxos::BallotError;
+use crate::record::RecordError;
+use crate::record::ballot::BallotSector;
+use crate::record::holder_note::HolderNote;
+use crate::record::leader::{Leader, Stamp};
+use crate::spec::Mode;
+use thiserror::Error;
+
+/// What is wanted of a resource.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Exclusive or shared.
+    pub mode: Mode,
+    /// Only this version will do.
+    pub lver: Option<Lver>,
+    /// Who asks, in words for people; host, generation, lver and mode are filled in.
+    pub note: HolderNote,
+}
+
+/// A lease that is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Its version: the fencing token.
+    pub lver: Lver,
+    /// Exclusive or shared.
+    pub mode: Mode,
+    /// Our ballot record as it stands on the disk.
+    pub(super) own: BallotSector,
+    /// The leader as it was committed.
+    pub(super) leader: Leader,
+}
+
+/// What came of an attempt to acquire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// It is ours.
+    Held(Box<Held>),
+    /// Somebody has it, or it is not what was asked for.
+    Refused(Refusal, Snapshot),
+    /// Its owner, or a sharer, is not known to be alive or dead.
+    Unknown {
+        /// Which life of which host.
+        owner: Stamp,
+        /// When it will be known at the latest.
+        until: Moment,
+        /// What stood on the disk.
+        snapshot: Snapshot,
+    },
+}
+
+/// What a waiter watches: when any of it changes, another attempt is worth its while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    pub(super) leader: Leader,
+    /// The hosts in the way, each with its released flag and its share.
+    pub(super) marks: Vec<(HostId, bool, Option<Generation>)>,
+}
+
+/// Why a lease was refused: who has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// A live host owns it.
+    Held {
+        /// The owner.
+        owner: Stamp,
+        /// What it says of itself.
+        note: Option<HolderNote>,
+    },
+    /// Live hosts share it.
+    Shared(Vec<HostId>),
+    /// A live host is passing through on its way to sharing it.
+    ShortHold(Stamp),
+    /// Other hosts won every ballot.
+    Contended,
+    /// The lease is of another version than asked for.
+    Version {
+        /// Which one it is of.
+        found: Lver,
+    },
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum AcquireError {
+    #[error("{0}")]
+    Disk(#[from] Fault),
+    #[error("{0}; whether the lease is ours is in doubt")]
+    InDoubt(Box<Self>),
+    #[error("{0}")]
+    Record(#[from] RecordError),
+    #[error("ballot record of {0}")]
+    Ballot(BallotError),
+    #[error("it belongs to lockspace {found}")]
+    Lockspace { found: Name },
+    #[error("it is resource {found}")]
+    Resource { found: Name },
+    #[error("its record says {found}")]
+    Geometry { found: Geometry },
+    #[error("it takes host ids up to {num_hosts} only")]
+    NumHosts { num_hosts: u64 },
+    #[error("heartbeat of host {host}: {error}")]
+    Heartbeat { host: HostId, error: HeartbeatError },
+    #[error("the heartbeat of host {} is older than its lease (generation {})", .owner.host, .owner.generation)]
+    Unclear { owner: Stamp },
+    #[error("other hosts' ballots keep getting in the way")]
+    Undecided,
+    #[error("an earlier life of this host id may still write")]
+    TooEarly { until: Moment },
+    #[error("the host id was lost")]
+    Lost,
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl From<Interrupted> for AcquireError {
+    fn from(_: Interrupted) -> Self {
+        Self::Interrupted
+    }
+}
+
+impl From<BallotError> for AcquireError {
+    fn from(error: BallotError) -> Self {
+        match error {
+            BallotError::Disk(fault) => Self::Disk(fault),
+            BallotError::Lost => Self::Lost,
+            other => Self::Ballot(other),
+        }
+    }
+}
+
+impl AcquireError {
+    /// A failure after our value may have been accepted leaves it in doubt who owns.
+    pub(super) fn doubtful(self, at_stake: bool) -> Self {
+        match self {
+            sure @ (Self::Lost | Self::Interrupted | Self::InDoubt(_)) => sure,
+            error if at_stake => Self::InDoubt(Box::new(error)),
+            error => error,
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! One look at a whole resource area, and what follows from it. Pure.
+
+use super::{AcquireError, Member, Snapshot};
+use crate::disk::Fault;
+use crate::id::{BallotNumber, HostId, Lver};
+use crate::paxos::Blocks;
+use crate::record::ballot::{Ballot, BallotSector};
+use crate::record::holder_note::HolderNote;
+use crate::record::leader::{Leader, Stamp};
+
+/// One look at a whole resource area, on every disk that counts.
+pub(super) struct View {
+    /// The newest leader.
+    pub(super) leader: Leader,
+    /// Another host than its owner has written it, on some disk.
+    pub(super) finished_by_another: bool,
+    pub(super) disks: Vec<Blocks>,
+}
+
+impl View {
+    /// The version that the next ballot decides: the one after the leader's; a later one that any
+    /// host has started, since it knew that all before had ended; the one after a version that its
+    /// owner says it has released.
+    pub(super) fn version(&self) -> Lver {
+        let next = |block: &BallotSector| match block.released {
+            true => block.ballot.lver.next(),
+            false => block.ballot.lver,
+        };
+        let started = self.disks.iter().flatten().map(next).max();
+        started.unwrap_or_default().max(self.leader.lver().next())
+    }
+
+    /// The leader has gone back by more than what a commit under way explains.
+    pub(super) fn is_behind(&self) -> bool {
+        self.version() > self.leader.lver().next()
+    }
+
+    /// Whether this version may be, or come to be, decided for us.
+    pub(super) fn at_stake(&self, member: &Member<'_>) -> bool {
+        is_at_stake(member, &self.newest_of(member.host), self.version())
+    }
+
+    pub(super) fn newest_of(&self, host: HostId) -> BallotSector {
+        newest_own(self.blocks_of(host).cloned())
+    }
+
+    pub(super) fn snapshot(&self, hosts: &[HostId]) -> Snapshot {
+        let mark = |host: &HostId| {
+            let block = self.newest_of(*host);
+            (*host, block.released, block.shared)
+        };
+        Snapshot {
+            leader: self.leader,
+            marks: hosts.iter().map(mark).collect(),
+        }
+    }
+
+    pub(super) fn blocks_of(&self, host: HostId) -> impl Iterator<Item = &BallotSector> {
+        self.disks
+            .iter()
+            .filter_map(move |blocks| blocks.get(host.index()))
+    }
+
+    /// All lives of other hosts that share. Of the records on several disks the newest counts.
+    pub(super) fn sharers(&self, except: HostId) -> Vec<Stamp> {
+        let hosts = self.disks.iter().map(Vec::len).max().unwrap_or(0);
+        let life = |host: HostId| {
+            self.newest_of(host).shared.map(|generation| Stamp {
+                host,
+                generation,
+                timestamp: 0,
+            })
+        };
+        HostId::all(hosts as u64)
+            .filter(|host| *host != except)
+            .filter_map(life)
+            .collect()
+    }
+
+    /// What the owner says of itself.
+    pub(super) fn holder_note(&self) -> Option<HolderNote> {
+        let owner = self.leader.owner()?;
+        self.blocks_of(owner.host)
+            .filter_map(|block| block.note.as_ref())
+            .find(|note| note.is_of(&self.leader))
+            .cloned()
+    }
+}
+
+/// Whether `own` has accepted our own value, of this life, for this version.
+pub(super) fn is_at_stake(member: &Member<'_>, own: &BallotSector, lver: Lver) -> bool {
+    let Ballot {
+        bal,
+        value,
+        lver: of,
+        ..
+    } = own.ballot;
+    of == lver && bal > BallotNumber(0) && value.is_some_and(|value| member.is(value))
+}
+
+pub(super) fn is_written_by_owner(leader: &Leader) -> bool {
+    let host = |stamp: Option<Stamp>| stamp.map(|stamp| stamp.host);
+    host(leader.writer()) == host(leader.last_owner())
+}
+
+/// Of the leaders on several disks, the one written last: the largest version; of one version,
+/// the freed one, since it is freed only after it was committed; then the one that its owner wrote,
+/// since only that will be freed.
+pub(super) fn newest(leaders: &[Leader]) -> Result<Leader, AcquireError> {
+    let order = |leader: &&Leader| {
+        let free = leader.owner().is_none();
+        (
+            leader.lver(),
+            free,
+            is_written_by_owner(leader),
+            leader.encode(),
+        )
+    };
+    leaders
+        .iter()
+        .max_by_key(order)
+        .copied()
+        .ok_or(AcquireError::Disk(Fault::Outstanding))
+}
+
+/// Of one host's record on several disks, the one written last. After a ballot the host shares or
+/// not, and then releases; it never goes back without another ballot.
+pub(super) fn newest_own(blocks: impl Iterator<Item = BallotSector>) -> BallotSector {
+    let order = |block: &BallotSector| {
+        let ballot = &block.ballot;
+        let step = match (block.released, block.shared) {
+            (false, None) => 0,
+            (false, Some(_)) => 1,
+            (true, Some(_)) => 2,
+            (true, None) => 3,
+        };
+        (ballot.lver, ballot.mbal, ballot.bal, step)
+    };
+    blocks.max_by_key(order).unwrap_or_default()
+}

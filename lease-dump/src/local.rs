@@ -1,0 +1,74 @@
+//! `--local`: what the lease-joins of this host know.
+
+use crate::output::Output;
+use anyhow::Context;
+use lease_core::id::Name;
+use lease_core::registry::message::{Ask, Description, Tell};
+use lease_core::registry::place::Place;
+use lease_core::registry::wire::Wire;
+use lease_core::tool::{Failure, Status, show};
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a lease-join may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Prints what the lease-join of each named lockspace knows; of all, if none is named.
+pub(crate) fn dump(run_dir: &Path, names: &[OsString]) -> anyhow::Result<()> {
+    let all = names.is_empty();
+    let names = if all {
+        Place::all(run_dir).unwrap_or_default()
+    } else {
+        parse(names)?
+    };
+    let mut out = Output::new();
+    let mut printed = 0;
+    for name in &names {
+        match ask(run_dir, name) {
+            Ok(description) => {
+                out.print(&description)?;
+                printed += 1;
+            }
+            // A directory may be left of a lease-join that is gone.
+            Err(_) if all => {}
+            Err(why) => return Err(absent(run_dir, &format!("lockspace {name}: {why}")).into()),
+        }
+    }
+    if printed == 0 {
+        return Err(absent(run_dir, "there is none").into());
+    }
+    Ok(out.finish()?)
+}
+
+fn parse(names: &[OsString]) -> Result<Vec<Name>, Failure> {
+    let parse = |text: &OsString| {
+        Name::new(text.as_encoded_bytes()).map_err(|why| {
+            let text = format!("cannot ask for lockspace {}: {why}", show(text));
+            Failure::new(Status::Usage, text)
+        })
+    };
+    names.iter().map(parse).collect()
+}
+
+fn absent(run_dir: &Path, why: &str) -> Failure {
+    let shown = show(run_dir.as_os_str());
+    Failure::new(
+        Status::NotJoined,
+        format!("no live lease-join in {shown}: {why}"),
+    )
+}
+
+fn ask(run_dir: &Path, name: &Name) -> anyhow::Result<Description> {
+    let stream = Place::open(run_dir, name)?.connect()?;
+    stream
+        .set_read_timeout(Some(ANSWER_WITHIN))
+        .context("cannot set a time limit")?;
+    let mut wire = Wire::new(stream).without_limit();
+    wire.send(&Ask::Describe)?;
+    match wire.receive()? {
+        Tell::Described(description) => Ok(*description),
+        _ => Err(io::Error::other("it does not speak as expected").into()),
+    }
+}

@@ -1,0 +1,371 @@
+//! The JSON objects: one kind an area. Their fields are what scripts rely on; lease-dump.8 and
+//! lease-disk.5 explain them.
+
+use lease_core::id::{HostId, Lver, Name, escape};
+use lease_core::record::ballot::BallotSector;
+use lease_core::record::heartbeat::{self, Heartbeat};
+use lease_core::record::holder_note::HolderNote;
+use lease_core::record::host_note::HostNote;
+use lease_core::record::index::IndexHeader;
+use lease_core::record::leader::Stamp;
+use lease_core::spec::Mode;
+use lease_core::survey::{Area, Content, Damage, Hosts, Lease};
+use serde::Serialize;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// What is printed of one area.
+#[derive(Serialize)]
+pub(crate) struct Object {
+    #[serde(flatten)]
+    of: Kind,
+    /// What does not check, sector by sector.
+    pub(crate) errors: Vec<Error>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Kind {
+    Lockspace(Lockspace),
+    Resource(Box<Resource>),
+    Index(Index),
+}
+
+/// A sector of the area, counted from 0, and what is wrong with it.
+#[derive(Serialize)]
+pub(crate) struct Error {
+    sector: usize,
+    error: String,
+}
+
+#[derive(Serialize)]
+struct At {
+    path: String,
+    offset: u64,
+    sector_size: usize,
+    align_size: usize,
+}
+
+#[derive(Serialize)]
+struct Lockspace {
+    #[serde(flatten)]
+    at: At,
+    max_hosts: u64,
+    lockspace: Option<Name>,
+    io_timeout: Option<u8>,
+    hosts: Vec<Host>,
+}
+
+#[derive(Serialize)]
+struct Host {
+    host_id: HostId,
+    generation: u64,
+    name: Option<Name>,
+    timestamp: u64,
+    io_timeout: Option<u8>,
+    held: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<State>,
+    bitmap: Vec<HostId>,
+    event: Option<Event>,
+    note: Option<Note>,
+}
+
+/// What two looks tell of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    Alive,
+    Dead,
+    Unknown,
+    /// Nobody holds the host id.
+    Free,
+}
+
+#[derive(Serialize)]
+struct Event {
+    generation: u64,
+    number: u64,
+    data: u64,
+}
+
+#[derive(Serialize)]
+struct Note {
+    watchdog: u16,
+    boot_id: String,
+}
+
+#[derive(Serialize)]
+struct Resource {
+    #[serde(flatten)]
+    at: At,
+    max_hosts: u64,
+    num_hosts: Option<u64>,
+    lockspace: Option<Name>,
+    resource: Option<Name>,
+    lver: Option<Lver>,
+    owner: Option<Life>,
+    writer: Option<Life>,
+    short_hold: bool,
+    shared: Vec<Share>,
+    request: Option<Request>,
+    ballots: Vec<Ballot>,
+    holder: Option<Holder>,
+}
+
+#[derive(Serialize)]
+struct Life {
+    host_id: HostId,
+    generation: u64,
+    timestamp: u64,
+}
+
+#[derive(Serialize)]
+struct Share {
+    host_id: HostId,
+    generation: u64,
+    holder: Option<Holder>,
+}
+
+#[derive(Serialize)]
+struct Request {
+    lver: Lver,
+    force_mode: u32,
+}
+
+#[derive(Serialize)]
+struct Ballot {
+    host_id: HostId,
+    mbal: u64,
+    bal: u64,
+    inp: u64,
+    inp2: u64,
+    inp3: u64,
+    lver: Lver,
+    released: bool,
+}
+
+#[derive(Serialize)]
+struct Holder {
+    host_id: HostId,
+    generation: u64,
+    lver: Lver,
+    mode: Mode,
+    pid: u32,
+    start: u64,
+    host_name: String,
+    command: String,
+}
+
+#[derive(Serialize)]
+struct Index {
+    #[serde(flatten)]
+    at: At,
+    lockspace: Name,
+    max_resources: u32,
+}
+
+/// What is known of a host, by its id and the record that was read.
+pub(crate) type StateOf<'a> = dyn Fn(HostId, &Heartbeat) -> State + 'a;
+
+/// How an area is shown.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    /// Records that nobody ever used, too.
+    pub(crate) all: bool,
+    /// What is known of each host, if that was asked for.
+    pub(crate) states: Option<&'a StateOf<'a>>,
+}
+
+impl Object {
+    pub(crate) fn new(path: &Path, area: &Area, view: View<'_>) -> Self {
+        let at = At {
+            path: escape(path.as_os_str().as_bytes()),
+            offset: area.offset,
+            sector_size: area.geometry.sector_bytes(),
+            align_size: area.geometry.area_bytes(),
+        };
+        let max_hosts = area.geometry.max_hosts();
+        let of = match &area.content {
+            Content::Lockspace(hosts) => {
+                Kind::Lockspace(Lockspace::new(at, max_hosts, hosts, view))
+            }
+            Content::Resource(lease) => {
+                Kind::Resource(Box::new(Resource::new(at, max_hosts, lease, view)))
+            }
+            Content::Index(header) => Kind::Index(Index::new(at, header)),
+        };
+        let errors = area.damage.iter().map(Error::of).collect();
+        Self { of, errors }
+    }
+}
+
+impl Error {
+    /// Something about the area as a whole, found in its first sector.
+    pub(crate) fn of_area(error: String) -> Self {
+        Self { sector: 0, error }
+    }
+
+    fn of(damage: &Damage) -> Self {
+        Self {
+            sector: damage.sector,
+            error: damage.flaw.to_string(),
+        }
+    }
+}
+
+impl Lockspace {
+    fn new(at: At, max_hosts: u64, hosts: &Hosts, view: View<'_>) -> Self {
+        let shown = hosts.heartbeats.iter();
+        let shown = shown.filter(|(_, record)| view.all || record.owner().is_some());
+        let host = |(host, record): &(HostId, Heartbeat)| {
+            let state = view.states.map(|of| of(*host, record));
+            Host::new(*host, record, state)
+        };
+        Self {
+            at,
+            max_hosts,
+            lockspace: hosts.lockspace,
+            io_timeout: hosts.io_timeout(),
+            hosts: shown.map(host).collect(),
+        }
+    }
+}
+
+impl Host {
+    fn new(host_id: HostId, record: &Heartbeat, state: Option<State>) -> Self {
+        let event = record.event();
+        Self {
+            host_id,
+            generation: record.generation().0,
+            name: record.host_name(),
+            timestamp: record.timestamp(),
+            io_timeout: record.io_timeout(),
+            held: !record.is_free(),
+            state,
+            bitmap: record.bitmap(),
+            event: (event != heartbeat::Event::default()).then_some(Event {
+                generation: event.generation,
+                number: event.number,
+                data: event.data,
+            }),
+            note: record.note().map(Note::new),
+        }
+    }
+}
+
+impl Note {
+    fn new(note: &HostNote) -> Self {
+        let hex: String = note
+            .boot_id
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        // As in /proc/sys/kernel/random/boot_id.
+        let groups = [
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..],
+        ];
+        Self {
+            watchdog: note.watchdog,
+            boot_id: groups.join("-"),
+        }
+    }
+}
+
+impl Resource {
+    fn new(at: At, max_hosts: u64, lease: &Lease, view: View<'_>) -> Self {
+        let leader = lease.leader.as_ref();
+        let asked = lease
+            .request
+            .filter(|r| (r.lver, r.force_mode) != (Lver(0), 0));
+        let used = |block: &BallotSector| *block != BallotSector::default();
+        let shown = lease.ballots.iter();
+        let shown = shown.filter(|(_, block)| view.all || used(block));
+        let share =
+            |(host_id, generation, note): (HostId, lease_core::id::Generation, Option<_>)| {
+                let generation = generation.0;
+                let holder = note.map(Holder::new);
+                Share {
+                    host_id,
+                    generation,
+                    holder,
+                }
+            };
+        Self {
+            at,
+            max_hosts,
+            num_hosts: leader.map(|leader| leader.num_hosts()),
+            lockspace: lease.names.map(|(lockspace, _)| lockspace),
+            resource: lease.names.map(|(_, resource)| resource),
+            lver: leader.map(|leader| leader.lver()),
+            owner: leader.and_then(|leader| leader.owner()).map(Life::new),
+            writer: leader.and_then(|leader| leader.writer()).map(Life::new),
+            short_hold: leader.is_some_and(|leader| leader.short_hold()),
+            shared: lease.sharers().map(share).collect(),
+            request: asked.map(|request| Request {
+                lver: request.lver,
+                force_mode: request.force_mode,
+            }),
+            ballots: shown
+                .map(|(host, block)| Ballot::new(*host, block))
+                .collect(),
+            holder: lease.holder().map(Holder::new),
+        }
+    }
+}
+
+impl Life {
+    fn new(stamp: Stamp) -> Self {
+        Self {
+            host_id: stamp.host,
+            generation: stamp.generation.0,
+            timestamp: stamp.timestamp,
+        }
+    }
+}
+
+impl Ballot {
+    fn new(host_id: HostId, block: &BallotSector) -> Self {
+        let ballot = &block.ballot;
+        let value = |of: fn(Stamp) -> u64| ballot.value.map_or(0, of);
+        Self {
+            host_id,
+            mbal: ballot.mbal.0,
+            bal: ballot.bal.0,
+            inp: value(|stamp| stamp.host.get()),
+            inp2: value(|stamp| stamp.generation.0),
+            inp3: value(|stamp| stamp.timestamp),
+            lver: ballot.lver,
+            released: block.released,
+        }
+    }
+}
+
+impl Holder {
+    fn new(note: &HolderNote) -> Self {
+        Self {
+            host_id: note.host,
+            generation: note.generation.0,
+            lver: note.lver,
+            mode: note.mode,
+            pid: note.pid,
+            start: note.start,
+            host_name: escape(&note.host_name),
+            command: escape(&note.command),
+        }
+    }
+}
+
+impl Index {
+    fn new(at: At, header: &IndexHeader) -> Self {
+        Self {
+            at,
+            lockspace: header.lockspace,
+            max_resources: header.max_resources,
+        }
+    }
+}

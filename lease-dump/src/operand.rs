@@ -1,0 +1,122 @@
+//! What the operands mean: which places to look at, and what should stand there.
+
+use lease_core::id::Name;
+use lease_core::spec::{LockspaceSpec, Place, ResourceSpec, SpecError, count_fields, parse_path};
+use lease_core::survey::{Area, Content};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// A place to look at.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) path: PathBuf,
+    /// `None`: all of it.
+    pub(crate) offset: Option<u64>,
+    pub(crate) expected: Expected,
+}
+
+/// What the operand says that stands there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    Anything,
+    Resource(Name, Name),
+    /// `a:7:path:offset`: lockspace a for host 7, or its resource "7". The disk knows which.
+    Either(Name, Name),
+}
+
+/// The places that an operand speaks of: several for a resource on several disks.
+pub(crate) fn parse(text: &OsString) -> Result<Vec<Target>, SpecError> {
+    if count_fields(text)? <= 2 {
+        let (path, offset) = parse_path(text)?;
+        let expected = Expected::Anything;
+        return Ok(vec![Target {
+            path,
+            offset,
+            expected,
+        }]);
+    }
+    let resource = ResourceSpec::parse(text)?;
+    let (lockspace, name) = (resource.lockspace, resource.name);
+    let expected = match LockspaceSpec::parse(text) {
+        Ok(_) => Expected::Either(lockspace, name),
+        Err(_) => Expected::Resource(lockspace, name),
+    };
+    let target = |Place { path, offset }| Target {
+        path,
+        offset: Some(offset),
+        expected,
+    };
+    Ok(resource.places.into_iter().map(target).collect())
+}
+
+impl Expected {
+    /// What is wrong with an area that should be this.
+    pub(crate) fn mismatch(self, area: &Area) -> Option<String> {
+        match (self, &area.content) {
+            (Self::Anything, _) => None,
+            (Self::Either(wanted, _), Content::Lockspace(hosts)) => {
+                let found = hosts.lockspace?;
+                (found != wanted).then(|| format!("it is lockspace {found}, not {wanted}"))
+            }
+            (Self::Resource(..), Content::Lockspace(_)) => {
+                Some("it is a lockspace, not a resource".into())
+            }
+            (Self::Either(lockspace, name) | Self::Resource(lockspace, name), content) => {
+                let Content::Resource(lease) = content else {
+                    return Some("it is a resource index".into());
+                };
+                let (in_lockspace, found) = lease.names?;
+                let same = (in_lockspace, found) == (lockspace, name);
+                (!same).then(|| {
+                    format!("it is resource {in_lockspace}:{found}, not {lockspace}:{name}")
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    fn expected(text: &str) -> Vec<(String, Option<u64>, Expected)> {
+        let targets = parse(&OsString::from(text)).unwrap();
+        let parts = |target: Target| {
+            let path = target.path.display().to_string();
+            (path, target.offset, target.expected)
+        };
+        targets.into_iter().map(parts).collect()
+    }
+
+    #[test]
+    fn the_number_of_fields_tells_operands_apart() {
+        let one = |path: &str, offset, expected| vec![(path.to_owned(), offset, expected)];
+        let (ls, rs, seven) = (name("LS"), name("RS"), name("7"));
+        for (text, targets) in [
+            ("/a", one("/a", None, Expected::Anything)),
+            ("/a\\:b", one("/a:b", None, Expected::Anything)),
+            ("/a:512", one("/a", Some(512), Expected::Anything)),
+            ("LS:7:/a:0", one("/a", Some(0), Expected::Either(ls, seven))),
+            ("LS:RS:/a:0", one("/a", Some(0), Expected::Resource(ls, rs))),
+            (
+                "LS:RS:/a:0:SH",
+                one("/a", Some(0), Expected::Resource(ls, rs)),
+            ),
+            (
+                "LS:7:/a:0:/b:8",
+                vec![
+                    ("/a".into(), Some(0), Expected::Resource(ls, seven)),
+                    ("/b".into(), Some(8), Expected::Resource(ls, seven)),
+                ],
+            ),
+        ] {
+            assert_eq!(expected(text), targets, "{text}");
+        }
+        let three = parse(&OsString::from("a:b:c"));
+        assert_eq!(three, Err(SpecError::ResourceFields(3)));
+    }
+}

@@ -1,0 +1,350 @@
+//! All resources or none.
+//!
+//! Nothing is held while something is waited for. The first round asks for all at once; later
+//! ones go one by one in one global order, so that two who want the same cannot keep each other
+//! from both for ever.
+
+use crate::TOOL;
+use crate::args::Patience;
+use crate::hub::{Ending, Event, Hub};
+use crate::release;
+use crate::report;
+use crate::worker::{Answer, Job};
+use lease_core::clock::{Clock, Moment};
+use lease_core::id::{Generation, Lver};
+use lease_core::record::holder_note::HolderNote;
+use lease_core::record::leader::Stamp;
+use lease_core::registry::message::{Ask, Left, Rival, Tell, Turn};
+use lease_core::resource::{AcquireError, Attempt, Held, Refusal, Snapshot, Wanted};
+use lease_core::tool::{Failure, Status, say};
+use std::time::{Duration, SystemTime};
+
+/// Between two questions to lease-join about a holder on this host.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A lease that is held.
+#[derive(Debug)]
+pub(crate) struct HeldLease {
+    /// Which resource.
+    pub(crate) index: usize,
+    /// The lease.
+    pub(crate) held: Box<Held>,
+}
+
+/// Why nothing was acquired.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Somebody has it, or it was not had in time.
+    Refused(Failure),
+    /// It failed.
+    Failed(Failure),
+    /// A signal came.
+    Signal(i32),
+}
+
+impl End {
+    /// The exit code; says why.
+    pub(crate) fn exit(self, conflict: u8) -> anyhow::Result<u8> {
+        match self {
+            Self::Refused(failure) => {
+                say(TOOL, &failure);
+                Ok(conflict)
+            }
+            Self::Failed(failure) => Err(failure.into()),
+            Self::Signal(number) => Ok(128 + u8::try_from(number).unwrap_or(0)),
+        }
+    }
+}
+
+/// What is in the way.
+#[derive(Debug)]
+pub(crate) enum Block {
+    /// Somebody on this host.
+    Local(Rival),
+    /// A late write of this host may land until then.
+    Late(Moment),
+    /// Somebody on another host.
+    Refused(Refusal, Snapshot),
+    /// A host of which it is not known whether it is alive.
+    Unknown {
+        owner: Stamp,
+        until: Moment,
+        snapshot: Snapshot,
+    },
+}
+
+/// How it went with one resource.
+enum Progress {
+    Held(Box<Held>),
+    Blocked(Block),
+    Failed(AcquireError),
+}
+
+/// Acquires every resource, waiting as patiently as asked.
+pub(crate) fn acquire_all(hub: &mut Hub, patience: Patience) -> Result<Vec<HeldLease>, End> {
+    let start = hub.clock.now();
+    let give_up = match patience {
+        Patience::For(duration) => Some(start.after(duration)),
+        Patience::None | Patience::UntilKnown => None,
+    };
+    let mut first = true;
+    let mut said = None;
+    loop {
+        let (index, block) = match round(hub, first)? {
+            Ok(held) => return Ok(held),
+            Err(blocked) => blocked,
+        };
+        first = false;
+        let out_of_time = give_up.is_some_and(|moment| hub.clock.now() >= moment);
+        if out_of_time || !worth_waiting(&block, patience) {
+            return Err(End::Refused(report::refusal(hub, index, &block)));
+        }
+        if let Some((what, how_long)) = report::notice(hub, index, &block, give_up)
+            && said.as_ref() != Some(&what)
+        {
+            say(TOOL, format!("{what}; {how_long}"));
+            said = Some(what);
+        }
+        wait(hub, index, block, give_up)?;
+    }
+}
+
+/// Whether a block goes away, if waited for as patiently as asked.
+fn worth_waiting(block: &Block, patience: Patience) -> bool {
+    match block {
+        // Moments only: whoever it is lets go at once.
+        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) => true,
+        Block::Refused(Refusal::Version { .. }, _) => false,
+        Block::Local(rival) if rival.passing => patience != Patience::None,
+        Block::Late(_) | Block::Unknown { .. } => patience != Patience::None,
+        Block::Local(_) | Block::Refused(Refusal::Held { .. } | Refusal::Shared(_), _) => {
+            matches!(patience, Patience::For(_))
+        }
+    }
+}
+
+/// Waits until another round is worth its while.
+fn wait(hub: &mut Hub, index: usize, block: Block, give_up: Option<Moment>) -> Result<(), End> {
+    let now = hub.clock.now();
+    let forever = now.after(Duration::from_secs(3600));
+    let left = give_up.unwrap_or(forever).since(now);
+    let pause = match block {
+        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) | Block::Local(_) => {
+            ASK_AGAIN
+        }
+        // A renewal has to come after that moment.
+        Block::Late(until) => until.since(now).max(ASK_AGAIN),
+        Block::Refused(_, snapshot) => {
+            // Whoever holds it may die as well as release: look at its heartbeat again before long.
+            let pause = hub.of_resource(index).1.timing.io_limit();
+            hub.give(index, Job::Watch(snapshot, None, left.min(pause)));
+            return watched(hub, index);
+        }
+        Block::Unknown {
+            owner, snapshot, ..
+        } => {
+            hub.give(index, Job::Watch(snapshot, Some(owner), left));
+            return watched(hub, index);
+        }
+    };
+    let until = now.after(pause.min(left));
+    let none: Option<()> = hub.wait_for(Some(until), true, |_, event| Err(event));
+    debug_assert!(none.is_none(), "nothing is picked");
+    check_ending(hub)
+}
+
+fn watched(hub: &mut Hub, index: usize) -> Result<(), End> {
+    let result = hub.wait_for(None, false, |_, event| match event {
+        Event::Done(_, Answer::Watched(result)) => Ok(result),
+        other => Err(other),
+    });
+    check_ending(hub)?;
+    match result {
+        Some(Err(error)) => Err(End::Failed(report::failure(hub, index, &error))),
+        _ => Ok(()),
+    }
+}
+
+fn check_ending(hub: &Hub) -> Result<(), End> {
+    match &hub.ending {
+        None => Ok(()),
+        Some(Ending::Signal(number)) => Err(End::Signal(*number)),
+        Some(Ending::Lost(why)) => {
+            let text = format!("nothing acquired: the host id was lost: {why}");
+            Err(End::Failed(Failure::new(Status::Lost, text)))
+        }
+        Some(Ending::NotJoined) => {
+            let text = "nothing acquired: lease-join is leaving";
+            Err(End::Failed(Failure::new(Status::NotJoined, text)))
+        }
+    }
+}
+
+/// One round: all that can be had, and if that is not all, back with it. The outer failure ends
+/// everything; the inner one says what is in the way.
+fn round(hub: &mut Hub, all_at_once: bool) -> Result<Result<Vec<HeldLease>, (usize, Block)>, End> {
+    let mut order: Vec<usize> = (0..hub.resources()).collect();
+    order.sort_by_key(|index| {
+        let (spec, _) = hub.of_resource(*index);
+        (spec.lockspace, spec.name)
+    });
+    let batches: Vec<Vec<usize>> = match all_at_once {
+        true => vec![order],
+        false => order.into_iter().map(|index| vec![index]).collect(),
+    };
+    let mut held = Vec::new();
+    let mut stopped = None;
+    for batch in batches {
+        for (index, progress) in attempt(hub, &batch) {
+            match progress {
+                Progress::Held(lease) => held.push(HeldLease { index, held: lease }),
+                other if stopped.is_none() => stopped = Some((index, other)),
+                _ => {}
+            }
+        }
+        if stopped.is_some() || hub.ending.is_some() {
+            break;
+        }
+    }
+    if stopped.is_none() && hub.ending.is_none() {
+        held.sort_by_key(|lease| lease.index);
+        return Ok(Ok(held));
+    }
+    let given_back = release::give_back(hub, held);
+    check_ending(hub)?;
+    given_back.map_err(End::Failed)?;
+    match stopped {
+        Some((index, Progress::Blocked(block))) => Ok(Err((index, block))),
+        Some((index, Progress::Failed(error))) => {
+            Err(End::Failed(report::failure(hub, index, &error)))
+        }
+        Some((_, Progress::Held(_))) | None => Err(End::Failed(Failure::new(
+            Status::Internal,
+            "a round ended without a reason",
+        ))),
+    }
+}
+
+/// Tries a batch of resources at the same time. Each that lease-join gives no turn for, or that
+/// must wait, is blocked before anything is written.
+fn attempt(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Progress)> {
+    let turns = ask_for_turns(hub, batch);
+    let mut results = Vec::new();
+    let mut running = 0;
+    let blocked = turns.len() < batch.len() || turns.iter().any(|(_, turn)| turn.is_err());
+    for (index, turn) in turns {
+        match turn {
+            Err(rival) => results.push((index, Progress::Blocked(Block::Local(rival)))),
+            Ok(_) if blocked => say_acquired(hub, index, None, Left::Nothing),
+            Ok(Turn::Share) => {
+                hub.give(index, Job::Share);
+                running += 1;
+            }
+            Ok(Turn::Ballot { not_before }) => {
+                let wanted = wanted(hub, index);
+                hub.give(index, Job::Acquire(wanted, not_before));
+                running += 1;
+            }
+        }
+    }
+    for _ in 0..running {
+        let done = hub.wait_for(None, false, |_, event| match event {
+            Event::Done(index, answer) => Ok((index, answer)),
+            other => Err(other),
+        });
+        if let Some((index, answer)) = done {
+            results.push((index, conclude(hub, index, answer)));
+        }
+    }
+    results
+}
+
+/// Asks lease-join for a turn on each. What is missing in the answer was not answered, because
+/// everything ends.
+fn ask_for_turns(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Result<Turn, Rival>)> {
+    for index in batch {
+        let (session, number) = hub.session_of(*index);
+        session.ask(Ask::Acquire { index: number }, None);
+    }
+    let mut turns = Vec::new();
+    while turns.len() < batch.len() {
+        let answer = hub.wait_for(None, true, |hub, event| match event {
+            Event::Told(session, Tell::Turn { index, how }) => {
+                Ok((hub.resource_of(session, index), Ok(how)))
+            }
+            Event::Told(session, Tell::Busy { index, by }) => {
+                Ok((hub.resource_of(session, index), Err(by)))
+            }
+            other => Err(other),
+        });
+        match answer {
+            Some((Some(index), turn)) => turns.push((index, turn)),
+            Some((None, _)) => {}
+            None => break,
+        }
+    }
+    turns
+}
+
+fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
+    let (progress, left) = match answer {
+        Answer::Attempted(Ok(Attempt::Held(held)), left) => (Progress::Held(held), left),
+        Answer::Attempted(Ok(Attempt::Refused(why, snapshot)), left) => {
+            (Progress::Blocked(Block::Refused(why, snapshot)), left)
+        }
+        Answer::Attempted(
+            Ok(Attempt::Unknown {
+                owner,
+                until,
+                snapshot,
+            }),
+            left,
+        ) => (
+            Progress::Blocked(Block::Unknown {
+                owner,
+                until,
+                snapshot,
+            }),
+            left,
+        ),
+        Answer::Attempted(Err(AcquireError::TooEarly { until }), left) => {
+            (Progress::Blocked(Block::Late(until)), left)
+        }
+        Answer::Attempted(Err(error), left) => (Progress::Failed(error), left),
+        Answer::Shared(Ok(Some(held))) => (Progress::Held(held), Left::Nothing),
+        Answer::Shared(Err(error)) => (Progress::Failed(error), Left::Nothing),
+        // The share on the disk is not ours any more: whoever holds it finds out in time.
+        _ => (Progress::Failed(AcquireError::Lost), Left::Nothing),
+    };
+    let lver = match &progress {
+        Progress::Held(held) => Some(held.lver),
+        Progress::Blocked(_) | Progress::Failed(_) => None,
+    };
+    say_acquired(hub, index, lver, left);
+    progress
+}
+
+fn say_acquired(hub: &mut Hub, index: usize, lver: Option<Lver>, left: Left) {
+    let (session, number) = hub.session_of(index);
+    session.acquired(number, lver, left);
+}
+
+fn wanted(hub: &Hub, index: usize) -> Wanted {
+    let (spec, welcome) = hub.of_resource(index);
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let note = HolderNote {
+        host: welcome.host,
+        generation: Generation(0),
+        lver: Lver(0),
+        mode: spec.mode,
+        pid: std::process::id(),
+        start: since_1970.map_or(0, |d| d.as_secs()),
+        host_name: welcome.host_name.as_bytes().to_vec(),
+        command: hub.command.as_bytes().to_vec(),
+    };
+    Wanted {
+        mode: spec.mode,
+        lver: spec.lver,
+        note,
+    }
+}

@@ -1,0 +1,123 @@
+//! What the command is contained in, as asked for and as far as this machine allows.
+
+use crate::TOOL;
+use clap::ValueEnum;
+use lease_core::contain::{Containment, create_cgroup, enter_cgroup, kill_cgroup, remove_cgroup};
+use lease_core::tool::{Failure, Status, say};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io;
+
+/// How the command is to be contained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wish {
+    /// The first of these that this machine allows
+    Auto,
+    /// A control group (cgroup v2) of its own
+    Cgroup,
+    /// A PID namespace of its own
+    Pidns,
+    /// Nothing but the tree of processes
+    Tree,
+}
+
+/// What the command is in. A control group is removed with it.
+#[derive(Debug)]
+pub(crate) struct Cage {
+    containment: Containment,
+}
+
+impl Cage {
+    /// As asked for. Says, if told to, what it is.
+    pub(crate) fn build(wish: Wish, verbose: bool) -> Result<Self, Failure> {
+        let containment = choose(wish, verbose)?;
+        if verbose {
+            say(TOOL, describe(&containment));
+        }
+        Ok(Self { containment })
+    }
+
+    /// For those who may have to kill what is in it.
+    pub(crate) fn containment(&self) -> Containment {
+        self.containment.clone()
+    }
+
+    /// A descriptor of the control group, if it is one, to be born in.
+    pub(crate) fn open(&self) -> io::Result<Option<File>> {
+        match &self.containment {
+            Containment::Cgroup(path) => File::open(path).map(Some),
+            Containment::PidNamespace | Containment::Tree => Ok(None),
+        }
+    }
+
+    /// Puts a process in, before it starts others.
+    pub(crate) fn enter(&self, pid: Pid) -> io::Result<()> {
+        match &self.containment {
+            Containment::Cgroup(path) => enter_cgroup(path, pid.as_raw()),
+            Containment::PidNamespace | Containment::Tree => Ok(()),
+        }
+    }
+
+    /// Kills all that is in it at once, where that can be.
+    pub(crate) fn kill(&self) {
+        if let Containment::Cgroup(path) = &self.containment {
+            kill_cgroup(path);
+        }
+    }
+}
+
+impl Drop for Cage {
+    fn drop(&mut self) {
+        if let Containment::Cgroup(path) = &self.containment {
+            remove_cgroup(path);
+        }
+    }
+}
+
+/// As asked for; the first that there can be, if that is left open.
+fn choose(wish: Wish, verbose: bool) -> Result<Containment, Failure> {
+    let auto = wish == Wish::Auto;
+    let not = |what: &str, why: &dyn std::fmt::Display| {
+        if auto {
+            if verbose {
+                say(TOOL, format!("no {what}: {why}"));
+            }
+            return Ok(());
+        }
+        let text = format!("cannot contain the command in a {what}: {why}");
+        Err(Failure::new(Status::Refused, text))
+    };
+    if auto || wish == Wish::Cgroup {
+        match create_cgroup() {
+            Ok(path) => return Ok(Containment::Cgroup(path)),
+            Err(why) => not("control group", &why)?,
+        }
+    }
+    if auto || wish == Wish::Pidns {
+        match check_namespaces() {
+            Ok(()) => return Ok(Containment::PidNamespace),
+            Err(why) => not("PID namespace", &why)?,
+        }
+    }
+    Ok(Containment::Tree)
+}
+
+/// Whether this process may make PID namespaces: tried in a thread, where it changes nothing.
+fn check_namespaces() -> Result<(), Errno> {
+    let tried = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWPID)).join();
+    tried.unwrap_or(Err(Errno::EAGAIN))
+}
+
+fn describe(containment: &Containment) -> String {
+    match containment {
+        Containment::Cgroup(path) => format!("contained in control group {}", path.display()),
+        Containment::PidNamespace => "contained in a PID namespace".to_owned(),
+        Containment::Tree => {
+            "contained as a tree of processes only: if lease-hold is killed, nobody can prove that \
+             the command is gone"
+                .to_owned()
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The guarded command, from its gate to its end.
+//!
+//! What is to be done, and when, is decided by [`Machine`]. The main thread does what it says.
+
+use crate::TOOL;
+use crate::acquire::HeldLease;
+use crate::cage::Cage;
+use crate::child::{self, Child};
+use crate::command::{self, Command};
+use crate::hub::{Event, Hub};
+use crate::init::{Carried, CarriedHost};
+use crate::machine::{Act, Machine, Standing};
+use crate::session::Session;
+use crate::tree;
+use crate::worker::{Answer, Job};
+use anyhow::Context;
+use lease_core::clock::{Clock, Moment};
+use lease_core::priority::OomScore;
+use lease_core::registry::message::{Ask, Tell};
+use lease_core::resource::AcquireError;
+use lease_core::timing::Timing;
+use lease_core::tool::{Failure, Status, say};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigSet, Signal};
+use std::ffi::{CString, OsString};
+use std::time::Duration;
+
+/// A deadline that is noticed so much later was slept through.
+const OVERSLEPT: Duration = Duration::from_millis(20);
+/// How long to hear, then, what was said meanwhile.
+const CATCH_UP: Duration = Duration::from_millis(100);
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The command and all that it started are gone; its exit code.
+    Command(u8),
+    /// They are gone, and the lease was lost: why.
+    Lost(String),
+    /// The command was never run.
+    NotRun(Failure),
+}
+
+/// How the command is to be guarded.
+pub(crate) struct Orders {
+    /// What it is in.
+    pub(crate) cage: Cage,
+    /// The signals that it starts with blocked.
+    pub(crate) signals: SigSet,
+    /// How likely the out-of-memory killer is to choose it.
+    pub(crate) oom_score: Option<OomScore>,
+    /// What asks it to end.
+    pub(crate) kill_signal: Signal,
+    /// From there to SIGKILL; half of what there is, if nothing else is asked for.
+    pub(crate) grace: Option<Duration>,
+    /// A shell command to run when the lease is lost.
+    pub(crate) on_loss: Option<OsString>,
+}
+
+/// Fails if the grace that is asked for does not fit what a host of ours has promised: everything
+/// is dead before another host may take over, and lease-join kills at three quarters of that time.
+pub(crate) fn check_grace(hub: &mut Hub, grace: Option<Duration>) -> Result<(), Failure> {
+    for session in hub.sessions() {
+        let most = margin(session.tenure.timing()) * 3 / 4;
+        if grace.is_some_and(|grace| grace > most) {
+            let text = format!(
+                "a grace of more than {} s does not fit the {} s after which this host is promised \
+                 to be dead (--watchdog-timeout of lease-join)",
+                most.as_secs_f32(),
+                session.tenure.timing().watchdog()
+            );
+            return Err(Failure::new(Status::Usage, text));
+        }
+    }
+    Ok(())
+}
+
+/// From the loss of a lease to the moment at which another host may take over.
+fn margin(timing: Timing) -> Duration {
+    timing.dead_after() - timing.lost_after()
+}
+
+/// Runs the command under guard until it and all that it started are gone.
+pub(crate) fn run(
+    hub: &mut Hub,
+    held: &[HeldLease],
+    command: &Command,
+    environment: &[CString],
+    orders: Orders,
+) -> anyhow::Result<Ended> {
+    tree::adopt_orphans().context("cannot become a child subreaper")?;
+    let carried = carried(hub);
+    let gated = child::fork_gated(command, environment, &orders, &carried)?;
+    for session in hub.sessions() {
+        let containment = orders.cage.containment();
+        session.ask(Ask::Guard { containment }, Some(gated.pidfd()?));
+    }
+    if let Err(ended) = wait_for_go(hub) {
+        drop(gated);
+        return Ok(ended);
+    }
+    let child = gated.open(&hub.sender())?;
+    Watch::new(hub, held, child, command, environment, orders).run()
+}
+
+/// From a renewal to the moment at which the init of a PID namespace kills all that is in it, if
+/// nobody else has: at seven eighths of the time until another host may take over.
+fn lapse(timing: Timing) -> Duration {
+    timing.lost_after() + margin(timing) * 7 / 8
+}
+
+/// When that is, as far as we know of renewals.
+fn last_moment(hub: &mut Hub) -> Moment {
+    let of = |session: &Session| {
+        let lapse = lapse(session.tenure.timing());
+        session.tenure.renewed().after(lapse)
+    };
+    hub.sessions().iter().map(of).min().unwrap_or_default()
+}
+
+/// What an init carries.
+fn carried(hub: &mut Hub) -> Carried {
+    let last_moment = last_moment(hub);
+    let hosts = hub.sessions().iter().map(|session| CarriedHost {
+        lockspace: session.welcome.lockspace,
+        generation: session.welcome.generation,
+        lapse: lapse(session.tenure.timing()),
+    });
+    Carried {
+        last_moment,
+        hosts: hosts.collect(),
+        run_dir: hub.run_dir.clone(),
+    }
+}
+
+/// Waits until every lease-join knows of the child and says that its host id is as it was.
+fn wait_for_go(hub: &mut Hub) -> Result<(), Ended> {
+    let mut missing = hub.sessions().len();
+    while missing > 0 {
+        let go = hub.wait_for(None, true, |_, event| match event {
+            Event::Told(
+                session,
+                Tell::Go {
+                    generation,
+                    renewed,
+                },
+            ) => Ok((session, generation, renewed)),
+            other => Err(other),
+        });
+        let Some((session, generation, renewed)) = go else {
+            let text = format!("{} was not started: everything ends", hub.command);
+            let status = match hub.ending {
+                Some(crate::hub::Ending::Signal(number)) => {
+                    return Err(Ended::Command(128 + u8::try_from(number).unwrap_or(0)));
+                }
+                Some(crate::hub::Ending::Lost(_)) => Status::Lost,
+                _ => Status::NotJoined,
+            };
+            return Err(Ended::NotRun(Failure::new(status, text)));
+        };
+        let now = hub.clock.now();
+        let session = &mut hub.sessions()[session];
+        session.tenure.note_renewal(renewed);
+        if session.welcome.generation != generation || !session.tenure.holds(now) {
+            return Err(Ended::Lost("before the command was started".into()));
+        }
+        missing -= 1;
+    }
+    Ok(())
+}
+
+/// The terminal, or somebody in its place, has stopped the command: so that the shell notices, we
+/// stop as well. lease-join goes on, and ends everything should the lease be lost. A command that
+/// was stopped in any other way is its own affair.
+fn stop_with_command(signal: i32) {
+    if matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) {
+        // It cannot fail: the process is our own.
+        let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+    }
+}
+
+/// The main thread while the command runs.
+struct Watch<'a> {
+    hub: &'a mut Hub,
+    held: &'a [HeldLease],
+    child: Child,
+    orders: Orders,
+    command: &'a Command,
+    environment: &'a [CString],
+    machine: Machine,
+    /// It was noticed late that no renewal is known of: what was sent is heard until then.
+    overslept: Option<Moment>,
+    stop: bool,
+    /// Why it was lost, as far as anybody said.
+    why: Option<String>,
+    taken: bool,
+    /// Resources whose worker is looking at the disk.
+    checking: Vec<bool>,
+    code: Option<u8>,
+    /// Nothing is left of the command and of all that it started.
+    gone: bool,
+    not_executed: Option<Errno>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(
+        hub: &'a mut Hub,
+        held: &'a [HeldLease],
+        child: Child,
+        command: &'a Command,
+        environment: &'a [CString],
+        orders: Orders,
+    ) -> Self {
+        let checking = vec![false; hub.resources()];
+        Self {
+            hub,
+            held,
+            child,
+            orders,
+            command,
+            environment,
+            machine: Machine::Running,
+            overslept: None,
+            stop: false,
+            why: None,
+            taken: false,
+            checking,
+            code: None,
+            gone: false,
+            not_executed: None,
+        }
+    }
+
+    fn run(mut self) -> anyhow::Result<Ended> {
+        loop {
+            let now = self.hub.clock.now();
+            let standing = self.standing(now);
+            if let Some(until) = self.catching_up(now, standing) {
+                let event = self.hub.next(Some(until));
+                event.into_iter().for_each(|event| self.hear(event));
+                continue;
+            }
+            let was = self.machine;
+            match self.machine.step(now, standing) {
+                Act::Nothing => {}
+                Act::Terminate => self.terminate(),
+                Act::Kill => {
+                    self.orders.cage.kill();
+                    tree::signal_all(libc::SIGKILL);
+                }
+            }
+            self.report(was);
+            if self.gone {
+                return Ok(self.ended());
+            }
+            let event = self.hub.next(Some(self.machine.due(standing)));
+            event.into_iter().for_each(|event| self.hear(event));
+        }
+    }
+
+    /// Whoever was stopped, and wakes up long after the lease would have been lost, first hears
+    /// what was said meanwhile, until the moment returned: it may have been renewed all along.
+    fn catching_up(&mut self, now: Moment, standing: Standing) -> Option<Moment> {
+        let late = now.since(standing.expires);
+        if self.machine != Machine::Running || standing.taken || now < standing.expires {
+            self.overslept = None;
+            return None;
+        }
+        let until = match self.overslept {
+            Some(until) => until,
+            None if late > OVERSLEPT => now.after(CATCH_UP),
+            None => now,
+        };
+        self.overslept = Some(until);
+        (now < until).then_some(until)
+    }
+
+    fn standing(&mut self, now: Moment) -> Standing {
+        let (taken, stop, wanted) = (self.taken, self.stop, self.orders.grace);
+        let of = |tenure: &lease_core::delta::Tenure| {
+            let timing = tenure.timing();
+            let expires = tenure.renewed().after(timing.lost_after());
+            let grace = wanted.unwrap_or(margin(timing) / 2);
+            Standing {
+                expires,
+                grace,
+                taken: taken || (tenure.is_lost() && now < expires),
+                stop,
+            }
+        };
+        let all = self
+            .hub
+            .sessions()
+            .iter()
+            .map(|session| of(&session.tenure));
+        let first = all.min_by_key(|s| (!s.taken, s.expires));
+        first.unwrap_or(Standing {
+            expires: now,
+            grace: Duration::ZERO,
+            taken,
+            stop,
+        })
+    }
+
+    /// Asks everything to end; a stopped process is woken to hear it.
+    fn terminate(&self) {
+        tree::signal_all(self.orders.kill_signal as i32);
+        tree::signal_all(libc::SIGCONT);
+        if let (Some(on_loss), true) = (&self.orders.on_loss, self.machine.lost()) {
+            child::run_aside(on_loss, self.environment);
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Signal(number, from_terminal) => self.forward(number, from_terminal),
+            Event::Told(_, Tell::Renewed { .. }) => {
+                self.child.not_before(last_moment(self.hub));
+                self.check_disk();
+            }
+            Event::Told(_, Tell::Lost { why }) => {
+                self.why.get_or_insert(why);
+            }
+            Event::Told(_, Tell::Stop) => self.stop = true,
+            Event::Done(index, Answer::Checked(result)) => self.checked(index, result),
+            Event::Exited(code) => self.code = Some(code),
+            Event::TreeGone => self.gone = true,
+            Event::Stopped(signal) => stop_with_command(signal),
+            Event::Started(process) => self.child.started(process),
+            Event::NotExecuted(errno) => self.not_executed = Some(Errno::from_raw(errno)),
+            _ => {}
+        }
+    }
+
+    /// To the command; to what it left behind, once it is gone.
+    fn forward(&mut self, number: i32, from_terminal: bool) {
+        if from_terminal {
+            return;
+        }
+        if self.code.is_some() || !self.child.signal(number) {
+            tree::signal_all(number);
+        }
+    }
+
+    /// At each renewal, every lease is looked at on the disk.
+    fn check_disk(&mut self) {
+        for lease in self.held {
+            if !self.checking[lease.index] {
+                self.checking[lease.index] = true;
+                self.hub.give(lease.index, Job::Check(lease.held.clone()));
+            }
+        }
+    }
+
+    fn checked(&mut self, index: usize, result: Result<bool, AcquireError>) {
+        self.checking[index] = false;
+        let name = crate::report::name(self.hub, index);
+        let why = match result {
+            // The storage did not answer, or the host id is lost: not for this look to say.
+            Ok(true) | Err(AcquireError::Disk(_) | AcquireError::Lost) => return,
+            Ok(false) => format!("{name} is owned by another"),
+            Err(error) => format!("{name}: {error}"),
+        };
+        self.taken = true;
+        self.why.get_or_insert(why);
+    }
+
+    fn report(&self, was: Machine) {
+        if self.machine.lost() && !matches!(was, machine if machine.lost()) {
+            let why = self.why.as_deref().unwrap_or("no renewal in time");
+            say(
+                TOOL,
+                format!("the lease is lost ({why}): ending {}", self.hub.command),
+            );
+        }
+    }
+
+    fn ended(self) -> Ended {
+        let lost = self.machine.lost();
+        match (self.not_executed, lost) {
+            (_, true) => Ended::Lost(self.why.unwrap_or_else(|| "no renewal in time".into())),
+            (Some(Errno::ENOENT), _) => self.not_run(Status::NoCommand, Errno::ENOENT),
+            (Some(errno), _) => self.not_run(Status::CannotExecute, errno),
+            (None, _) => Ended::Command(self.code.unwrap_or(Status::Internal.code())),
+        }
+    }
+
+    fn not_run(&self, status: Status, errno: Errno) -> Ended {
+        Ended::NotRun(command::cannot(status, &self.command.name, errno.desc()))
+    }
+}

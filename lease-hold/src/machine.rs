@@ -1,0 +1,208 @@
+//! When the guarded command is asked to end, and when it is killed. A machine without clock,
+//! process or disk: `now` and what is known of the leases go in, what is to be done comes out.
+
+use lease_core::clock::Moment;
+use std::time::Duration;
+
+/// From asking the command to end to killing it, when its host leaves the lockspace.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Between two rounds of killing.
+const KILL_AGAIN: Duration = Duration::from_millis(50);
+
+/// What the machine wants done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Nothing.
+    Nothing,
+    /// SIGTERM to all.
+    Terminate,
+    /// SIGKILL to all.
+    Kill,
+}
+
+/// What is known of the leases at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    /// 8t after the last renewal that is known of.
+    pub(crate) expires: Moment,
+    /// From there to SIGKILL.
+    pub(crate) grace: Duration,
+    /// The lease was taken from us: not by time, but on the disk.
+    pub(crate) taken: bool,
+    /// lease-join wants to leave.
+    pub(crate) stop: bool,
+}
+
+/// When to end the command: never, unless a lease is lost or lease-join leaves.
+///
+/// Lost by time: SIGTERM at 8t after the last renewal, SIGKILL after the grace. Taken on the disk:
+/// another host may have it already, SIGKILL at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Machine {
+    /// Nothing is amiss.
+    Running,
+    /// It was asked to end.
+    Ending { kill_at: Moment, lost: bool },
+    /// It is being killed.
+    Killing { again_at: Moment, lost: bool },
+}
+
+impl Machine {
+    /// What is to be done at `now`.
+    pub(crate) fn step(&mut self, now: Moment, standing: Standing) -> Act {
+        let lost = standing.taken || now >= standing.expires;
+        let lost_kill = match standing.taken {
+            true => now,
+            false => standing.expires.after(standing.grace),
+        };
+        match *self {
+            Self::Running if lost && now >= lost_kill => self.kill(now, true),
+            Self::Running if lost => {
+                *self = Self::Ending {
+                    kill_at: lost_kill,
+                    lost,
+                };
+                Act::Terminate
+            }
+            Self::Running if standing.stop => {
+                *self = Self::Ending {
+                    kill_at: now.after(STOP_GRACE),
+                    lost: false,
+                };
+                Act::Terminate
+            }
+            Self::Running => Act::Nothing,
+            Self::Ending { kill_at, lost: was } => {
+                let lost = lost || was;
+                let kill_at = if lost {
+                    kill_at.min(lost_kill)
+                } else {
+                    kill_at
+                };
+                if now >= kill_at {
+                    return self.kill(now, lost);
+                }
+                *self = Self::Ending { kill_at, lost };
+                Act::Nothing
+            }
+            Self::Killing {
+                again_at,
+                lost: was,
+            } if now >= again_at => self.kill(now, lost || was),
+            Self::Killing { .. } => Act::Nothing,
+        }
+    }
+
+    fn kill(&mut self, now: Moment, lost: bool) -> Act {
+        *self = Self::Killing {
+            again_at: now.after(KILL_AGAIN),
+            lost,
+        };
+        Act::Kill
+    }
+
+    /// When the next step is due, if nothing happens before.
+    pub(crate) fn due(&self, standing: Standing) -> Moment {
+        match *self {
+            Self::Running => standing.expires,
+            Self::Ending { kill_at, lost } if !lost => kill_at.min(standing.expires),
+            Self::Ending { kill_at, .. } => kill_at,
+            Self::Killing { again_at, .. } => again_at,
+        }
+    }
+
+    /// Whether it ends because a lease is lost.
+    pub(crate) fn lost(&self) -> bool {
+        matches!(
+            self,
+            Self::Ending { lost: true, .. } | Self::Killing { lost: true, .. }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment(seconds * 1_000_000_000)
+    }
+
+    /// t = 1, W = 10, renewed at 92: lost at 100, dead by 110; five seconds of grace.
+    fn standing() -> Standing {
+        Standing {
+            expires: at(100),
+            grace: Duration::from_secs(5),
+            taken: false,
+            stop: false,
+        }
+    }
+
+    fn acts(steps: &[(u64, Standing)]) -> Vec<Act> {
+        let mut machine = Machine::Running;
+        steps
+            .iter()
+            .map(|(second, standing)| machine.step(at(*second), *standing))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_done_and_when() {
+        let fine = standing();
+        let renewed = Standing {
+            expires: at(102),
+            ..fine
+        };
+        let taken = Standing {
+            taken: true,
+            ..fine
+        };
+        let stop = Standing { stop: true, ..fine };
+        use Act::{Kill, Nothing, Terminate};
+        let table: [(&str, Vec<(u64, Standing)>, Vec<Act>); 8] = [
+            (
+                "nothing while it is renewed",
+                vec![(99, fine), (100, renewed)],
+                vec![Nothing, Nothing],
+            ),
+            (
+                "SIGTERM at 8t",
+                vec![(99, fine), (100, fine)],
+                vec![Nothing, Terminate],
+            ),
+            (
+                "SIGKILL half-way to the end, again and again",
+                vec![(100, fine), (104, fine), (105, fine), (106, fine)],
+                vec![Terminate, Nothing, Kill, Kill],
+            ),
+            (
+                "late on the scene: SIGKILL at once",
+                vec![(106, fine)],
+                vec![Kill],
+            ),
+            (
+                "taken on the disk: SIGKILL at once",
+                vec![(95, taken)],
+                vec![Kill],
+            ),
+            (
+                "a renewal after the loss saves nobody",
+                vec![(100, fine), (105, renewed)],
+                vec![Terminate, Kill],
+            ),
+            (
+                "lease-join leaves: SIGTERM, ten seconds, SIGKILL",
+                vec![(80, stop), (89, stop), (90, stop)],
+                vec![Terminate, Nothing, Kill],
+            ),
+            (
+                "lost while stopping: the earlier end counts",
+                vec![(99, stop), (105, stop)],
+                vec![Terminate, Kill],
+            ),
+        ];
+        for (story, steps, expected) in table {
+            assert_eq!(acts(&steps), expected, "{story}");
+        }
+    }
+}

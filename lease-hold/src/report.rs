@@ -1,0 +1,170 @@
+//! What is said to the user: why not, and how long it takes.
+
+use crate::acquire::Block;
+use crate::hub::Hub;
+use chrono::{DateTime, Local};
+use lease_core::clock::{Clock, Moment};
+use lease_core::id::escape;
+use lease_core::record::holder_note::HolderNote;
+use lease_core::record::leader::Stamp;
+use lease_core::resource::{AcquireError, Refusal};
+use lease_core::tool::{Failure, Status};
+
+/// Somebody has it: who.
+pub(crate) fn refusal(hub: &Hub, index: usize, block: &Block) -> Failure {
+    let (why, number) = describe(hub, block);
+    let failure = Failure::new(
+        Status::Busy,
+        format!("cannot acquire {}: {why}", name(hub, index)),
+    );
+    match number {
+        Some(number) => failure.numbered(number),
+        None => failure,
+    }
+}
+
+/// What is waited for, and how long that takes, if it can take long enough to be worth saying.
+pub(crate) fn notice(
+    hub: &Hub,
+    index: usize,
+    block: &Block,
+    give_up: Option<Moment>,
+) -> Option<(String, String)> {
+    let left = |until: Moment| {
+        let until = give_up.map_or(until, |moment| moment.min(until));
+        until.since(hub.clock.now()).as_secs() + 1
+    };
+    let name = name(hub, index);
+    let (what, how_long) = match block {
+        Block::Unknown { owner, until, .. } => {
+            let seconds = left(*until);
+            (
+                format!("held by host {}", owner.host),
+                format!("waiting up to {seconds} s to see whether it is alive"),
+            )
+        }
+        Block::Late(until) => (
+            "writes of an earlier life of this host may still land".to_owned(),
+            format!("waiting {} s until none can", left(*until)),
+        ),
+        Block::Local(rival) if rival.passing => return None,
+        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) => return None,
+        Block::Local(_) | Block::Refused(..) => (
+            describe(hub, block).0,
+            format!("trying for {} s more", left(give_up?)),
+        ),
+    };
+    Some((format!("{name}: {what}"), how_long))
+}
+
+/// The storage or what is on it failed.
+pub(crate) fn failure(hub: &Hub, index: usize, error: &AcquireError) -> Failure {
+    let status = match error {
+        AcquireError::Disk(_) | AcquireError::InDoubt(_) => Status::Io,
+        AcquireError::Lost => Status::Lost,
+        AcquireError::Interrupted => Status::Internal,
+        _ => Status::Invalid,
+    };
+    let number = match error {
+        AcquireError::Disk(_) | AcquireError::InDoubt(_) => Some(-202),
+        AcquireError::Record(error) => Some(error.sanlock_number()),
+        AcquireError::Lockspace { .. } => Some(-226),
+        AcquireError::Resource { .. } => Some(-227),
+        AcquireError::NumHosts { .. } => Some(-228),
+        _ => None,
+    };
+    let text = format!("cannot acquire {}: {error}", name(hub, index));
+    Failure {
+        status,
+        text,
+        sanlock: number,
+    }
+}
+
+/// LOCKSPACE:RESOURCE.
+pub(crate) fn name(hub: &Hub, index: usize) -> String {
+    let (spec, _) = hub.of_resource(index);
+    format!("{}:{}", spec.lockspace, spec.name)
+}
+
+/// Who is in the way, and sanlock's number for it.
+fn describe(hub: &Hub, block: &Block) -> (String, Option<i32>) {
+    match block {
+        Block::Local(rival) => {
+            let command = escape(rival.command.as_bytes());
+            let how = if rival.crashed {
+                "left on this host by"
+            } else {
+                "held on this host by"
+            };
+            (
+                format!("{how} lease-hold pid {} ({command})", rival.pid),
+                Some(-17),
+            )
+        }
+        Block::Late(until) => {
+            let seconds = until.since(hub.clock.now()).as_secs() + 1;
+            (
+                format!("writes of an earlier life of this host may land for another {seconds} s"),
+                None,
+            )
+        }
+        Block::Refused(Refusal::Held { owner, note }, _) => (
+            format!("held by host {}", describe_owner(*owner, note.as_ref())),
+            Some(-243),
+        ),
+        Block::Refused(Refusal::Shared(hosts), _) => {
+            let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            let word = if hosts.len() == 1 { "host" } else { "hosts" };
+            (
+                format!("held shared by {word} {}", hosts.join(", ")),
+                Some(-11),
+            )
+        }
+        Block::Refused(Refusal::ShortHold(owner), _) => (
+            format!("host {} is acquiring it shared", owner.host),
+            Some(-246),
+        ),
+        Block::Refused(Refusal::Contended, _) => {
+            ("other hosts won every ballot".to_owned(), Some(-245))
+        }
+        Block::Refused(Refusal::Version { found }, _) => (
+            format!("its lver is {found}, not the one asked for"),
+            Some(-240),
+        ),
+        Block::Unknown { owner, .. } => (
+            format!("held by host {}, not known to be alive or dead", owner.host),
+            Some(-243),
+        ),
+    }
+}
+
+/// `1 (hostA) since 14:02:11, pid 4711 qemu-system-x86_64`.
+fn describe_owner(owner: Stamp, note: Option<&HolderNote>) -> String {
+    let Some(note) = note else {
+        return owner.host.to_string();
+    };
+    format!(
+        "{} ({}) since {}, pid {} {}",
+        owner.host,
+        escape(&note.host_name),
+        describe_time(note.start),
+        note.pid,
+        escape(&note.command)
+    )
+}
+
+/// Local time; with the date if that is not today.
+fn describe_time(since_1970: u64) -> String {
+    let then = i64::try_from(since_1970)
+        .ok()
+        .and_then(|s| DateTime::from_timestamp(s, 0));
+    let Some(then) = then.map(|utc| utc.with_timezone(&Local)) else {
+        return "an unknown time".to_owned();
+    };
+    if then.date_naive() == Local::now().date_naive() {
+        then.format("%H:%M:%S").to_string()
+    } else {
+        then.format("%Y-%m-%d %H:%M:%S").to_string()
+    }
+}

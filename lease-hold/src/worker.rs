@@ -1,0 +1,394 @@
+//! One thread a resource: it does that resource's disk I/O, and nothing else does.
+
+use crate::TOOL;
+use crate::hub::Event;
+use lease_core::clock::{BootClock, Moment};
+use lease_core::delta::{Lockspace, Tenure};
+use lease_core::device::{Access, Device, OpenError};
+use lease_core::disk::{Absent, Disk, Fault};
+use lease_core::layout::Geometry;
+use lease_core::liveness::Sightings;
+use lease_core::quorum::{Quorum, Replica};
+use lease_core::record::leader::{Leader, Stamp};
+use lease_core::registry::message::{AreaId, Asked, Left, Welcome};
+use lease_core::resource::{AcquireError, Attempt, Held, Member, Resource, Snapshot, Wanted};
+use lease_core::spec::{Place, ResourceSpec};
+use lease_core::timing::DEFAULT_IO_TIMEOUT;
+use lease_core::tool::{Failure, Status, say};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// Bytes that hold the leader record of either sector size.
+const FIRST_SECTOR: usize = 4096;
+
+/// A resource whose disks are open.
+pub(crate) struct Opened {
+    /// The argument.
+    pub(crate) spec: ResourceSpec,
+    /// Its disks, in the order of the argument.
+    devices: Vec<Option<Device>>,
+    geometry: Geometry,
+    num_hosts: u64,
+}
+
+/// What a worker is asked to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Try to acquire; no ballot before a renewal that was issued after this moment.
+    Acquire(Wanted, Moment),
+    /// Take part in this host's share.
+    Share,
+    /// Wait until another attempt is worth its while.
+    Watch(Snapshot, Option<Stamp>, Duration),
+    /// Is it still ours on the disk?
+    Check(Box<Held>),
+    /// Give it back.
+    Release(Box<Held>),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// To [`Job::Acquire`]; what is left on the disk if it is not held.
+    Attempted(Result<Attempt, AcquireError>, Left),
+    /// To [`Job::Share`]; `None`: the share is gone.
+    Shared(Result<Option<Box<Held>>, AcquireError>),
+    /// To [`Job::Watch`].
+    Watched(Result<(), AcquireError>),
+    /// To [`Job::Check`].
+    Checked(Result<bool, AcquireError>),
+    /// To [`Job::Release`].
+    Released(Result<(), AcquireError>, Left),
+}
+
+/// Opens every resource's disks, all at the same time, and looks at what is there.
+pub(crate) fn open_all(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
+    let opened = open_each(specs)?;
+    let areas: Vec<_> = opened.iter().map(|one| one.asked().areas).collect();
+    for (i, one) in opened.iter().enumerate() {
+        let same = |area: &Option<AreaId>| area.is_some() && areas[i].contains(area);
+        let overlaps = |other: &Vec<Option<AreaId>>| other.iter().any(same);
+        if let Some(other) = areas[..i].iter().position(overlaps) {
+            let (one, other) = (&one.spec, &opened[other].spec);
+            let text = format!("cannot acquire {one}: it is the same resource as {other}");
+            return Err(Failure::new(Status::Usage, text));
+        }
+    }
+    Ok(opened)
+}
+
+fn open_each(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = specs
+            .iter()
+            .map(|spec| scope.spawn(|| open(spec)))
+            .collect();
+        let lost = || Failure::new(Status::Internal, "a thread ended too early");
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| lost())?)
+            .collect()
+    })
+}
+
+/// Opens all disks of a resource. A minority may be missing, as it may fail later; what is there
+/// must be what was named.
+fn open(spec: &ResourceSpec) -> Result<Opened, Failure> {
+    let mut devices = Vec::new();
+    let mut leaders: Vec<Leader> = Vec::new();
+    let mut first_failure = None;
+    for place in &spec.places {
+        match open_one(spec, place) {
+            Ok((device, leader)) => {
+                devices.push(Some(device));
+                leaders.push(leader);
+            }
+            Err(failure) if is_missing(failure.status) => {
+                devices.push(None);
+                first_failure = first_failure.or(Some(failure));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    let enough = leaders.len() > spec.places.len() / 2;
+    match (first_failure, enough) {
+        (Some(failure), false) => return Err(failure),
+        (Some(failure), true) => say(TOOL, format!("going on without one disk: {failure}")),
+        (None, _) => {}
+    }
+    let shape = |leader: &Leader| (leader.geometry(), leader.num_hosts());
+    let shapes: Vec<_> = leaders.iter().map(shape).collect();
+    match shapes.as_slice() {
+        [(geometry, num_hosts), rest @ ..] if rest.iter().all(|s| *s == shapes[0]) => Ok(Opened {
+            spec: spec.clone(),
+            devices,
+            geometry: *geometry,
+            num_hosts: *num_hosts,
+        }),
+        _ => {
+            let text = format!("cannot acquire {spec}: its disks differ in geometry");
+            Err(Failure::new(Status::Invalid, text))
+        }
+    }
+}
+
+/// Whether a disk that could not be opened for this reason may be one that has failed.
+fn is_missing(status: Status) -> bool {
+    matches!(status, Status::Io | Status::NoPath | Status::System)
+}
+
+fn open_one(spec: &ResourceSpec, place: &Place) -> Result<(Device, Leader), Failure> {
+    let cannot = |status, why: String| {
+        Failure::new(
+            status,
+            format!("cannot acquire {}:{}: {why}", spec.lockspace, spec.name),
+        )
+    };
+    let limit = Duration::from_secs(u64::from(DEFAULT_IO_TIMEOUT));
+    let device = Device::open(&place.path, Access::Write, limit)
+        .map_err(|error: OpenError| Failure::of_open(&place.path, &error))?;
+    if !place.offset.is_multiple_of(FIRST_SECTOR as u64) {
+        let why = format!("{place}: the offset is not a multiple of the area size");
+        return Err(cannot(Status::Usage, why));
+    }
+    if place
+        .offset
+        .checked_add(FIRST_SECTOR as u64)
+        .is_none_or(|end| end > device.size())
+    {
+        let why = format!("{place}: it has only {} bytes", device.size());
+        return Err(cannot(Status::Invalid, why));
+    }
+    let sector = device
+        .read(place.offset, FIRST_SECTOR)
+        .map_err(|fault| cannot(Status::Io, format!("{place}: {fault}")).numbered(-202))?;
+    let leader = Leader::decode(&sector).map_err(|error| {
+        cannot(Status::Invalid, format!("{place}: {error}")).numbered(error.sanlock_number())
+    })?;
+    if *leader.lockspace() != spec.lockspace {
+        let why = format!("{place} belongs to lockspace {}", leader.lockspace());
+        return Err(cannot(Status::Invalid, why).numbered(-226));
+    }
+    if *leader.resource() != spec.name {
+        let why = format!("{place} is resource {}", leader.resource());
+        return Err(cannot(Status::Invalid, why).numbered(-227));
+    }
+    let align = leader.geometry().align();
+    if !place.offset.is_multiple_of(align.bytes()) {
+        let why = format!(
+            "{place}: the offset is not a multiple of {}M",
+            align.mebibytes()
+        );
+        return Err(cannot(Status::Usage, why));
+    }
+    if place
+        .offset
+        .checked_add(align.bytes())
+        .is_none_or(|end| end > device.size())
+    {
+        let why = format!(
+            "{place}: its area ends after the last of {} bytes",
+            device.size()
+        );
+        return Err(cannot(Status::Invalid, why));
+    }
+    Ok((device, leader))
+}
+
+impl Opened {
+    /// How the registry is asked for it.
+    pub(crate) fn asked(&self) -> Asked {
+        let area = |(device, place): (&Option<Device>, &Place)| {
+            let identity = device.as_ref()?.identity();
+            Some(AreaId {
+                identity,
+                offset: place.offset,
+            })
+        };
+        let absolute = |place: &Place| Place {
+            path: absolute(&place.path),
+            ..place.clone()
+        };
+        Asked {
+            resource: self.spec.name,
+            mode: self.spec.mode,
+            areas: self
+                .devices
+                .iter()
+                .zip(&self.spec.places)
+                .map(area)
+                .collect(),
+            places: self.spec.places.iter().map(absolute).collect(),
+            spec: self.spec.to_string(),
+        }
+    }
+
+    /// Starts the worker. It ends when nobody can ask it any more.
+    pub(crate) fn start(
+        self,
+        index: usize,
+        welcome: Arc<Welcome>,
+        tenure: Arc<Tenure>,
+        clock: BootClock,
+        events: Sender<Event>,
+    ) -> Sender<Job> {
+        let (jobs, inbox) = channel();
+        std::thread::spawn(move || {
+            let seen = welcome.hosts.clone();
+            let mut worker = Worker {
+                opened: self,
+                welcome,
+                tenure,
+                clock,
+                seen,
+                heartbeats: None,
+            };
+            worker.serve(&inbox, |answer| {
+                events.send(Event::Done(index, answer)).is_ok()
+            });
+        });
+        jobs
+    }
+}
+
+/// A path that means the same in another process. Without a working directory it stays as it is.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+struct Worker {
+    opened: Opened,
+    welcome: Arc<Welcome>,
+    tenure: Arc<Tenure>,
+    clock: BootClock,
+    seen: Sightings,
+    heartbeats: Option<Device>,
+}
+
+impl Worker {
+    fn serve(&mut self, jobs: &Receiver<Job>, tell: impl Fn(Answer) -> bool) {
+        while let Ok(job) = jobs.recv() {
+            if !tell(self.work(job)) {
+                return;
+            }
+        }
+    }
+
+    fn work(&mut self, job: Job) -> Answer {
+        if let Err(fault) = self.open_heartbeats() {
+            return job.failed(AcquireError::Disk(fault));
+        }
+        let Self {
+            opened,
+            welcome,
+            tenure,
+            clock,
+            seen,
+            heartbeats,
+        } = self;
+        let Some(heartbeats) = heartbeats else {
+            return job.failed(AcquireError::Disk(Fault::Outstanding));
+        };
+        let disk = |device| -> &dyn Disk { Option::map_or(device, &Absent, |disk: &Device| disk) };
+        let replicas = opened
+            .devices
+            .iter()
+            .map(Option::as_ref)
+            .zip(&opened.spec.places);
+        let replicas = replicas.map(|(device, place)| Replica {
+            disk: disk(device),
+            offset: place.offset,
+        });
+        let resource = Resource {
+            quorum: Quorum::new(replicas.collect()),
+            lockspace: opened.spec.lockspace,
+            name: opened.spec.name,
+            geometry: opened.geometry,
+            num_hosts: opened.num_hosts,
+        };
+        let lockspace = Lockspace {
+            name: opened.spec.lockspace,
+            offset: welcome.offset,
+            geometry: welcome.geometry,
+        };
+        let member = Member {
+            clock,
+            tenure,
+            lockspace,
+            heartbeats,
+            host: welcome.host,
+            generation: welcome.generation,
+            ballots_from: match &job {
+                Job::Acquire(_, not_before) => welcome.ballots_from.max(*not_before),
+                _ => welcome.ballots_from,
+            },
+        };
+        match job {
+            Job::Acquire(wanted, _) => acquire(&resource, &member, &wanted, seen),
+            Job::Share => Answer::Shared(resource.join_share(&member).map(|h| h.map(Box::new))),
+            Job::Watch(snapshot, owner, patience) => {
+                Answer::Watched(resource.watch(&member, &snapshot, owner, seen, patience))
+            }
+            Job::Check(held) => Answer::Checked(resource.still_held(&member, &held)),
+            Job::Release(held) => {
+                let result = resource.release(&member, &held);
+                let left = if result.is_ok() {
+                    Left::Nothing
+                } else {
+                    Left::Doubt
+                };
+                Answer::Released(result, left)
+            }
+        }
+    }
+
+    /// Opens the lockspace's disk, once.
+    fn open_heartbeats(&mut self) -> Result<(), Fault> {
+        if self.heartbeats.is_none() {
+            let limit = self.tenure.timing().io_limit();
+            let device = Device::open(&self.welcome.path, Access::Read, limit)
+                .map_err(|why| Fault::Failed(format!("{}: {why}", self.welcome.path.display())))?;
+            self.opened
+                .devices
+                .iter_mut()
+                .flatten()
+                .for_each(|device| device.set_limit(limit));
+            self.heartbeats = Some(device);
+        }
+        Ok(())
+    }
+}
+
+impl Job {
+    /// The answer if it could not even be begun.
+    fn failed(&self, error: AcquireError) -> Answer {
+        match self {
+            Self::Acquire(..) => Answer::Attempted(Err(error), Left::Nothing),
+            Self::Share => Answer::Shared(Err(error)),
+            Self::Watch(..) => Answer::Watched(Err(error)),
+            Self::Check(_) => Answer::Checked(Err(error)),
+            Self::Release(_) => Answer::Released(Err(error), Left::Doubt),
+        }
+    }
+}
+
+/// One attempt, with what is in doubt after it brought to an end where the storage lets us.
+fn acquire(
+    resource: &Resource<'_>,
+    member: &Member<'_>,
+    wanted: &Wanted,
+    seen: &mut Sightings,
+) -> Answer {
+    let result = resource.acquire(member, wanted, seen);
+    let left = match &result {
+        Err(AcquireError::InDoubt(_)) => match resource.resolve(member, wanted) {
+            Ok(()) => Left::Nothing,
+            Err(_) => Left::Doubt,
+        },
+        Err(_) if resource.quorum.settle().is_err() => Left::LateWrite,
+        _ => Left::Nothing,
+    };
+    Answer::Attempted(result, left)
+}

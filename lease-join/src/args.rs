@@ -1,0 +1,79 @@
+//! The command line.
+
+use clap::Parser;
+use lease_core::id::{HostId, Name};
+use lease_core::record::host_note::WATCHDOG_MAX;
+use lease_core::registry::place::DEFAULT_RUN_DIR;
+use lease_core::spec::LockspaceSpec;
+use lease_core::tool::{Failure, Status, show};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Hold a host id in a lockspace by a heartbeat, in the foreground
+#[derive(Debug, Parser)]
+#[command(name = "lease-join", version)]
+pub(crate) struct Args {
+    /// The lockspace and the host id to hold: name:host_id:path:offset
+    #[arg(value_name = "LOCKSPACE")]
+    lockspace: OsString,
+
+    /// A name that no other machine has (default: random at each start)
+    #[arg(short = 'e', long, value_name = "NAME")]
+    host_name: Option<OsString>,
+
+    /// Seconds that one I/O may take: 1..255 (default: what the lockspace was formatted with)
+    #[arg(short = 'o', long, value_name = "SECONDS", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) io_timeout: Option<u8>,
+
+    /// Promise that this host is dead so many seconds after the loss of its lease: 1..60
+    #[arg(long, value_name = "SECONDS", default_value_t = WATCHDOG_MAX,
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(WATCHDOG_MAX)))]
+    pub(crate) watchdog_timeout: u16,
+
+    /// A watchdog device that resets this host if nothing else ends what is guarded
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) watchdog: Option<PathBuf>,
+
+    /// Where lease-hold finds this lease-join
+    #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
+    pub(crate) run_dir: PathBuf,
+}
+
+/// A checked LOCKSPACE argument.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    /// The argument, parsed.
+    pub(crate) lockspace: LockspaceSpec,
+    /// Its host id, which is not 0.
+    pub(crate) host: HostId,
+}
+
+impl Args {
+    /// The LOCKSPACE argument, checked.
+    pub(crate) fn lockspace(&self) -> Result<Spec, Failure> {
+        let usage = |why: String| {
+            let what = show(&self.lockspace);
+            Failure::new(
+                Status::Usage,
+                format!("cannot join {what}: {why} (see man lease-join)"),
+            )
+        };
+        let lockspace = LockspaceSpec::parse(&self.lockspace).map_err(|e| usage(e.to_string()))?;
+        let host = lockspace.host.ok_or_else(|| {
+            usage("host id 0 is for formatting; a host joins with 1 to 2000".into())
+        })?;
+        Ok(Spec { lockspace, host })
+    }
+
+    /// The host name that was asked for, checked.
+    pub(crate) fn host_name(&self) -> Result<Option<Name>, Failure> {
+        let Some(text) = &self.host_name else {
+            return Ok(None);
+        };
+        let name = Name::new_host(text.as_encoded_bytes()).map_err(|why| {
+            let text = show(text);
+            Failure::new(Status::Usage, format!("cannot join as host {text}: {why}"))
+        })?;
+        Ok(Some(name))
+    }
+}

@@ -1,0 +1,157 @@
+//! The thread that renews. It does the disk I/O and nothing else; what happens it reports.
+
+use crate::signals::Wake;
+use crate::state::Logged;
+use lease_core::clock::{BootClock, Clock, Moment};
+use lease_core::delta::{HostLease, RenewError};
+use lease_core::liveness::Sightings;
+use lease_core::registry::message::Renewal;
+use lease_core::timing::Timing;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+/// What the thread reports.
+#[derive(Debug)]
+pub(crate) enum Beat {
+    /// The heartbeat was renewed.
+    Renewed {
+        /// The moment before the write was issued.
+        renewed: Moment,
+        /// What is known of other hosts by now.
+        hosts: Sightings,
+        /// How it went.
+        renewal: Renewal,
+    },
+    /// It was not, and will be tried again.
+    Failed(String),
+    /// The host id is lost. The last report.
+    Lost(String),
+    /// The host id was given back, or not: why. The last report.
+    Left(Result<(), String>),
+}
+
+/// The other end of the thread.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    leave: Sender<()>,
+    beats: Receiver<Beat>,
+}
+
+impl Heartbeat {
+    /// Starts to renew. `wake` is woken after each report.
+    pub(crate) fn start(lease: HostLease, disk: Logged, wake: Wake) -> Self {
+        let (leave, told) = channel();
+        let (report, beats) = channel();
+        let mut thread = Thread {
+            lease,
+            disk,
+            clock: BootClock::default(),
+            report,
+            wake,
+            failures: 0,
+        };
+        std::thread::spawn(move || thread.run(&told));
+        Self { leave, beats }
+    }
+
+    /// Asks the thread to give the host id back; it reports [`Beat::Left`].
+    pub(crate) fn leave(&self) {
+        // A thread that is gone has reported why.
+        let _ = self.leave.send(());
+    }
+
+    /// The next report, if there is one.
+    pub(crate) fn next(&self) -> Option<Beat> {
+        self.beats.try_recv().ok()
+    }
+}
+
+struct Thread {
+    lease: HostLease,
+    disk: Logged,
+    clock: BootClock,
+    report: Sender<Beat>,
+    wake: Wake,
+    /// Attempts that have failed since the last renewal.
+    failures: u32,
+}
+
+impl Thread {
+    fn run(&mut self, told: &Receiver<()>) {
+        let mut hosts = Sightings::default();
+        let timing = self.lease.claim().timing;
+        let mut next = self.lease.renewed().after(timing.renewal_period());
+        loop {
+            let pause = next.since(self.clock.now());
+            match told.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) => return self.leave(timing),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let beat = self.renew(timing, &mut hosts);
+            next = match beat {
+                Beat::Renewed { renewed, .. } => renewed.after(timing.renewal_period()),
+                _ => self.clock.now().after(retry_pause(timing)),
+            };
+            let last = matches!(beat, Beat::Lost(_));
+            self.tell(beat);
+            if last {
+                return;
+            }
+        }
+    }
+
+    fn renew(&mut self, timing: Timing, hosts: &mut Sightings) -> Beat {
+        match self.lease.renew(&self.disk, &self.clock) {
+            Ok(scan) => {
+                for (host, record) in scan.area.joined() {
+                    hosts.look(host, &record, timing, scan.read_ended);
+                }
+                let [read_ms, write_ms] = self.disk.took();
+                Beat::Renewed {
+                    renewed: self.lease.renewed(),
+                    hosts: hosts.clone(),
+                    renewal: Renewal {
+                        timestamp: self.lease.heartbeat().timestamp(),
+                        read_ms,
+                        write_ms,
+                        failures: std::mem::take(&mut self.failures),
+                    },
+                }
+            }
+            Err(RenewError::Disk(fault)) => {
+                self.failures += 1;
+                Beat::Failed(fault.to_string())
+            }
+            Err(RenewError::Lost(lost)) => Beat::Lost(lost.to_string()),
+        }
+    }
+
+    /// Gives the host id back, again and again until it is done or the time has come at which
+    /// nothing may be written any more.
+    fn leave(&mut self, timing: Timing) {
+        loop {
+            match self.lease.leave(&self.disk, &self.clock) {
+                Ok(()) => return self.tell(Beat::Left(Ok(()))),
+                Err(RenewError::Lost(lost)) => {
+                    return self.tell(Beat::Left(Err(lost.to_string())));
+                }
+                Err(RenewError::Disk(fault)) => {
+                    self.tell(Beat::Failed(fault.to_string()));
+                    std::thread::sleep(retry_pause(timing));
+                }
+            }
+        }
+    }
+
+    fn tell(&self, beat: Beat) {
+        // Without a server there is nobody to tell.
+        let _ = self.report.send(beat);
+        self.wake.wake();
+    }
+}
+
+/// After a failed renewal: half of what one I/O may take, at most a second.
+fn retry_pause(timing: Timing) -> Duration {
+    (timing.io_limit() / 2).min(Duration::from_secs(1))
+}

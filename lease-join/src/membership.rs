@@ -1,0 +1,337 @@
+//! From the command line to a joined host id.
+
+use crate::args::{Args, Spec};
+use crate::signals::Signals;
+use crate::state::{Life, Remains};
+use crate::watchdog::{KernelDevice, Watchdog};
+use crate::{TOOL, host, undertaker};
+use anyhow::Context;
+use lease_core::clock::{BootClock, Moment};
+use lease_core::delta::{self, Claim, HostLease, JoinError, Lockspace, Waiting};
+use lease_core::device::{Access, Device};
+use lease_core::disk::Disk;
+use lease_core::id::{Generation, Name};
+use lease_core::record::heartbeat::Heartbeat;
+use lease_core::registry::message::AreaId;
+use lease_core::registry::place::{Lock, Place};
+use lease_core::registry::table::Table;
+use lease_core::timing::{DEFAULT_IO_TIMEOUT, Timing};
+use lease_core::tool::{Failure, Status, say, show};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes that hold the first record of an area of either sector size.
+const FIRST_SECTOR: usize = 4096;
+
+/// The lockspace's directory on this host, and the proof that it is ours alone.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// The directory.
+    pub(crate) place: Place,
+    /// Held until the process ends.
+    pub(crate) lock: Lock,
+}
+
+/// The lockspace's disk, and what was found there.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The disk.
+    pub(crate) device: Device,
+    /// The lockspace on it.
+    pub(crate) lockspace: Lockspace,
+}
+
+/// Takes the lockspace's directory for this process alone.
+pub(crate) fn take_seat(args: &Args, spec: &Spec) -> Result<Seat, Failure> {
+    let name = &spec.lockspace.name;
+    let shown = show(args.run_dir.as_os_str());
+    let failed = |status, why: &str| {
+        Failure::new(
+            status,
+            format!("cannot join {name}: run directory {shown}: {why}"),
+        )
+    };
+    let place = Place::create(&args.run_dir, name).map_err(|errno| match errno {
+        nix::errno::Errno::EACCES | nix::errno::Errno::EPERM | nix::errno::Errno::EROFS => {
+            failed(Status::Permission, errno.desc())
+        }
+        errno => failed(Status::CannotCreate, errno.desc()),
+    })?;
+    match place.lock() {
+        Ok(Some(lock)) => Ok(Seat { place, lock }),
+        Ok(None) => Err(failed(
+            Status::Busy,
+            "another lease-join of this lockspace runs here",
+        )),
+        Err(errno) => Err(failed(Status::System, errno.desc())),
+    }
+}
+
+/// Opens the lockspace's disk and reads what it is.
+pub(crate) fn open(spec: &Spec) -> Result<Found, Failure> {
+    let Spec {
+        lockspace: named,
+        host,
+    } = spec;
+    let cannot = |status, why: String| Failure::new(status, format!("cannot join {named}: {why}"));
+    let limit = Duration::from_secs(u64::from(DEFAULT_IO_TIMEOUT));
+    let device = Device::open(&named.place.path, Access::Write, limit)
+        .map_err(|error| Failure::of_open(&named.place.path, &error))?;
+    let offset = named.place.offset;
+    if offset
+        .checked_add(FIRST_SECTOR as u64)
+        .is_none_or(|end| end > device.size())
+    {
+        let why = format!("it has only {} bytes", device.size());
+        return Err(cannot(Status::Invalid, why));
+    }
+    if !offset.is_multiple_of(FIRST_SECTOR as u64) {
+        return Err(cannot(
+            Status::Usage,
+            "the offset is not a multiple of the area size".into(),
+        ));
+    }
+    let sector = device
+        .read(offset, FIRST_SECTOR)
+        .map_err(|fault| cannot(Status::Io, fault.to_string()))?;
+    let record = Heartbeat::decode(&sector).map_err(|error| {
+        cannot(Status::Invalid, format!("no lockspace there: {error}"))
+            .numbered(error.sanlock_number())
+    })?;
+    let geometry = record.geometry();
+    let found = Lockspace {
+        name: named.name,
+        offset,
+        geometry,
+    };
+    if *record.lockspace() != named.name {
+        let why = format!("it belongs to lockspace {}", record.lockspace());
+        return Err(cannot(Status::Invalid, why).numbered(-226));
+    }
+    if !offset.is_multiple_of(geometry.align().bytes()) {
+        let why = format!(
+            "the offset is not a multiple of {}M",
+            geometry.align().mebibytes()
+        );
+        return Err(cannot(Status::Usage, why));
+    }
+    if host.get() > geometry.max_hosts() {
+        let why = format!(
+            "host ids go up to {} there ({geometry})",
+            geometry.max_hosts()
+        );
+        return Err(cannot(Status::Usage, why));
+    }
+    Ok(Found {
+        device,
+        lockspace: found,
+    })
+}
+
+/// A host id that is ours, and all that comes with it.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// The LOCKSPACE string.
+    pub(crate) shown: String,
+    /// The lockspace's file or device, absolute.
+    pub(crate) path: PathBuf,
+    /// Its disk.
+    pub(crate) found: Found,
+    /// The host id.
+    pub(crate) lease: HostLease,
+    /// What the next lease-join has to know of it.
+    pub(crate) life: Life,
+    /// The holders of a former lease-join, if this one goes on in its place.
+    pub(crate) table: Table,
+}
+
+/// Goes on where a former lease-join of this boot has ended, if that can be; else joins anew,
+/// saying on stderr what it waits for. `None`: told to leave before it was done.
+pub(crate) fn join(
+    args: &Args,
+    spec: &Spec,
+    mut found: Found,
+    signals: &Signals,
+    (place, remains): (&Place, Option<Remains>),
+) -> anyhow::Result<Option<Joined>> {
+    let area = AreaId {
+        identity: found.device.identity(),
+        offset: found.lockspace.offset,
+    };
+    let remains = remains.filter(|r| r.life.host == spec.host && r.life.area == area);
+    let claim = claim(args, spec, &found, remains.as_ref())?;
+    found.device.set_limit(claim.timing.io_limit());
+    check_watchdog(args, spec, claim.timing)?;
+    let resumed = remains
+        .as_ref()
+        .and_then(|remains| resume(&found, &claim, remains));
+    let (lease, table) = match (resumed, remains) {
+        (Some(lease), Some(remains)) => (lease, remains.table),
+        (_, remains) => {
+            if let Some(remains) = remains
+                && !undertaker::end_all(place, &remains, signals)?
+            {
+                return Ok(None);
+            }
+            match join_anew(spec, &found, signals, &claim)? {
+                Some(lease) => (lease, Table::default()),
+                None => return Ok(None),
+            }
+        }
+    };
+    let path = std::path::absolute(&spec.lockspace.place.path).context("no working directory")?;
+    let life = Life::of(&lease, area);
+    Ok(Some(Joined {
+        shown: spec.lockspace.to_string(),
+        path,
+        found,
+        lease,
+        life,
+        table,
+    }))
+}
+
+/// A watchdog device is tried before anything is written, and let go; without one it is said what
+/// nothing covers.
+fn check_watchdog(args: &Args, spec: &Spec, timing: Timing) -> Result<(), Failure> {
+    let Some(path) = &args.watchdog else {
+        let seconds = timing.watchdog();
+        let text = format!(
+            "{}: promised to be dead {seconds} s after a loss; without a watchdog device nothing \
+             ends what is guarded if this host freezes",
+            spec.lockspace
+        );
+        say(TOOL, text);
+        return Ok(());
+    };
+    let watchdog = arm_device(path, timing)?;
+    watchdog
+        .disarm()
+        .map_err(|why| refused(path, &why.to_string()))
+}
+
+/// Arms the watchdog device, if there is to be one.
+pub(crate) fn arm(args: &Args, joined: &Joined) -> Result<Option<Watchdog<KernelDevice>>, Failure> {
+    args.watchdog
+        .as_ref()
+        .map(|path| arm_device(path, joined.life.timing))
+        .transpose()
+}
+
+fn arm_device(path: &Path, timing: Timing) -> Result<Watchdog<KernelDevice>, Failure> {
+    Watchdog::arm(KernelDevice::open(path)?, timing).map_err(|why| refused(path, &why))
+}
+
+fn refused(path: &Path, why: &str) -> Failure {
+    let shown = show(path.as_os_str());
+    Failure::new(
+        Status::Refused,
+        format!("cannot use watchdog {shown}: {why}"),
+    )
+}
+
+/// The same life of the host goes on: same name, same times, nothing has changed on the disk, and
+/// the lease has not expired.
+fn resume(found: &Found, claim: &Claim, remains: &Remains) -> Option<HostLease> {
+    let life = &remains.life;
+    if (claim.name, claim.timing) != (life.host_name, life.timing) {
+        return None;
+    }
+    let clock = BootClock::default();
+    let (lockspace, former) = (&found.lockspace, life.former());
+    HostLease::resume(lockspace, &found.device, &clock, claim, &former).ok()
+}
+
+fn join_anew(
+    spec: &Spec,
+    found: &Found,
+    signals: &Signals,
+    claim: &Claim,
+) -> Result<Option<HostLease>, Failure> {
+    let mut tell = |waiting| say(TOOL, describe_wait(spec, waiting));
+    match delta::join(
+        &found.lockspace,
+        &found.device,
+        &signals.clock,
+        claim,
+        &mut tell,
+    ) {
+        Ok(lease) => Ok(Some(lease)),
+        Err(JoinError::Interrupted) => Ok(None),
+        Err(error) => Err(join_failure(spec, &error)),
+    }
+}
+
+/// What to join as. After a lease-join that ended in this boot, under its name and with a larger
+/// generation.
+fn claim(
+    args: &Args,
+    spec: &Spec,
+    disk: &Found,
+    remains: Option<&Remains>,
+) -> Result<Claim, Failure> {
+    let cannot = |status, why: String| {
+        Failure::new(status, format!("cannot join {}: {why}", spec.lockspace))
+    };
+    let area = disk
+        .lockspace
+        .read_all(&disk.device)
+        .map_err(|fault| cannot(Status::Io, fault.to_string()))?;
+    let former = remains.map(|remains| &remains.life);
+    let io_timeout = args
+        .io_timeout
+        .or_else(|| area.formatted_io_timeout(spec.host))
+        .unwrap_or(DEFAULT_IO_TIMEOUT);
+    let timing = Timing::new(io_timeout, args.watchdog_timeout)
+        .ok_or_else(|| cannot(Status::Usage, "the times are out of range".into()))?;
+    let name: Name = match (args.host_name()?, former) {
+        (Some(name), _) => name,
+        (None, Some(life)) => life.host_name,
+        (None, None) => host::random_name()?,
+    };
+    let at_least = former.map_or(Generation(0), |life| life.generation);
+    // Where a dead process's write may still land, the former lease-join's may.
+    let quiet_from = match former {
+        Some(_) if !disk.device.io_ends_with_process() => {
+            BootClock::boot_time().after(timing.takeover_after())
+        }
+        _ => Moment::default(),
+    };
+    Ok(Claim {
+        host: spec.host,
+        name,
+        timing,
+        boot_id: host::boot_id()?,
+        at_least,
+        quiet_from,
+    })
+}
+
+fn describe_wait(spec: &Spec, waiting: Waiting) -> String {
+    let lockspace = &spec.lockspace;
+    match waiting {
+        Waiting::Watching { name, at_most } => {
+            let name = name.map_or_else(|| "a host without a name".into(), |n| n.to_string());
+            let seconds = at_most.as_secs();
+            format!(
+                "{lockspace}: host id held by {name}; watching for up to {seconds} s whether it is alive"
+            )
+        }
+        Waiting::Settling { exactly } => {
+            let seconds = exactly.as_secs();
+            format!("{lockspace}: waiting {seconds} s to see whether anybody else joins")
+        }
+    }
+}
+
+fn join_failure(spec: &Spec, error: &JoinError) -> Failure {
+    let text = format!("cannot join {}: {error}", spec.lockspace);
+    match error {
+        JoinError::Disk(_) | JoinError::TooSlow(_) => Failure::new(Status::Io, text).numbered(-202),
+        JoinError::Record(_) => Failure::new(Status::Invalid, text),
+        JoinError::InUse { .. } => {
+            Failure::new(Status::Busy, format!("{text}; choose another host id")).numbered(-262)
+        }
+        JoinError::Interrupted => Failure::new(Status::Internal, text),
+    }
+}

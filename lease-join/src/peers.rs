@@ -1,0 +1,403 @@
+//! The server's talk with its holders: what each asks, and what it is answered.
+
+use crate::TOOL;
+use crate::server::{Server, Stage};
+use crate::state::Holders;
+use crate::undertaker::Victim;
+use anyhow::Context;
+use lease_core::clock::{Clock, Moment};
+use lease_core::contain::Guarded;
+use lease_core::id::escape;
+use lease_core::process::Process;
+use lease_core::registry::message::{Ask, HolderId, Phase, Tell, Welcome};
+use lease_core::registry::table::{Answer, Holder, OutOfOrder, landed_by};
+use lease_core::registry::wire::Wire;
+use lease_core::tool::say;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, SystemTime};
+
+/// Most connections at a time.
+const CONNECTIONS_MAX: usize = 4096;
+/// A connection that has not registered after this long is closed.
+const REGISTER_WITHIN: Duration = Duration::from_secs(10);
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) wire: Wire,
+    pid: i32,
+    since: Moment,
+    /// Its registration.
+    pub(crate) holder: Option<HolderId>,
+    /// Its process, and what it has started.
+    pub(crate) victim: Victim,
+}
+
+/// What comes of a message.
+enum Heard {
+    Answers(Vec<Answer>),
+    /// An answer that rests on nothing that must be kept before it leaves.
+    Now(Tell),
+    /// Goodbye.
+    Last(Tell),
+}
+
+impl Server {
+    /// Takes in new connections.
+    pub(crate) fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.peers.len() >= CONNECTIONS_MAX {
+                continue;
+            }
+            let Some(peer) = self.admit(stream) else {
+                continue;
+            };
+            self.next_peer += 1;
+            self.peers.insert(self.next_peer, peer);
+        }
+    }
+
+    /// Only our own user and root may talk.
+    fn admit(&self, stream: UnixStream) -> Option<Peer> {
+        let credentials = getsockopt(&stream, PeerCredentials).ok()?;
+        let ours = nix::unistd::geteuid().as_raw();
+        if credentials.uid() != ours && credentials.uid() != 0 {
+            return None;
+        }
+        stream.set_nonblocking(true).ok()?;
+        let victim = Victim {
+            holder: None,
+            guarded: None,
+            guarded_process: None,
+        };
+        Some(Peer {
+            wire: Wire::new(stream),
+            pid: credentials.pid(),
+            since: self.clock.now(),
+            holder: None,
+            victim,
+        })
+    }
+
+    /// Hears every connection that has something to say.
+    pub(crate) fn hear_peers(&mut self) -> anyhow::Result<()> {
+        let now = self.clock.now();
+        let numbers: Vec<u64> = self.peers.keys().copied().collect();
+        for number in numbers {
+            let Some(peer) = self.peers.get_mut(&number) else {
+                continue;
+            };
+            let late = peer.holder.is_none() && now.since(peer.since) > REGISTER_WITHIN;
+            let open = peer.wire.flush().is_ok() && peer.wire.fill().unwrap_or(false);
+            let heard = self.hear_peer(number)?;
+            if !open || !heard || late {
+                self.close(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all messages that a peer has sent. `false`: it is to be closed.
+    fn hear_peer(&mut self, number: u64) -> anyhow::Result<bool> {
+        loop {
+            let Some(peer) = self.peers.get_mut(&number) else {
+                return Ok(true);
+            };
+            let ask = match peer.wire.take_message::<Ask>() {
+                Ok(Some(ask)) => ask,
+                Ok(None) => return Ok(true),
+                Err(_) => return Ok(false),
+            };
+            match self.answer(number, ask) {
+                Ok(Heard::Answers(answers)) => self.save_then_send(answers)?,
+                Ok(Heard::Now(tell)) => self.tell(number, &tell),
+                Ok(Heard::Last(tell)) => {
+                    self.tell(number, &tell);
+                    return Ok(false);
+                }
+                Err(OutOfOrder) => return Ok(false),
+            }
+        }
+    }
+
+    fn answer(&mut self, number: u64, ask: Ask) -> Result<Heard, OutOfOrder> {
+        let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
+        let now = self.clock.now();
+        let late_until = landed_by(now, self.life.timing.dead_after());
+        let id = match (peer.holder, &ask) {
+            (Some(id), _) => id,
+            (None, Ask::Register { .. } | Ask::Resume { .. } | Ask::Describe) => HolderId(0),
+            (None, _) => return Err(OutOfOrder),
+        };
+        let answers = match ask {
+            Ask::Describe => {
+                return Ok(Heard::Now(Tell::Described(Box::new(self.describe()))));
+            }
+            Ask::Register { .. } | Ask::Resume { .. } if peer.holder.is_some() => {
+                return Err(OutOfOrder);
+            }
+            Ask::Register { command, resources } => {
+                return match self.register(number, command, resources)? {
+                    Ok(welcome) => Ok(Heard::Now(Tell::Registered(Box::new(welcome)))),
+                    Err(why) => Ok(Heard::Last(Tell::Refused { why })),
+                };
+            }
+            Ask::Resume {
+                holder,
+                generation,
+                phases,
+            } => {
+                return self.resume(number, holder, generation, &phases);
+            }
+            Ask::Acquire { .. } | Ask::Guard { .. } if self.stage != Stage::Serving => {
+                vec![(id, self.farewell())]
+            }
+            Ask::Acquire { index } => match self.table.acquire(id, index, now)? {
+                // Nothing has changed, and this is asked again and again.
+                (_, busy @ Tell::Busy { .. }) => return Ok(Heard::Now(busy)),
+                turn => vec![turn],
+            },
+            Ask::Acquired { index, lver, left } => {
+                self.table.acquired(id, index, lver, left, late_until)?
+            }
+            Ask::Gone => {
+                if matches!(self.stage, Stage::Lost { .. }) {
+                    self.table.gone(id);
+                }
+                Vec::new()
+            }
+            Ask::Release { index } => self.table.release(id, index)?,
+            Ask::Released { index, left } => self.table.released(id, index, left, late_until)?,
+            Ask::Guard { containment } => {
+                let process = peer.wire.take_descriptor().and_then(Process::received);
+                let process = process.ok_or(OutOfOrder)?;
+                let guarded = Guarded {
+                    process: process.id(),
+                    containment,
+                };
+                self.table.guard(id, guarded.clone())?;
+                peer.victim.guarded = Some(guarded);
+                peer.victim.guarded_process = Some(process);
+                let (generation, renewed) = (self.life.generation, self.tenure.renewed());
+                vec![(
+                    id,
+                    Tell::Go {
+                        generation,
+                        renewed,
+                    },
+                )]
+            }
+        };
+        Ok(Heard::Answers(answers))
+    }
+
+    /// The peer's own process, by the descriptor that it sent: it must be the one that connected.
+    fn own_process(&mut self, number: u64) -> Result<Process, OutOfOrder> {
+        let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
+        let process = peer.wire.take_descriptor().and_then(Process::received);
+        process
+            .filter(|process| process.id().pid == peer.pid)
+            .ok_or(OutOfOrder)
+    }
+
+    fn register(
+        &mut self,
+        number: u64,
+        command: String,
+        resources: Vec<lease_core::registry::message::Asked>,
+    ) -> Result<Result<Welcome, String>, OutOfOrder> {
+        let process = self.own_process(number)?;
+        if let Some(why) = self.refusal() {
+            return Ok(Err(why));
+        }
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let since = since.map_or(0, |since| since.as_secs());
+        let id = match self.table.register(process.id(), command, since, resources) {
+            Ok(id) => id,
+            Err(why) => return Ok(Err(why)),
+        };
+        let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
+        peer.holder = Some(id);
+        peer.victim.holder = Some(process);
+        // What it may do is written down when it asks; this is only so that it is known.
+        Ok(Ok(self.welcome(id)))
+    }
+
+    /// A holder of the former lease-join comes back.
+    fn resume(
+        &mut self,
+        number: u64,
+        id: HolderId,
+        generation: lease_core::id::Generation,
+        phases: &[Phase],
+    ) -> Result<Heard, OutOfOrder> {
+        let process = self.own_process(number)?;
+        if generation != self.life.generation {
+            let why = "the host id has been joined again since".into();
+            return Ok(Heard::Last(Tell::Refused { why }));
+        }
+        self.table.resume(id, process.id(), phases)?;
+        let mut victim = self.awaited.remove(&id).ok_or(OutOfOrder)?;
+        victim.holder = Some(process);
+        let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
+        peer.holder = Some(id);
+        peer.victim = victim;
+        if self.stage != Stage::Serving {
+            let farewell = self.farewell();
+            self.tell(number, &farewell);
+        }
+        Ok(Heard::Now(Tell::Resumed {
+            renewed: self.tenure.renewed(),
+        }))
+    }
+
+    fn refusal(&self) -> Option<String> {
+        match &self.stage {
+            Stage::Serving => None,
+            Stage::Stopping { .. } | Stage::Leaving => Some("lease-join is leaving".into()),
+            Stage::Lost { why, .. } => Some(format!("the host id is lost: {why}")),
+        }
+    }
+
+    fn farewell(&self) -> Tell {
+        match &self.stage {
+            Stage::Lost { why, .. } => Tell::Lost { why: why.clone() },
+            Stage::Serving | Stage::Stopping { .. } | Stage::Leaving => Tell::Stop,
+        }
+    }
+
+    fn welcome(&self, holder: HolderId) -> Welcome {
+        let estate = &self.estate;
+        Welcome {
+            holder,
+            lockspace: estate.lockspace.name,
+            host: estate.host,
+            generation: estate.generation,
+            host_name: self.life.host_name,
+            path: estate.path.clone(),
+            offset: estate.lockspace.offset,
+            geometry: estate.lockspace.geometry,
+            timing: self.life.timing,
+            renewed: self.tenure.renewed(),
+            ballots_from: estate.ballots_from,
+            hosts: self.hosts.clone(),
+        }
+    }
+
+    fn close(&mut self, number: u64) -> anyhow::Result<()> {
+        let Some(peer) = self.peers.remove(&number) else {
+            return Ok(());
+        };
+        let Some(id) = peer.holder else { return Ok(()) };
+        self.ended(id, peer.victim)
+    }
+
+    /// A holder has ended: what it left is to be cleared.
+    pub(crate) fn ended(&mut self, id: HolderId, victim: Victim) -> anyhow::Result<()> {
+        let (left, answers) = self.table.disconnected(id);
+        if let Some(holder) = left {
+            let name = describe(holder);
+            let leases = leases(holder);
+            say(
+                TOOL,
+                format!("{name} ended without a release: ending what it started ({leases})"),
+            );
+            self.graves.insert(id, victim);
+        }
+        self.save_then_send(answers)
+    }
+
+    /// Answers leave when what they allow is in the holders' file.
+    pub(crate) fn save_then_send(&mut self, answers: Vec<Answer>) -> anyhow::Result<()> {
+        let page = self.save();
+        self.unsent
+            .extend(answers.into_iter().map(|answer| (page, answer)));
+        Ok(())
+    }
+
+    /// Asks for the holders' file to be written. Returns the page's number.
+    pub(crate) fn save(&mut self) -> u64 {
+        self.scribe.ask()
+    }
+
+    /// Hands over what was asked for since the last time: once for all, since with many holders a
+    /// page is long.
+    pub(crate) fn write_page(&mut self) -> anyhow::Result<()> {
+        if self.scribe.is_asked() {
+            let holders = Holders {
+                generation: self.life.generation,
+                table: self.table.clone(),
+            };
+            self.scribe.write(serde_json::to_vec(&holders)?);
+        }
+        Ok(())
+    }
+
+    /// Sends the answers whose page is written. A turn to release of a holder that has ended is
+    /// taken here.
+    pub(crate) fn send_answers(&mut self) -> anyhow::Result<()> {
+        self.write_page()?;
+        let done = self
+            .scribe
+            .done()
+            .context("cannot write the holders' file")?;
+        while let Some((page, (id, tell))) = self.unsent.pop_front() {
+            if page > done {
+                self.unsent.push_front((page, (id, tell)));
+                break;
+            }
+            if self.table.holder(id).is_some_and(Holder::ended) {
+                self.release_for(id, &tell)?;
+            } else if let Some(number) = self.number_of(id) {
+                self.tell(number, &tell);
+            }
+        }
+        Ok(())
+    }
+
+    fn number_of(&self, id: HolderId) -> Option<u64> {
+        self.peers
+            .iter()
+            .find(|(_, peer)| peer.holder == Some(id))
+            .map(|(number, _)| *number)
+    }
+
+    /// A peer that cannot be told is closed when it is next heard.
+    fn tell(&mut self, number: u64, tell: &Tell) {
+        if let Some(peer) = self.peers.get_mut(&number)
+            && peer.wire.send(tell).is_err()
+        {
+            // Whether it was still open does not matter: it is closed now.
+            let _ = peer.wire.stream().shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Tells every holder.
+    pub(crate) fn tell_all(&mut self, tell: &Tell) {
+        let holders = |(number, peer): (&u64, &Peer)| peer.holder.map(|_| *number);
+        let numbers: Vec<u64> = self.peers.iter().filter_map(holders).collect();
+        for number in numbers {
+            self.tell(number, tell);
+        }
+    }
+}
+
+/// `lease-hold pid 4711 (qemu-system-x86_64)`.
+pub(crate) fn describe(holder: &Holder) -> String {
+    format!(
+        "lease-hold pid {} ({})",
+        holder.process.pid,
+        escape(holder.command.as_bytes())
+    )
+}
+
+fn leases(holder: &Holder) -> String {
+    let held = holder
+        .claims
+        .iter()
+        .filter(|claim| claim.phase != Phase::Idle);
+    held.map(|claim| claim.asked.spec.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
+}

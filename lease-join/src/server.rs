@@ -1,0 +1,581 @@
+//! The server: one thread, one loop. It answers holders, hears of renewals, keeps the deadline,
+//! and kills what a holder does not. It does no disk I/O and never waits for a peer.
+
+use crate::TOOL;
+use crate::heartbeat::{Beat, Heartbeat};
+use crate::membership::{Joined, Seat};
+use crate::notify::Notify;
+use crate::peers::{Peer, describe};
+use crate::scribe::Scribe;
+use crate::signals::Signals;
+use crate::state::{Life, Logged};
+use crate::undertaker::{Estate, Undertaker, Victim};
+use crate::watchdog::{KernelDevice, Watchdog};
+use anyhow::Context;
+use lease_core::clock::{BootClock, Clock, Moment};
+use lease_core::contain::Remains;
+use lease_core::delta::Tenure;
+use lease_core::liveness::Sightings;
+use lease_core::registry::message::{HolderId, Left, Phase, Renewal, Tell};
+use lease_core::registry::place::Kept;
+use lease_core::registry::table::{Answer, Link, OutOfOrder, Table};
+use lease_core::tool::{Failure, Status, say};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many renewals are remembered: an hour of them at t = 10.
+const RENEWALS_KEPT: usize = 180;
+/// The loop looks around at least this often.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
+/// And this often while somebody is to die.
+const STRIKE_EVERY: Duration = Duration::from_millis(50);
+/// How long holders have to end their commands and release when lease-join leaves, before it does
+/// that for them: more than they themselves give the command.
+const LEAVE_WITHIN: Duration = Duration::from_secs(15);
+
+/// Where the server is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Renewing and answering.
+    Serving,
+    /// Told to leave: holders stop, release, go; those that do not are killed at `strike_at`.
+    Stopping { strike_at: Moment },
+    /// No holder is left; the host id is being given back.
+    Leaving,
+    /// The host id is lost: holders kill and go; those that do not are killed at `strike_at`.
+    Lost { why: String, strike_at: Moment },
+}
+
+/// What was said about missing renewals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// That one has failed.
+    Failed,
+    /// That the lease will be lost.
+    Warned,
+}
+
+/// The registry of one joined host id.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) seat: Seat,
+    pub(crate) listener: UnixListener,
+    heartbeat: Heartbeat,
+    pub(crate) scribe: Scribe,
+    signals: Signals,
+    pub(crate) clock: BootClock,
+    /// For messages: the LOCKSPACE string.
+    shown: String,
+    pub(crate) life: Life,
+    pub(crate) estate: Estate,
+    pub(crate) tenure: Arc<Tenure>,
+    pub(crate) hosts: Sightings,
+    /// The last renewals, the oldest first.
+    pub(crate) renewals: VecDeque<Renewal>,
+    pub(crate) table: Table,
+    pub(crate) peers: BTreeMap<u64, Peer>,
+    pub(crate) next_peer: u64,
+    /// Holders of a former lease-join that have not come back yet.
+    pub(crate) awaited: BTreeMap<HolderId, Victim>,
+    /// Holders that have ended, until all that they started is proven gone.
+    pub(crate) graves: BTreeMap<HolderId, Victim>,
+    undertaker: Undertaker,
+    /// Resources whose holder was writing to the disk when it died.
+    died_writing: BTreeSet<(HolderId, usize)>,
+    /// Answers that must not leave before the page with this number is written.
+    pub(crate) unsent: VecDeque<(u64, Answer)>,
+    pub(crate) stage: Stage,
+    /// What was said about missing renewals, since the last one.
+    trouble: Option<Trouble>,
+    watchdog: Option<Watchdog<KernelDevice>>,
+    notify: Notify,
+    /// What to end with, once the host id is given back.
+    failure: Option<Failure>,
+}
+
+impl Server {
+    /// Opens the socket, starts to renew, and says on stdout that the host id is joined.
+    pub(crate) fn start(
+        seat: Seat,
+        joined: Joined,
+        signals: Signals,
+        watchdog: Option<Watchdog<KernelDevice>>,
+    ) -> anyhow::Result<Self> {
+        let listener = seat
+            .place
+            .listen(&seat.lock)
+            .context("cannot listen for lease-hold")?;
+        listener
+            .set_nonblocking(true)
+            .context("cannot listen for lease-hold")?;
+        let Joined {
+            shown,
+            path,
+            found,
+            lease,
+            life,
+            mut table,
+        } = joined;
+        let mut found = found;
+        // A slow renewal is still one: it counts until the lease is lost.
+        found.device.set_limit(life.timing.lost_after());
+        let copy = || seat.place.try_clone().context("cannot keep a state file");
+        let logged = Logged::new(found.device, copy()?, life.clone())
+            .map_err(|fault| Failure::new(Status::System, fault.to_string()))?;
+        table.await_all();
+        let awaited = table
+            .holders()
+            .map(|(id, holder)| (id, Victim::of(holder)))
+            .collect();
+        let tenure = Arc::new(Tenure::new(life.timing, lease.renewed()));
+        let estate = Estate {
+            path,
+            lockspace: *lease.lockspace(),
+            host: life.host,
+            generation: life.generation,
+            ballots_from: lease.ballots_from(),
+            tenure: tenure.clone(),
+        };
+        let mut server = Self {
+            scribe: Scribe::start(copy()?, signals.wake.clone()),
+            listener,
+            clock: BootClock::default(),
+            shown,
+            undertaker: Undertaker::new(estate.clone(), signals.wake.clone()),
+            estate,
+            tenure,
+            hosts: Sightings::default(),
+            renewals: VecDeque::new(),
+            table,
+            peers: BTreeMap::new(),
+            next_peer: 0,
+            awaited,
+            graves: BTreeMap::new(),
+            died_writing: BTreeSet::new(),
+            unsent: VecDeque::new(),
+            stage: Stage::Serving,
+            trouble: None,
+            watchdog,
+            notify: Notify::new(),
+            failure: None,
+            heartbeat: Heartbeat::start(lease, logged, signals.wake.clone()),
+            signals,
+            seat,
+            life,
+        };
+        server.save();
+        server.write_page()?;
+        if let Err(failure) = server.announce() {
+            server.leave_because(failure);
+        }
+        Ok(server)
+    }
+
+    /// Serves until the host id is given back or lost. Returns the exit code.
+    pub(crate) fn run(mut self) -> anyhow::Result<u8> {
+        loop {
+            self.wait_for_news()?;
+            self.tend_watchdog();
+            if self.signals.told_to_end() {
+                return Ok(Status::Done.code());
+            }
+            self.hear_signals();
+            let ended = self.hear_heartbeat()?;
+            self.check_deadline();
+            self.accept();
+            self.hear_peers()?;
+            self.strike()?;
+            self.hear_undertaker()?;
+            self.send_answers()?;
+            if let Some(end) = ended.or_else(|| self.end()) {
+                return end.map_err(Into::into);
+            }
+        }
+    }
+
+    fn announce(&self) -> Result<(), Failure> {
+        let line = format!(
+            "joined {} generation {}\n",
+            self.shown, self.life.generation
+        );
+        let mut stdout = io::stdout();
+        stdout
+            .write_all(line.as_bytes())
+            .and_then(|()| stdout.flush())
+            .map_err(|why| Failure::new(Status::Io, format!("cannot write to stdout: {why}")))?;
+        self.notify.ready();
+        Ok(())
+    }
+
+    fn wait_for_news(&mut self) -> anyhow::Result<()> {
+        let mut fds = vec![
+            PollFd::new(self.signals.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+        ];
+        for peer in self.peers.values() {
+            let write = if peer.wire.is_behind() {
+                PollFlags::POLLOUT
+            } else {
+                PollFlags::empty()
+            };
+            fds.push(PollFd::new(
+                peer.wire.stream().as_fd(),
+                PollFlags::POLLIN | write,
+            ));
+        }
+        let most = if self.graves.is_empty() {
+            LOOK_AROUND
+        } else {
+            STRIKE_EVERY
+        };
+        let most = self
+            .watchdog
+            .as_ref()
+            .map_or(most, |dog| most.min(dog.pause()));
+        let left = self.next_deadline().since(self.clock.now()).min(most);
+        let left = left.max(Duration::from_millis(1));
+        match poll(
+            &mut fds,
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO),
+        ) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for news"),
+        }
+        self.signals.wake.clear();
+        Ok(())
+    }
+
+    /// Pets the device, tells the service manager that we live, and what we do.
+    fn tend_watchdog(&mut self) {
+        let guarding = self.is_guarding();
+        if let Some(watchdog) = &mut self.watchdog
+            && let Err(why) = watchdog.tend(&self.clock, self.tenure.renewed(), guarding)
+        {
+            say(
+                TOOL,
+                format!("{}: cannot pet the watchdog: {why}", self.shown),
+            );
+        }
+        self.notify.alive(self.clock.now());
+        let holders = self.table.holders().count();
+        let state = self.stage_name();
+        self.notify
+            .status(format!("{}: {state}, {holders} holders", self.shown));
+    }
+
+    /// Whether anything may run that a lease of this host allows.
+    fn is_guarding(&self) -> bool {
+        let busy = self.peers.values().any(|peer| peer.holder.is_some());
+        let unproven = self.table.holders().any(|(_, holder)| holder.ended());
+        busy || unproven || !self.graves.is_empty() || !self.awaited.is_empty()
+    }
+
+    /// When something has to be done even if nothing is heard.
+    fn next_deadline(&self) -> Moment {
+        match self.stage {
+            Stage::Serving => self.tenure.deadline(),
+            Stage::Stopping { strike_at } => strike_at.min(self.tenure.deadline()),
+            Stage::Leaving => self.clock.now().after(LOOK_AROUND),
+            // Once that moment has come, striking has its own pace.
+            Stage::Lost { strike_at, .. } => strike_at.max(self.clock.now().after(STRIKE_EVERY)),
+        }
+    }
+
+    // ---- the host id
+
+    fn hear_signals(&mut self) {
+        if self.signals.told_to_leave() && self.stage == Stage::Serving {
+            self.stop();
+        }
+    }
+
+    /// Leaves as if told to, and ends with this failure.
+    fn leave_because(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        let strike_at = self.clock.now().after(LEAVE_WITHIN);
+        self.stage = Stage::Stopping { strike_at };
+        self.tell_all(&Tell::Stop);
+    }
+
+    /// The result with which to end, if this was the heartbeat's last report.
+    fn hear_heartbeat(&mut self) -> anyhow::Result<Option<Result<u8, Failure>>> {
+        while let Some(beat) = self.heartbeat.next() {
+            match beat {
+                Beat::Renewed {
+                    renewed,
+                    hosts,
+                    renewal,
+                } => {
+                    self.note(renewal);
+                    self.renewed(renewed, hosts);
+                }
+                Beat::Failed(why) => self.not_renewed(&why),
+                Beat::Lost(why) => self.lose(&why),
+                Beat::Left(Ok(())) => {
+                    if let Some(watchdog) = self.watchdog.take() {
+                        watchdog.disarm().context("cannot disarm the watchdog")?;
+                    }
+                    let place = &self.seat.place;
+                    place.remove_socket().context("cannot remove the socket")?;
+                    place
+                        .remove(Kept::Holders)
+                        .context("cannot remove the holders' file")?;
+                    place
+                        .remove(Kept::Heartbeat)
+                        .context("cannot remove the heartbeat's file")?;
+                    let failure = self.failure.take();
+                    return Ok(Some(failure.map_or(Ok(Status::Done.code()), Err)));
+                }
+                Beat::Left(Err(why)) => {
+                    let text = format!("cannot give back {}: {why}", self.shown);
+                    return Ok(Some(Err(Failure::new(Status::Lost, text))));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn note(&mut self, renewal: Renewal) {
+        if self.renewals.len() == RENEWALS_KEPT {
+            self.renewals.pop_front();
+        }
+        self.renewals.push_back(renewal);
+    }
+
+    fn renewed(&mut self, renewed: Moment, hosts: Sightings) {
+        if matches!(self.stage, Stage::Lost { .. }) {
+            return;
+        }
+        if self.trouble.take().is_some() {
+            say(TOOL, format!("{}: renewed again", self.shown));
+        }
+        self.tenure.note_renewal(renewed);
+        self.hosts = hosts;
+        self.tell_all(&Tell::Renewed { renewed });
+    }
+
+    fn not_renewed(&mut self, why: &str) {
+        if self.trouble.is_none() && !matches!(self.stage, Stage::Lost { .. }) {
+            say(
+                TOOL,
+                format!("cannot renew {}: {why}; trying again", self.shown),
+            );
+            self.trouble = Some(Trouble::Failed);
+        }
+    }
+
+    /// Warns at 6t without a renewal; at 8t it is lost.
+    fn check_deadline(&mut self) {
+        let now = self.clock.now();
+        let timing = self.life.timing;
+        let age = now.since(self.tenure.renewed());
+        if !self.tenure.holds(now) && self.stage != Stage::Leaving {
+            let seconds = timing.lost_after().as_secs();
+            self.lose(&format!("no renewal for {seconds} s"));
+        } else if age >= timing.warn_after() && self.trouble != Some(Trouble::Warned) {
+            let left = self.tenure.deadline().since(now).as_secs() + 1;
+            let age = age.as_secs();
+            let shown = &self.shown;
+            say(
+                TOOL,
+                format!("{shown}: no renewal for {age} s; lost in {left} s if it stays so"),
+            );
+            self.trouble = Some(Trouble::Warned);
+        }
+    }
+
+    /// Holders kill by themselves, half-way to the moment at which another host may take over; at
+    /// three quarters we do it for them. Taken on the disk there is no time to wait for.
+    fn lose(&mut self, why: &str) {
+        if matches!(self.stage, Stage::Lost { .. }) {
+            return;
+        }
+        let timing = self.life.timing;
+        let margin = timing.dead_after() - timing.lost_after();
+        let expired = self.tenure.renewed().after(timing.lost_after());
+        let now = self.clock.now();
+        let strike_at = match now >= expired {
+            true => expired.after(margin * 3 / 4),
+            false => now.after(margin / 4),
+        };
+        self.tenure.note_loss();
+        say(
+            TOOL,
+            format!("lost {}: {why}; what it guards is being ended", self.shown),
+        );
+        self.tell_all(&Tell::Lost {
+            why: why.to_owned(),
+        });
+        self.stage = Stage::Lost {
+            why: why.to_owned(),
+            strike_at,
+        };
+    }
+
+    /// The result with which to end, if nothing is left to wait for.
+    fn end(&mut self) -> Option<Result<u8, Failure>> {
+        let busy = self.peers.values().any(|peer| peer.holder.is_some());
+        if busy || !self.graves.is_empty() || !self.awaited.is_empty() {
+            return None;
+        }
+        match &self.stage {
+            Stage::Serving | Stage::Leaving => None,
+            Stage::Lost { why, .. } => {
+                let text = format!("lost {}: {why}", self.shown);
+                Some(Err(Failure::new(Status::Lost, text)))
+            }
+            Stage::Stopping { .. } => match self.table.holders().next() {
+                None => {
+                    self.stage = Stage::Leaving;
+                    self.heartbeat.leave();
+                    None
+                }
+                Some((_, holder)) if holder.link == Link::Unproven => {
+                    let text = format!(
+                        "cannot give back {}: what {} started may still run; other hosts can take \
+                         over {} s after this",
+                        self.shown,
+                        describe(holder),
+                        self.life.timing.dead_after().as_secs()
+                    );
+                    Some(Err(Failure::new(Status::Busy, text)))
+                }
+                Some(_) => None,
+            },
+        }
+    }
+
+    // ---- the dead, and those who are to die
+
+    fn strike(&mut self) -> anyhow::Result<()> {
+        self.strike_those_who_stay();
+        self.bury_those_who_do_not_come_back()?;
+        let ids: Vec<HolderId> = self.graves.keys().copied().collect();
+        for id in ids {
+            let remains = self.graves.get(&id).map(Victim::strike);
+            match remains {
+                Some(Remains::Nothing) => self.proven_gone(id)?,
+                Some(Remains::NotKnown) => self.unproven(id)?,
+                Some(Remains::Something) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever has not gone by the time at which it had to is killed, with all that it started;
+    /// its connection ends by that.
+    fn strike_those_who_stay(&self) {
+        let (Stage::Stopping { strike_at } | Stage::Lost { strike_at, .. }) = &self.stage else {
+            return;
+        };
+        if self.clock.now() < *strike_at {
+            return;
+        }
+        let connected = self.peers.values().filter(|peer| peer.holder.is_some());
+        for victim in connected
+            .map(|peer| &peer.victim)
+            .chain(self.awaited.values())
+        {
+            victim.strike();
+        }
+    }
+
+    fn bury_those_who_do_not_come_back(&mut self) -> anyhow::Result<()> {
+        let gone = |victim: &Victim| victim.holder.as_ref().is_none_or(|holder| holder.is_dead());
+        let ids: Vec<HolderId> = self
+            .awaited
+            .iter()
+            .filter(|(_, victim)| gone(victim))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            if let Some(victim) = self.awaited.remove(&id) {
+                self.ended(id, victim)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn proven_gone(&mut self, id: HolderId) -> anyhow::Result<()> {
+        self.graves.remove(&id);
+        if let Some(holder) = self.table.holder(id) {
+            for (index, claim) in holder.claims.iter().enumerate() {
+                if matches!(
+                    claim.phase,
+                    Phase::Acquiring | Phase::Releasing | Phase::Doubt
+                ) {
+                    self.died_writing.insert((id, index));
+                }
+            }
+        }
+        let answers = self.table.proven_gone(id);
+        self.save_then_send(answers)
+    }
+
+    fn unproven(&mut self, id: HolderId) -> anyhow::Result<()> {
+        self.graves.remove(&id);
+        self.table.unproven(id);
+        if let Some(holder) = self.table.holder(id) {
+            let name = describe(holder);
+            say(
+                TOOL,
+                format!(
+                    "{name} is dead, but what it started may still run: its leases stay owned by \
+                     this host; end what is left, then this lease-join"
+                ),
+            );
+        }
+        self.save_then_send(Vec::new())
+    }
+
+    /// The turn of a dead holder to release: taken in its place, unless others on this host share.
+    pub(crate) fn release_for(&mut self, id: HolderId, tell: &Tell) -> anyhow::Result<()> {
+        if let Tell::ReleaseTurn { index, last } = tell {
+            let asked = self.table.holder(id).and_then(|h| h.claims.get(*index));
+            match asked.map(|claim| claim.asked.clone()) {
+                Some(asked) if *last => {
+                    let wrote = self.died_writing.remove(&(id, *index));
+                    self.undertaker.give_back(id, *index, asked, wrote);
+                }
+                _ => self.forget(id)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_undertaker(&mut self) -> anyhow::Result<()> {
+        while let Some((id, index)) = self.undertaker.next() {
+            let now = self.clock.now();
+            match self.table.released(id, index, Left::Nothing, now) {
+                Ok(answers) => self.save_then_send(answers)?,
+                Err(OutOfOrder) => continue,
+            }
+            self.forget(id)?;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, id: HolderId) -> anyhow::Result<()> {
+        let name = self.table.holder(id).map(describe);
+        if self.table.forget(id) {
+            say(
+                TOOL,
+                format!(
+                    "{}: nothing is left; its leases are free",
+                    name.unwrap_or_default()
+                ),
+            );
+            self.save();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! What a next lease-join on this host must know of this one: two files in the run directory.
+//!
+//! The heartbeat's file is written before each renewal and after it, by the thread that renews;
+//! the holders' file before each answer that rests on it. In another boot they mean nothing.
+
+use lease_core::clock::{BootClock, Moment};
+use lease_core::delta::{Claim, Former, HostLease};
+use lease_core::device::Device;
+use lease_core::disk::{Disk, Fault};
+use lease_core::id::{Generation, HostId, Name};
+use lease_core::record::heartbeat::Heartbeat;
+use lease_core::record::host_note::BootId;
+use lease_core::registry::message::AreaId;
+use lease_core::registry::place::{Kept, Place};
+use lease_core::registry::table::Table;
+use lease_core::timing::Timing;
+use serde::{Deserialize, Serialize};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// One life of this host, and its heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Life {
+    /// The boot that it belongs to.
+    pub(crate) boot_id: BootId,
+    /// Where the lockspace is.
+    pub(crate) area: AreaId,
+    /// The host id.
+    pub(crate) host: HostId,
+    /// The host's name.
+    pub(crate) host_name: Name,
+    /// Its generation.
+    pub(crate) generation: Generation,
+    /// Its t and W.
+    pub(crate) timing: Timing,
+    /// No ballot before this moment.
+    ballots_from: Moment,
+    /// The moment before the last completed renewal was issued.
+    renewed: Moment,
+    /// The timestamp of the last completed write.
+    written: u64,
+    /// The timestamp of a write that has not completed.
+    in_flight: Option<u64>,
+}
+
+/// Everything that an earlier lease-join of this boot has left.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    /// Its host id.
+    pub(crate) life: Life,
+    /// Its holders.
+    pub(crate) table: Table,
+}
+
+/// The holders, with the life that they belong to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Holders {
+    /// The generation of that life.
+    pub(crate) generation: Generation,
+    /// The holders.
+    pub(crate) table: Table,
+}
+
+impl Life {
+    /// Of a host id that was just joined.
+    pub(crate) fn of(lease: &HostLease, area: AreaId) -> Self {
+        let Claim {
+            host,
+            name,
+            timing,
+            boot_id,
+            ..
+        } = *lease.claim();
+        Self {
+            boot_id,
+            area,
+            host,
+            host_name: name,
+            generation: lease.generation(),
+            timing,
+            ballots_from: lease.ballots_from(),
+            renewed: lease.renewed(),
+            written: lease.heartbeat().timestamp(),
+            in_flight: None,
+        }
+    }
+
+    /// What is needed to go on with it.
+    pub(crate) fn former(&self) -> Former {
+        Former {
+            generation: self.generation,
+            written: self.written,
+            in_flight: self.in_flight,
+            renewed: self.renewed,
+            ballots_from: self.ballots_from,
+        }
+    }
+
+    fn save(&self, place: &Place) -> Result<(), Fault> {
+        let failed =
+            |why: String| Fault::Failed(format!("cannot keep the heartbeat's file: {why}"));
+        let bytes = serde_json::to_vec(self).map_err(|why| failed(why.to_string()))?;
+        place
+            .write(Kept::Heartbeat, &bytes)
+            .map_err(|why| failed(why.to_string()))
+    }
+}
+
+impl Remains {
+    /// What an earlier lease-join of this boot has left; `None` if there is nothing, or nothing
+    /// that can be read.
+    pub(crate) fn read(place: &Place, boot_id: &BootId) -> Option<Self> {
+        let life: Life = serde_json::from_slice(&place.read(Kept::Heartbeat).ok()??).ok()?;
+        if life.boot_id != *boot_id {
+            return None;
+        }
+        let holders = place.read(Kept::Holders).ok().flatten();
+        let holders = holders.and_then(|bytes| serde_json::from_slice::<Holders>(&bytes).ok());
+        let table = holders
+            .filter(|h| h.generation == life.generation)
+            .map(|h| h.table);
+        Some(Self {
+            life,
+            table: table.unwrap_or_default(),
+        })
+    }
+}
+
+/// The lockspace's disk for the thread that renews: each write is logged before it is issued and
+/// after it has completed. What cannot be logged is not written.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    device: Device,
+    place: Place,
+    life: Mutex<Life>,
+    /// How long the last read and the last write took.
+    took: Mutex<[Duration; 2]>,
+}
+
+impl Logged {
+    /// Over the disk of a host id that was just joined. Logs it as it stands.
+    pub(crate) fn new(device: Device, place: Place, life: Life) -> Result<Self, Fault> {
+        life.save(&place)?;
+        Ok(Self {
+            device,
+            place,
+            life: Mutex::new(life),
+            took: Mutex::default(),
+        })
+    }
+}
+
+impl Logged {
+    /// Milliseconds that the last read and the last write took.
+    pub(crate) fn took(&self) -> [f64; 2] {
+        let took = *self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        took.map(|duration| duration.as_secs_f64() * 1000.0)
+    }
+
+    fn note(&self, which: usize, issued: Moment) {
+        let took = BootClock::boot_time().since(issued);
+        self.took.lock().unwrap_or_else(PoisonError::into_inner)[which] = took;
+    }
+}
+
+impl Disk for Logged {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        let issued = BootClock::boot_time();
+        let bytes = self.device.read(offset, len)?;
+        self.note(0, issued);
+        Ok(bytes)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let record = Heartbeat::decode(bytes).map_err(|why| Fault::Failed(why.to_string()))?;
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        life.in_flight = Some(record.timestamp());
+        life.save(&self.place)?;
+        let issued = BootClock::boot_time();
+        self.device.write(offset, bytes)?;
+        self.note(1, issued);
+        life.renewed = issued;
+        life.written = record.timestamp();
+        life.in_flight = None;
+        life.save(&self.place)
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.device.settle()
+    }
+}

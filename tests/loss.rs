@@ -1,0 +1,379 @@
+//! What happens when a process, a host or its lease is lost: who is killed, when, and who may take
+//! over. t = 1 and W = 2: lost 8 s after the last renewal, everything dead by 10 s.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use lease_core::id::{Generation, Lver, Name};
+use lease_core::record::ballot::BallotSector;
+use lease_core::record::leader::Stamp;
+use nix::sys::signal::Signal;
+use std::time::Duration;
+use support::files::Ran;
+use support::hosts::{Host, WATCHDOG};
+use support::process::{Process, SOON, now, runs, wait_until};
+use support::storage::{Storage, host_id};
+
+/// After a loss that is seen on the disk: a renewal period, and some more for a slow machine.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// A command that leaves a daemon behind and stays itself. Prints the pids of both.
+const DAEMONIC: &str = "sh -c 'setsid sh -c \"echo daemon \\$\\$; exec sleep 100\" & exit'
+    echo command $$; exec sleep 100";
+
+/// Starts a command that has a daemon, and returns the pids of both.
+fn with_daemon(host: &Host, args: &[&str]) -> (Process, [i32; 2]) {
+    let hold = host.start_hold(args, &["sh", "-c", DAEMONIC]);
+    let pids = wait_until("two pids", SOON, || {
+        let text = hold.stdout();
+        let of = |who: &str| {
+            text.lines()
+                .find_map(|l| l.strip_prefix(who)?.trim().parse().ok())
+        };
+        Some([of("command")?, of("daemon")?])
+    });
+    assert!(pids.iter().all(|pid| runs(*pid)));
+    (hold, pids)
+}
+
+fn lost(ran: &Ran, part: &str) {
+    assert_eq!(ran.code, 124, "{ran:?}");
+    assert!(ran.stderr.contains(part), "{part:?} is not in {ran:?}");
+}
+
+/// Seconds on the tools' clock, with fractions.
+fn seconds() -> f64 {
+    Duration::from_nanos(now().0).as_secs_f64()
+}
+
+/// The second in which host `host` renewed last.
+#[allow(clippy::cast_precision_loss)]
+fn renewed(storage: &Storage, host: u64) -> f64 {
+    storage.heartbeat(host).timestamp() as f64
+}
+
+#[test]
+fn an_overwritten_heartbeat_is_a_loss_at_once() {
+    let storage = Storage::new(2);
+    let (a, join) = Host::joined(&storage, 1);
+    let shared = format!("{}:SH", storage.resource(2));
+    let (hold, pids) = with_daemon(&a, &[&storage.resource(1), &shared]);
+    let before = [1, 2].map(|n| storage.area(n));
+
+    let ours = storage.heartbeat(1);
+    let note = *ours.note().unwrap();
+    let theirs = ours.joined(&Name::new(b"thief").unwrap(), 77, 1, note);
+    storage.put_heartbeat(1, &theirs);
+    lost(&join.finish_within(AT_ONCE), "overwritten by thief");
+    lost(&hold.finish_within(AT_ONCE), "was killed");
+    assert!(!pids.iter().any(|pid| runs(*pid)));
+    // After a loss nothing is written any more.
+    assert_eq!(storage.heartbeat(1), theirs);
+    assert!([1, 2].map(|n| storage.area(n)) == before);
+}
+
+#[test]
+fn a_damaged_heartbeat_is_a_loss_at_once() {
+    let storage = Storage::new(1);
+    let (a, join) = Host::joined(&storage, 1);
+    let hold = a.holding(&[&storage.resource(1)]);
+    support::files::patch(storage.file(), 60, b"damage");
+    lost(&join.finish_within(AT_ONCE), "our heartbeat is damaged");
+    lost(&hold.finish_within(AT_ONCE), "was killed");
+}
+
+#[test]
+fn a_lease_that_was_taken_on_the_disk_kills_its_command_alone() {
+    let storage = Storage::new(2);
+    let (a, join) = Host::joined(&storage, 1);
+    let (hold, pids) = with_daemon(&a, &[&storage.resource(1)]);
+    let other = a.holding(&[&storage.resource(2)]);
+
+    let thief = Stamp {
+        host: host_id(2),
+        generation: Generation(1),
+        timestamp: 77,
+    };
+    let taken = storage.leader(1).committed(Lver(2), thief, thief, None);
+    storage.put_leader(1, &taken);
+    lost(&hold.finish_within(AT_ONCE), "LS:R1 is owned by another");
+    assert!(!pids.iter().any(|pid| runs(*pid)));
+    assert_eq!(storage.leader(1), taken);
+    assert_eq!((join.code(), other.code()), (None, None));
+}
+
+#[test]
+fn a_share_that_was_ended_on_the_disk_kills_its_command() {
+    let storage = Storage::new(1);
+    let (a, _join) = Host::joined(&storage, 1);
+    let hold = a.holding(&[&format!("{}:SH", storage.resource(1))]);
+    storage.put_ballot(1, 1, &BallotSector::default());
+    lost(&hold.finish_within(AT_ONCE), "LS:R1");
+}
+
+/// Whether commands can be contained in this way here.
+fn can_contain(host: &Host, contain: &str, resource: &str) -> bool {
+    let ran = host.hold(&["--contain", contain, resource], &["true"]);
+    assert!([0, 78].contains(&ran.code), "{ran:?}");
+    ran.code == 0
+}
+
+#[test]
+fn a_killed_lease_hold_takes_its_command_along_and_leaves_the_lease_owned() {
+    let storage = Storage::new(1);
+    let resource = storage.resource(1);
+    let (a, join_a) = Host::joined(&storage, 1);
+    let (b, _join_b) = Host::joined(&storage, 2);
+    let command = ["sh", "-c", "echo $$; exec sleep 100"];
+    let hold = a.start_hold(&["--contain", "tree", &resource], &command);
+    let pid: i32 = wait_until("its pid", SOON, || hold.stdout().trim().parse().ok());
+    hold.kill();
+    wait_until("the command's end", SOON, || (!runs(pid)).then_some(()));
+
+    // Nobody can tell what else it may have started.
+    join_a.wait_for_stderr("its leases stay owned by this host");
+    assert_eq!(storage.owner(1), (Some(1), 1));
+    let ran = a.hold(&[&resource], &["true"]);
+    assert_eq!(ran.code, 75, "{ran:?}");
+    assert!(
+        ran.stderr.contains("left on this host by lease-hold pid"),
+        "{ran:?}"
+    );
+    let ran = b.hold(&[&resource], &["true"]);
+    assert_eq!(ran.code, 75, "{ran:?}");
+    assert!(ran.stderr.contains("held by host 1 (host1)"), "{ran:?}");
+
+    // Its host cannot leave cleanly; others wait until it is dead.
+    join_a.signal(Signal::SIGTERM);
+    let ran = join_a.finish();
+    assert_eq!(ran.code, 75, "{ran:?}");
+    assert!(ran.stderr.contains("cannot give back"), "{ran:?}");
+    assert!(!storage.heartbeat(1).is_free());
+    let ran = b.start_hold(&["-w", "60", &resource], &["true"]);
+    assert_eq!(ran.finish_within(Duration::from_secs(60)).code, 0);
+    assert_eq!(storage.owner(1), (None, 2));
+}
+
+/// How many processes are `tail -f PATH`, in whatever namespace.
+fn tails(path: &str) -> usize {
+    let line = format!("tail\0-f\0{path}\0");
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let command = |entry: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()
+    };
+    processes
+        .filter_map(command)
+        .filter(|found| *found == line)
+        .count()
+}
+
+/// What a killed lease-hold leaves is contained: it is ended and given back.
+fn given_back(contain: &str) {
+    let storage = Storage::new(2);
+    let (exclusive, shared) = (storage.resource(1), format!("{}:SH", storage.resource(2)));
+    let (a, join) = Host::joined(&storage, 1);
+    let (b, _join_b) = Host::joined(&storage, 2);
+    if !can_contain(&a, contain, &exclusive) {
+        return;
+    }
+    let marker = storage.path().join("marker");
+    std::fs::write(&marker, "").unwrap();
+    let marker = marker.to_str().unwrap();
+    let script = format!("setsid tail -f {marker} & echo held; exec tail -f {marker}");
+    let options = ["--contain", contain, &exclusive, &shared];
+    let hold = a.start_hold(&options, &["sh", "-c", &script]);
+    hold.wait_for_stdout("held");
+    wait_until("both tails", SOON, || (tails(marker) == 2).then_some(()));
+    let lver = storage.owner(1).1;
+    hold.kill();
+    join.wait_for_stderr("nothing is left; its leases are free");
+    assert_eq!(tails(marker), 0);
+    assert_eq!(storage.owner(1), (None, lver));
+    assert_eq!(storage.sharers(2, 1), [] as [u64; 0]);
+    assert_eq!(
+        b.hold(&[&exclusive, &storage.resource(2)], &["true"]).code,
+        0
+    );
+    join.signal(Signal::SIGTERM);
+    assert_eq!(join.finish().code, 0);
+}
+
+#[test]
+fn what_a_killed_lease_hold_leaves_in_a_control_group_is_given_back() {
+    given_back("cgroup");
+}
+
+#[test]
+fn what_a_killed_lease_hold_leaves_in_a_pid_namespace_is_given_back() {
+    given_back("pidns");
+}
+
+#[test]
+fn a_lease_join_that_is_started_again_in_time_goes_on() {
+    let storage = Storage::new(2);
+    let (exclusive, shared) = (storage.resource(1), format!("{}:SH", storage.resource(2)));
+    let (a, join) = Host::joined(&storage, 1);
+    let (hold, pids) = with_daemon(&a, &[&exclusive, &shared]);
+    join.kill();
+    hold.wait_for_stderr("has ended");
+    let join = a.join();
+    assert!(
+        join.stdout().ends_with(" generation 1\n"),
+        "{}",
+        join.stdout()
+    );
+    hold.wait_for_stderr("is back");
+    // It knows what is held, and renews: longer than the lease would have lasted.
+    let ran = a.hold(&["-w", "9", &exclusive], &["true"]);
+    assert_eq!(ran.code, 75, "{ran:?}");
+    assert!(
+        ran.stderr.contains("held on this host by lease-hold pid"),
+        "{ran:?}"
+    );
+    assert!(pids.iter().all(|pid| runs(*pid)));
+    assert_eq!(storage.owner(1), (Some(1), 1));
+
+    join.signal(Signal::SIGTERM);
+    assert_eq!(join.finish().code, 0);
+    assert_eq!(hold.finish().code, 143);
+    assert!(!pids.iter().any(|pid| runs(*pid)));
+    assert_eq!(storage.owner(1), (None, 1));
+    assert_eq!(storage.sharers(2, 1), [] as [u64; 0]);
+    assert!(storage.heartbeat(1).is_free());
+}
+
+#[test]
+fn without_its_lease_join_a_command_is_killed_in_time() {
+    let storage = Storage::new(1);
+    let (a, join) = Host::joined(&storage, 1);
+    let (hold, pids) = with_daemon(&a, &[&storage.resource(1)]);
+    let stubborn = "trap '' TERM; echo held; while :; do sleep 0.05; done";
+    let stubborn = ["sh", "-c", stubborn];
+    let other = Storage::new(1);
+    let (c, join_c) = Host::joined(&other, 1);
+    let stubborn = c.start_hold(&[&other.resource(1)], &stubborn);
+    stubborn.wait_for_stdout("held");
+    let before = storage.area(1);
+
+    join.kill();
+    join_c.kill();
+    let renewals = [renewed(&storage, 1), renewed(&other, 1)];
+    hold.wait_for_stderr("has ended; unless it is started again the lease is lost 8 s after");
+    for (hold, renewed) in [&hold, &stubborn].into_iter().zip(renewals) {
+        lost(&hold.finish(), "no renewal in time");
+        let age = seconds() - renewed;
+        assert!((8.0..10.0).contains(&age), "{age} s after the last renewal");
+    }
+    assert!(!pids.iter().any(|pid| runs(*pid)));
+    assert!(storage.area(1) == before);
+}
+
+#[test]
+fn a_lease_join_that_stands_still_is_not_waited_for() {
+    let storage = Storage::new(1);
+    let (a, join) = Host::joined(&storage, 1);
+    let (hold, pids) = with_daemon(&a, &[&storage.resource(1)]);
+    join.signal(Signal::SIGSTOP);
+    let renewed = renewed(&storage, 1);
+    lost(&hold.finish(), "no renewal in time");
+    let age = seconds() - renewed;
+    assert!((8.0..11.0).contains(&age), "{age} s after the last renewal");
+    assert!(!pids.iter().any(|pid| runs(*pid)));
+    // When it goes on, it is lost, and writes nothing.
+    let before = storage.heartbeat(1);
+    join.signal(Signal::SIGCONT);
+    lost(&join.finish_within(AT_ONCE), "no renewal for");
+    assert_eq!(storage.heartbeat(1), before);
+}
+
+/// A host is killed, all of it; another wants what it had: with `waiting`, it already waits.
+fn takeover(suffix: &str, waiting: bool) {
+    let storage = Storage::new(1);
+    let resource = storage.resource(1);
+    let (a, join_a) = Host::joined(&storage, 1);
+    let (b, _join_b) = Host::joined(&storage, 2);
+    let hold = a.holding(&[&format!("{resource}{suffix}")]);
+    let lver = storage.owner(1).1;
+    let start = || b.start_hold(&["-w", "60", &resource], &["echo", "taken"]);
+    let early = waiting.then(start);
+    if let Some(wait) = &early {
+        wait.wait_for_stderr("trying for");
+    }
+    join_a.kill();
+    hold.kill();
+    let renewed = renewed(&storage, 1);
+
+    let wait = early.unwrap_or_else(start);
+    wait.wait_for_stdout("taken");
+    let age = seconds() - renewed;
+    // Others see a renewal when they look: every 2 s.
+    assert!(
+        (10.0..20.0).contains(&age),
+        "{age} s after the last renewal"
+    );
+    assert_eq!(wait.finish().code, 0);
+    assert_eq!(storage.owner(1), (None, lver + 1));
+    // From now on nobody waits for it.
+    assert_eq!(b.hold(&["-n", &resource], &["true"]).code, 0);
+}
+
+#[test]
+fn a_dead_hosts_lease_is_taken_over_when_it_must_be_dead_and_not_before() {
+    takeover("", false);
+}
+
+#[test]
+fn a_dead_hosts_share_bars_nobody_when_it_must_be_dead_and_not_before() {
+    takeover(":SH", false);
+}
+
+#[test]
+fn who_waits_already_when_a_host_dies_takes_over_no_later() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| takeover("", true));
+        takeover(":SH", true);
+    });
+}
+
+#[test]
+fn a_host_that_comes_back_waits_for_the_end_of_its_former_life() {
+    let storage = Storage::new(1);
+    let resource = storage.resource(1);
+    let (a, join) = Host::joined(&storage, 1);
+    if !can_contain(&a, "cgroup", &resource) {
+        return;
+    }
+    let hold = a.holding(&["--contain", "cgroup", &resource]);
+    let lver = storage.owner(1).1;
+    join.kill();
+    let renewed = renewed(&storage, 1);
+    lost(&hold.finish(), "no renewal in time");
+
+    let join = a.join();
+    let age = seconds() - renewed;
+    #[allow(clippy::cast_precision_loss)]
+    let dead_after = 8.0 + WATCHDOG as f64;
+    assert!(age > dead_after, "joined {age} s after the last renewal");
+    assert!(join.stdout().ends_with(" generation 2\n"));
+    let again = a.start_hold(&["-w", "60", &resource], &["true"]);
+    again.wait_for_stderr("writes of an earlier life of this host may still land; waiting ");
+    assert_eq!(again.finish_within(Duration::from_secs(60)).code, 0);
+    assert_eq!(storage.owner(1), (None, lver + 1));
+}
+
+#[test]
+fn storage_that_refuses_a_write_is_exit_74_and_nothing_is_run() {
+    let storage = Storage::new(1);
+    let (a, join) = Host::joined(&storage, 1);
+    let before = storage.area(1);
+    // No write to any file is allowed; to pipes it is.
+    let script = "(ulimit -f 0; \"$@\"; echo code $?) 2>&1 | cat";
+    let hold = a.hold_command(&[&storage.resource(1)], &["echo", "run"]);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(hold.get_program());
+    let ran = Process::start(command.args(hold.get_args())).finish();
+    assert!(ran.stdout.ends_with("code 74\n"), "{ran:?}");
+    assert!(ran.stdout.contains("cannot acquire LS:R1: "), "{ran:?}");
+    assert!(!ran.stdout.contains("run\n"), "{ran:?}");
+    assert!(storage.area(1) == before);
+    assert_eq!(a.hold(&[&storage.resource(1)], &["true"]).code, 0);
+    drop(join);
+}

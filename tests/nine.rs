@@ -1,0 +1,585 @@
+//! The points in which sanlock's own rules are not safe, as states of the disk or orders of
+//! events that see ours be right. They are numbered as in lease-disk(5). The first one, which
+//! needs the real daemon beside us, is in beside.rs.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use lease_core::clock::{Clock, Moment};
+use lease_core::delta::{self, Claim, HostLease, Lockspace, RenewError, Tenure};
+use lease_core::format;
+use lease_core::id::{BallotNumber, Generation, HostId, Lver, Name};
+use lease_core::layout::Geometry;
+use lease_core::liveness::Sightings;
+use lease_core::quorum::{Quorum, Replica};
+use lease_core::record::ballot::{Ballot, BallotSector};
+use lease_core::record::heartbeat::Heartbeat;
+use lease_core::record::holder_note::HolderNote;
+use lease_core::record::host_note::HostNote;
+use lease_core::record::leader::{Leader, Stamp};
+use lease_core::resource::{AcquireError, Attempt, Held, Member, Refusal, Resource, Wanted};
+use lease_core::spec::Mode;
+use lease_core::timing::Timing;
+use std::rc::Rc;
+use std::time::Duration;
+use support::script::{Fate, Io, ScriptClock, ScriptDisk, put};
+use support::storage::host_id;
+
+const HOSTS: u64 = 3;
+const AREA: u64 = 1 << 20;
+
+fn geometry() -> Geometry {
+    Geometry::ALL[0]
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).unwrap()
+}
+
+fn timing() -> Timing {
+    Timing::new(10, 60).unwrap()
+}
+
+/// Where a host's ballot record is on the disk.
+fn ballot_at(host: u64) -> u64 {
+    AREA + geometry().ballot_at(host_id(host)) as u64
+}
+
+fn lockspace() -> Lockspace {
+    Lockspace {
+        name: name("LS"),
+        offset: 0,
+        geometry: geometry(),
+    }
+}
+
+fn note(host: HostId) -> HolderNote {
+    HolderNote {
+        host,
+        generation: Generation(0),
+        lver: Lver(0),
+        mode: Mode::Exclusive,
+        pid: 1,
+        start: 1,
+        host_name: Vec::new(),
+        command: Vec::new(),
+    }
+}
+
+/// A lockspace and a resource on one disk, and a clock.
+struct World {
+    disk: Rc<ScriptDisk>,
+    clock: ScriptClock,
+}
+
+impl World {
+    fn new() -> Self {
+        let lockspace = format::Lockspace {
+            geometry: geometry(),
+            name: name("LS"),
+            io_timeout: 10,
+        };
+        let resource = format::Resource {
+            geometry: geometry(),
+            lockspace: name("LS"),
+            name: name("RS"),
+            num_hosts: HOSTS,
+        };
+        let mut bytes = lockspace.area();
+        bytes.extend(resource.area());
+        let clock = ScriptClock::at(10_000);
+        let disk = Rc::new(ScriptDisk::new(bytes));
+        Self { disk, clock }
+    }
+
+    fn leader(&self) -> Leader {
+        Leader::decode(&self.disk.at(AREA, 512)).unwrap()
+    }
+
+    fn ballot(&self, host: u64) -> BallotSector {
+        BallotSector::decode(&self.disk.at(ballot_at(host), 512)).unwrap()
+    }
+
+    fn put_ballot(&self, host: u64, ballot: &BallotSector) {
+        let sector = ballot.to_sector(geometry().sector());
+        self.disk.put_at(ballot_at(host), &sector);
+    }
+
+    /// A host's heartbeat, as if it had been renewed at `timestamp`.
+    fn put_heartbeat(&self, host: u64, timestamp: u64) -> Heartbeat {
+        let note = HostNote {
+            watchdog: 60,
+            host: host_id(host),
+            generation: Generation(1),
+            boot_id: [0; 16],
+        };
+        let free = Heartbeat::new(geometry(), &name("LS"), 10);
+        let joined = free.joined(&name("other"), timestamp, 10, note);
+        let at = geometry().heartbeat_at(host_id(host)) as u64;
+        self.disk.put_at(at, &joined.to_sector());
+        joined
+    }
+
+    /// Does something as a host in its first life, with its lease renewed just now.
+    fn with<T>(&self, host: u64, act: impl FnOnce(&Resource<'_>, &Member<'_>, &Wanted) -> T) -> T {
+        let tenure = Tenure::new(timing(), self.clock.now());
+        let member = Member {
+            clock: &self.clock,
+            tenure: &tenure,
+            lockspace: lockspace(),
+            heartbeats: &*self.disk,
+            host: host_id(host),
+            generation: Generation(1),
+            ballots_from: Moment::default(),
+        };
+        let replica = Replica {
+            disk: &*self.disk,
+            offset: AREA,
+        };
+        let resource = Resource {
+            quorum: Quorum::new(vec![replica]),
+            lockspace: name("LS"),
+            name: name("RS"),
+            geometry: geometry(),
+            num_hosts: HOSTS,
+        };
+        let wanted = Wanted {
+            mode: Mode::Exclusive,
+            lver: None,
+            note: note(host_id(host)),
+        };
+        act(&resource, &member, &wanted)
+    }
+
+    fn acquire(&self, host: u64, seen: &mut Sightings) -> Result<Attempt, AcquireError> {
+        self.with(host, |resource, member, wanted| {
+            resource.acquire(member, wanted, seen)
+        })
+    }
+
+    fn acquired(&self, host: u64) -> Held {
+        match self.acquire(host, &mut Sightings::default()) {
+            Ok(Attempt::Held(held)) => *held,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn release(&self, host: u64, held: &Held) -> Result<(), AcquireError> {
+        self.with(host, |resource, member, _| resource.release(member, held))
+    }
+
+    fn resolve(&self, host: u64) -> Result<(), AcquireError> {
+        self.with(host, |resource, member, wanted| {
+            resource.resolve(member, wanted)
+        })
+    }
+
+    /// Joins as host 1.
+    fn join(&self) -> HostLease {
+        let claim = Claim {
+            host: host_id(1),
+            name: name("host1"),
+            timing: timing(),
+            boot_id: [1; 16],
+            at_least: Generation(0),
+            quiet_from: Moment::default(),
+        };
+        delta::join(&lockspace(), &*self.disk, &self.clock, &claim, &mut |_| {}).unwrap()
+    }
+}
+
+fn accepted(number: u64, host: u64, lver: u64) -> Ballot {
+    Ballot {
+        mbal: BallotNumber(number),
+        bal: BallotNumber(number),
+        value: Some(Stamp {
+            host: host_id(host),
+            generation: Generation(1),
+            timestamp: 5,
+        }),
+        lver: Lver(lver),
+    }
+}
+
+/// The ballots that a host has written, in their order.
+fn ballots_written(log: &[Io], host: u64) -> Vec<Ballot> {
+    let ours = log.iter().filter(|io| io.writes(ballot_at(host)));
+    ours.map(|io| BallotSector::decode(io.written.as_deref().unwrap()).unwrap())
+        .map(|sector| sector.ballot)
+        .collect()
+}
+
+// ---- 2. phase 1 forgets what was accepted
+
+#[test]
+fn phase_1_keeps_what_we_have_accepted_and_that_is_what_is_committed() {
+    let world = World::new();
+    // We accepted host 2's value for version 1; it may have been decided by that.
+    let before = accepted(2001, 2, 1);
+    world.put_ballot(
+        1,
+        &BallotSector {
+            ballot: before,
+            ..BallotSector::default()
+        },
+    );
+    world.put_heartbeat(2, 5);
+    let attempt = world.acquire(1, &mut Sightings::default());
+    let written = ballots_written(&world.disk.log(), 1);
+    let phase_1 = written[0];
+    assert!(phase_1.mbal > before.mbal);
+    assert_eq!((phase_1.bal, phase_1.value), (before.bal, before.value));
+    assert_eq!(world.leader().owner().unwrap().host, host_id(2));
+    assert_eq!(world.leader().lver(), Lver(1));
+    assert!(!matches!(attempt, Ok(Attempt::Held(_))), "{attempt:?}");
+}
+
+// ---- 3. a timed-out write may land later
+
+#[test]
+fn nothing_is_written_behind_a_write_that_hangs() {
+    let world = World::new();
+    let held = world.acquired(1);
+    world.disk.log();
+    world.disk.next_write(ballot_at(1), Fate::Hangs);
+    assert!(world.release(1, &held).is_err());
+    assert!(world.release(1, &held).is_err());
+    assert!(world.resolve(1).is_err());
+    let writes = world
+        .disk
+        .log()
+        .into_iter()
+        .filter(|io| io.written.is_some());
+    assert_eq!(writes.count(), 1);
+    assert_eq!(world.leader().owner().unwrap().host, host_id(1));
+}
+
+#[test]
+fn a_release_that_lands_late_frees_nobody_elses_lease() {
+    let world = World::new();
+    let held = world.acquired(1);
+    world.disk.next_write(AREA, Fate::Hangs);
+    // Our record says released; the leader's write hangs, and our host gives up and dies.
+    assert!(world.release(1, &held).is_err());
+    let before = world.leader();
+    let thief = Stamp {
+        host: host_id(2),
+        generation: Generation(1),
+        timestamp: 99,
+    };
+    // A retry by the next life would have to start from what stands there now.
+    let taken = before.committed(Lver(2), thief, thief, None);
+    world.disk.put_at(AREA, &taken.to_sector());
+    assert!(world.release(1, &held).is_err());
+    assert_eq!(world.leader(), taken);
+}
+
+#[test]
+fn a_host_id_is_not_given_back_while_a_write_hangs() {
+    let world = World::new();
+    let mut lease = world.join();
+    let at = geometry().heartbeat_at(host_id(1)) as u64;
+    world.disk.next_write(at, Fate::Hangs);
+    assert!(matches!(
+        lease.renew(&*world.disk, &world.clock),
+        Err(RenewError::Disk(_))
+    ));
+    assert!(matches!(
+        lease.leave(&*world.disk, &world.clock),
+        Err(RenewError::Disk(_))
+    ));
+    world.disk.land();
+    assert!(lease.renew(&*world.disk, &world.clock).is_ok());
+    assert_eq!(lease.leave(&*world.disk, &world.clock), Ok(()));
+    assert!(
+        Heartbeat::decode(&world.disk.at(at, 512))
+            .unwrap()
+            .is_free()
+    );
+}
+
+// ---- 4. in doubt
+
+/// The last write of an acquire, or its ballot's last, fails one way or the other.
+fn in_doubt(at: u64, which: usize, fate: Fate) -> World {
+    let world = World::new();
+    let mut count = 0;
+    world.disk.rule(move |io, _| {
+        count += usize::from(io.writes(at));
+        if io.writes(at) && count == which {
+            fate
+        } else {
+            Fate::Done
+        }
+    });
+    let attempt = world.acquire(1, &mut Sightings::default());
+    assert!(
+        matches!(attempt, Err(AcquireError::InDoubt(_))),
+        "{attempt:?}"
+    );
+    world.disk.rule(|_, _| Fate::Done);
+    world
+}
+
+const PHASE_2: (u64, usize) = (0, 2);
+const COMMIT: (u64, usize) = (1, 1);
+
+fn sector_of((what, which): (u64, usize)) -> (u64, usize) {
+    (if what == 0 { ballot_at(1) } else { AREA }, which)
+}
+
+#[test]
+fn what_is_in_doubt_is_brought_to_an_end_and_is_not_ours() {
+    for step in [PHASE_2, COMMIT] {
+        for fate in [Fate::Fails, Fate::FailsWritten] {
+            let (at, which) = sector_of(step);
+            let world = in_doubt(at, which, fate);
+            assert_eq!(world.resolve(1), Ok(()), "{step:?} {fate:?}");
+            assert_eq!(world.leader().owner(), None, "{step:?} {fate:?}");
+            // The next one gets it at once, and only once.
+            let lver = world.leader().lver();
+            assert_eq!(world.acquired(2).lver, lver.next());
+        }
+    }
+}
+
+#[test]
+fn what_another_host_finishes_for_us_is_given_back() {
+    let (at, which) = sector_of(PHASE_2);
+    let world = in_doubt(at, which, Fate::FailsWritten);
+    // Host 2 finds what we accepted and has to commit it, for us.
+    let heartbeat = world.put_heartbeat(1, 5);
+    let mut seen = Sightings::default();
+    seen.look(host_id(1), &heartbeat, timing(), world.clock.now());
+    world.put_heartbeat(1, 6);
+    let attempt = world.acquire(2, &mut seen);
+    let Ok(Attempt::Refused(Refusal::Held { owner, .. }, _)) = &attempt else {
+        panic!("{attempt:?}");
+    };
+    assert_eq!((owner.host, world.leader().lver()), (host_id(1), Lver(1)));
+    assert_eq!(world.leader().writer().unwrap().host, host_id(2));
+
+    assert_eq!(world.resolve(1), Ok(()));
+    assert!(matches!(world.acquire(2, &mut seen), Ok(Attempt::Held(_))));
+}
+
+#[test]
+fn nothing_is_resolved_while_the_write_in_doubt_hangs() {
+    let (at, which) = sector_of(COMMIT);
+    let world = in_doubt(at, which, Fate::Hangs);
+    world.disk.log();
+    assert!(world.resolve(1).is_err());
+    assert_eq!(world.disk.log(), []);
+    world.disk.land();
+    assert_eq!(world.resolve(1), Ok(()));
+    assert_eq!(world.leader().owner(), None);
+}
+
+// ---- 5. a damaged ballot record
+
+#[test]
+fn a_damaged_ballot_record_ends_the_attempt() {
+    for phase in [1, 2] {
+        let world = World::new();
+        world.put_ballot(
+            3,
+            &BallotSector {
+                ballot: accepted(3, 3, 0),
+                ..BallotSector::default()
+            },
+        );
+        let mut writes = 0;
+        world.disk.rule(move |io, bytes| {
+            writes += usize::from(io.writes(ballot_at(1)));
+            if writes == phase && io.written.is_none() {
+                put(bytes, ballot_at(3) + 40, &[77]);
+            }
+            Fate::Done
+        });
+        let attempt = world.acquire(1, &mut Sightings::default());
+        let failed = match phase {
+            1 => matches!(attempt, Err(AcquireError::Ballot(_))),
+            _ => matches!(attempt, Err(AcquireError::InDoubt(_))),
+        };
+        assert!(failed, "{attempt:?}");
+        assert_eq!(ballots_written(&world.disk.log(), 1).len(), phase);
+        assert_eq!(world.leader().owner(), None);
+    }
+}
+
+// ---- 6. sharers that come between the look and the commit
+
+#[test]
+fn a_share_that_appears_before_the_commit_bars_the_exclusive_lease() {
+    let world = World::new();
+    let heartbeat = world.put_heartbeat(2, 5);
+    let mut seen = Sightings::default();
+    seen.look(host_id(2), &heartbeat, timing(), world.clock.now());
+    world.put_heartbeat(2, 6);
+    world.disk.rule(|io, bytes| {
+        if io.writes(AREA) {
+            let share = BallotSector {
+                shared: Some(Generation(1)),
+                ..BallotSector::default()
+            };
+            put(bytes, ballot_at(2), &share.to_sector(geometry().sector()));
+        }
+        Fate::Done
+    });
+    let attempt = world.acquire(1, &mut seen);
+    let Ok(Attempt::Refused(Refusal::Shared(hosts), _)) = attempt else {
+        panic!("{attempt:?}");
+    };
+    assert_eq!(hosts, [host_id(2)]);
+    assert_eq!(world.leader().owner(), None);
+    assert_eq!(world.ballot(2).shared, Some(Generation(1)));
+}
+
+// ---- 7. a dead sharer's record
+
+/// Host 2 shares, and was seen without a change for longer than it can live.
+fn with_dead_sharer() -> (World, Sightings) {
+    let world = World::new();
+    let heartbeat = world.put_heartbeat(2, 5);
+    let mut seen = Sightings::default();
+    seen.look(host_id(2), &heartbeat, timing(), Moment::default());
+    let share = BallotSector {
+        ballot: accepted(2, 2, 0),
+        released: true,
+        shared: Some(Generation(1)),
+        note: None,
+    };
+    world.put_ballot(2, &share);
+    (world, seen)
+}
+
+#[test]
+fn a_dead_share_bars_nobody_and_its_record_is_left_to_its_host() {
+    let (world, mut seen) = with_dead_sharer();
+    let before = world.ballot(2);
+    let attempt = world.acquire(1, &mut seen);
+    assert!(matches!(attempt, Ok(Attempt::Held(_))), "{attempt:?}");
+    assert_eq!(world.ballot(2), before);
+    let log = world.disk.log();
+    assert!(!log.iter().any(|io| io.writes(ballot_at(2))));
+}
+
+#[test]
+fn a_share_of_a_later_life_is_not_taken_for_the_dead_ones() {
+    let (world, mut seen) = with_dead_sharer();
+    // It comes back and shares again, after we have looked at it.
+    world.disk.rule(|io, bytes| {
+        if io.writes(AREA) {
+            let share = BallotSector {
+                shared: Some(Generation(2)),
+                ..BallotSector::default()
+            };
+            put(bytes, ballot_at(2), &share.to_sector(geometry().sector()));
+        }
+        Fate::Done
+    });
+    let attempt = world.acquire(1, &mut seen);
+    assert!(!matches!(attempt, Ok(Attempt::Held(_))), "{attempt:?}");
+    assert_eq!(world.ballot(2).shared, Some(Generation(2)));
+}
+
+// ---- 8. a holder looks at its leader again
+
+#[test]
+fn a_holder_sees_whether_its_lease_is_still_its_own() {
+    let world = World::new();
+    let held = world.acquired(1);
+    let check = || world.with(1, |resource, member, _| resource.still_held(member, &held));
+    assert_eq!(check(), Ok(true));
+    let ours = world.leader();
+    let stamp = |host, generation| Stamp {
+        host: host_id(host),
+        generation: Generation(generation),
+        timestamp: 5,
+    };
+    let table = [
+        ("written by another host, for us", 1, stamp(1, 1), true),
+        ("the next version, another host's", 2, stamp(2, 1), false),
+        (
+            "the next version, a later life's of ours",
+            2,
+            stamp(1, 2),
+            false,
+        ),
+        (
+            "the same version, a later life's of ours",
+            1,
+            stamp(1, 2),
+            false,
+        ),
+    ];
+    for (story, lver, owner, still) in table {
+        let leader = ours.committed(Lver(lver), owner, stamp(2, 1), None);
+        world.disk.put_at(AREA, &leader.to_sector());
+        assert_eq!(check(), Ok(still), "{story}");
+    }
+    world
+        .disk
+        .put_at(AREA, &ours.released(stamp(1, 1)).to_sector());
+    assert_eq!(check(), Ok(false), "freed");
+}
+
+// ---- 9. a slow renewal
+
+/// A renewal whose write takes `seconds`, and the lease after it.
+fn slow_renewal(seconds: u64) -> (World, HostLease, Moment, Result<(), RenewError>) {
+    let world = World::new();
+    let mut lease = world.join();
+    let began = world.clock.now();
+    let disk = SlowDisk {
+        disk: &world.disk,
+        clock: &world.clock,
+        write: Duration::from_secs(seconds),
+    };
+    let result = lease.renew(&disk, &world.clock).map(|_| ());
+    world.disk.log();
+    (world, lease, began, result)
+}
+
+struct SlowDisk<'a> {
+    disk: &'a ScriptDisk,
+    clock: &'a ScriptClock,
+    write: Duration,
+}
+
+impl lease_core::disk::Disk for SlowDisk<'_> {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, lease_core::disk::Fault> {
+        self.disk.read(offset, len)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), lease_core::disk::Fault> {
+        self.disk.write(offset, bytes)?;
+        self.clock.pass(self.write);
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), lease_core::disk::Fault> {
+        self.disk.settle()
+    }
+}
+
+#[test]
+fn a_renewal_counts_from_before_its_write_was_issued() {
+    let (world, lease, began, result) = slow_renewal(50);
+    assert_eq!(result, Ok(()));
+    assert_eq!(lease.renewed(), began);
+    let tenure = Tenure::new(timing(), lease.renewed());
+    assert!(tenure.holds(began.after(Duration::from_secs(79))));
+    assert!(!tenure.holds(began.after(Duration::from_secs(80))));
+    assert!(tenure.holds(world.clock.now()));
+}
+
+#[test]
+fn a_renewal_that_lands_after_8t_saves_nobody_and_nothing_follows_it() {
+    let (world, mut lease, began, result) = slow_renewal(100);
+    assert!(matches!(result, Err(RenewError::Lost(_))), "{result:?}");
+    assert!(lease.renewed() <= began);
+    let again = lease.renew(&*world.disk, &world.clock).map(|_| ());
+    assert!(matches!(again, Err(RenewError::Lost(_))), "{again:?}");
+    let left = lease.leave(&*world.disk, &world.clock);
+    assert!(matches!(left, Err(RenewError::Lost(_))), "{left:?}");
+    assert!(world.disk.log().iter().all(|io| io.written.is_none()));
+}

@@ -1,0 +1,184 @@
+//! A disk and a clock that do what a test says: what another host writes at which moment, which
+//! I/O fails, which write lands late. And a log of every I/O.
+#![allow(clippy::expect_used, clippy::panic)] // A test's helper fails the test by panicking.
+
+use lease_core::clock::{Clock, Interrupted, Moment};
+use lease_core::disk::{Disk, Fault};
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+/// One I/O.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Io {
+    /// Byte of the disk.
+    pub offset: u64,
+    /// What is written; nothing for a read.
+    pub written: Option<Vec<u8>>,
+}
+
+impl Io {
+    /// Whether it writes the sector at `offset`.
+    pub fn writes(&self, offset: u64) -> bool {
+        self.written.is_some() && self.offset == offset
+    }
+}
+
+/// What becomes of an I/O.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is done.
+    Done,
+    /// It fails, and a write is not on the disk.
+    Fails,
+    /// It fails, but a write is on the disk.
+    FailsWritten,
+    /// No answer comes, until [`ScriptDisk::land`].
+    Hangs,
+}
+
+type Rule = Box<dyn FnMut(&Io, &mut Vec<u8>) -> Fate>;
+
+/// A disk in memory.
+pub struct ScriptDisk {
+    bytes: RefCell<Vec<u8>>,
+    log: RefCell<Vec<Io>>,
+    rule: RefCell<Rule>,
+    hanging: RefCell<Option<Io>>,
+}
+
+impl ScriptDisk {
+    /// With these bytes; every I/O is done.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes: RefCell::new(bytes),
+            log: RefCell::default(),
+            rule: RefCell::new(Box::new(|_, _| Fate::Done)),
+            hanging: RefCell::default(),
+        }
+    }
+
+    /// From now on `rule` is asked before each I/O, and may change what is on the disk.
+    pub fn rule(&self, rule: impl FnMut(&Io, &mut Vec<u8>) -> Fate + 'static) {
+        *self.rule.borrow_mut() = Box::new(rule);
+    }
+
+    /// The next write of the sector at `offset` has this fate, all else is done.
+    pub fn next_write(&self, offset: u64, fate: Fate) {
+        let mut fate = Some(fate);
+        self.rule(move |io, _| match io.writes(offset) {
+            true => fate.take().unwrap_or(Fate::Done),
+            false => Fate::Done,
+        });
+    }
+
+    /// What hangs comes to its end: a write lands.
+    pub fn land(&self) {
+        if let Some(io) = self.hanging.take() {
+            self.put(&io);
+        }
+    }
+
+    /// A copy of `len` bytes at `offset`.
+    pub fn at(&self, offset: u64, len: usize) -> Vec<u8> {
+        let start = usize::try_from(offset).expect("it fits");
+        self.bytes.borrow()[start..start + len].to_vec()
+    }
+
+    /// Writes past the log, as another host would.
+    pub fn put_at(&self, offset: u64, bytes: &[u8]) {
+        put(&mut self.bytes.borrow_mut(), offset, bytes);
+    }
+
+    /// Every I/O since the last call.
+    pub fn log(&self) -> Vec<Io> {
+        self.log.take()
+    }
+
+    fn put(&self, io: &Io) {
+        if let Some(written) = &io.written {
+            self.put_at(io.offset, written);
+        }
+    }
+
+    fn io(&self, io: Io) -> Result<(), Fault> {
+        if self.hanging.borrow().is_some() {
+            return Err(Fault::Outstanding);
+        }
+        self.log.borrow_mut().push(io.clone());
+        let fate = (self.rule.borrow_mut())(&io, &mut self.bytes.borrow_mut());
+        match fate {
+            Fate::Done => {
+                self.put(&io);
+                Ok(())
+            }
+            Fate::Fails => Err(Fault::Failed("it failed".into())),
+            Fate::FailsWritten => {
+                self.put(&io);
+                Err(Fault::Failed("it failed".into()))
+            }
+            Fate::Hangs => {
+                *self.hanging.borrow_mut() = Some(io);
+                Err(Fault::TimedOut(1))
+            }
+        }
+    }
+}
+
+/// Writes into bytes of a disk.
+pub fn put(bytes: &mut [u8], offset: u64, sector: &[u8]) {
+    let start = usize::try_from(offset).expect("it fits");
+    bytes[start..start + sector.len()].copy_from_slice(sector);
+}
+
+impl Disk for ScriptDisk {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        let written = None;
+        self.io(Io { offset, written })?;
+        Ok(self.at(offset, len))
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let written = Some(bytes.to_vec());
+        self.io(Io { offset, written })
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        match *self.hanging.borrow() {
+            Some(_) => Err(Fault::Outstanding),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A clock that stands still unless somebody waits.
+#[derive(Debug, Default)]
+pub struct ScriptClock(Cell<u64>);
+
+impl ScriptClock {
+    /// At this second.
+    pub fn at(second: u64) -> Self {
+        let clock = Self::default();
+        clock.pass(Duration::from_secs(second));
+        clock
+    }
+
+    /// Time passes.
+    pub fn pass(&self, duration: Duration) {
+        self.0.set(Moment(self.0.get()).after(duration).0);
+    }
+}
+
+impl Clock for ScriptClock {
+    fn now(&self) -> Moment {
+        Moment(self.0.get())
+    }
+
+    fn wait(&self, duration: Duration) -> Result<(), Interrupted> {
+        self.pass(duration);
+        Ok(())
+    }
+
+    fn back_off(&self, most: Duration) {
+        self.pass(most / 2);
+    }
+}

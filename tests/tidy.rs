@@ -1,0 +1,360 @@
+//! The house rules that a grep can check.
+//!
+//! A source file is looked at as its shipped part: what stands above its test module, without
+//! comments. Each rule collects all that breaks it before it fails.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules of lease-core from the ground up. A module may use those above it only.
+const FLOORS: [&str; 20] = [
+    "id", "layout", "spec", "record", "disk", "clock", "timing", "delta", "quorum", "paxos",
+    "liveness", "resource", "format", "survey", "device", "priority", "process", "contain",
+    "registry", "tool",
+];
+
+/// Modules that see the world through `Disk` and `Clock` alone.
+const PROTOCOL: [&str; 13] = [
+    "id", "layout", "spec", "record", "disk", "timing", "delta", "quorum", "paxos", "liveness",
+    "resource", "format", "survey",
+];
+
+/// What a protocol module never names.
+const WORLDLY: [&str; 9] = [
+    "std::fs",
+    "std::io",
+    "std::net",
+    "Instant",
+    "SystemTime",
+    "thread",
+    "print",
+    "println",
+    "eprintln",
+];
+
+/// The only files with unsafe code.
+const UNSAFE: [&str; 2] = ["lease-hold/src/child.rs", "lease-join/src/watchdog.rs"];
+
+/// What may stand at the top.
+const TOP: [&str; 16] = [
+    ".ci",
+    ".gitignore",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "clippy.toml",
+    "lease-core",
+    "lease-dump",
+    "lease-hold",
+    "lease-init",
+    "lease-join",
+    "man",
+    "rustfmt.toml",
+    "tests",
+    "target",
+];
+
+/// Most lines of a source file, and the files that may have more.
+const LINES_MAX: usize = 700;
+const LONGER: [(&str, usize); 5] = [
+    ("lease-core/src/resource.rs", 850),
+    ("lease-core/src/survey.rs", 1000),
+    ("tests/rules.rs", 1100),
+    ("tests/sim/host.rs", 900),
+    ("tests/sim/world.rs", 1200),
+];
+/// Most characters of a line.
+const WIDTH_MAX: usize = 100;
+/// Most lines of a `main`.
+const MAIN_MAX: usize = 40;
+
+/// A file of the workspace, by its path from the top.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// Each line above the test module without its comment, with its number.
+    fn shipped(&self) -> Vec<(usize, &str)> {
+        let lines: Vec<_> = self.text.lines().collect();
+        let tests = lines
+            .windows(2)
+            .position(|w| w[0].trim() == "#[cfg(test)]" && w[1].starts_with("mod tests"));
+        let shipped = &lines[..tests.unwrap_or(lines.len())];
+        let code = shipped.iter().map(|line| without_comment(line));
+        (1..).zip(code).collect()
+    }
+
+    /// Of a file of lease-core, the module that it belongs to.
+    fn module(&self) -> Option<&str> {
+        let inside = self.path.strip_prefix("lease-core/src/")?;
+        let first = inside.split('/').next()?;
+        Some(first.strip_suffix(".rs").unwrap_or(first)).filter(|module| *module != "lib")
+    }
+
+    /// Whether users get it, as a program or a library.
+    fn is_shipped(&self) -> bool {
+        self.path.starts_with("lease-") && self.path.contains("/src/")
+    }
+
+    fn at(&self, line: usize, what: &str) -> String {
+        format!("{}:{line}: {what}", self.path)
+    }
+}
+
+fn without_comment(line: &str) -> &str {
+    let quotes_before = |at: usize| line[..at].matches('"').count();
+    let comment = line
+        .match_indices("//")
+        .find(|(at, _)| quotes_before(*at) % 2 == 0);
+    comment.map_or(line, |(at, _)| &line[..at])
+}
+
+/// Whether `word` stands in `code` as a whole word.
+fn names(code: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(at, _)| {
+        !code[..at].ends_with(is_part) && !code[at + word.len()..].starts_with(is_part)
+    })
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// Every text file of the workspace; what holds a NUL is data.
+fn all_files() -> Vec<Source> {
+    let mut found = Vec::new();
+    for name in TOP.iter().filter(|name| **name != "target") {
+        collect(&root().join(name), &mut found);
+    }
+    assert!(found.len() > 20, "the workspace is not at {:?}", root());
+    found
+}
+
+fn collect(path: &Path, found: &mut Vec<Source>) {
+    if path.is_dir() {
+        let mut entries: Vec<_> = fs::read_dir(path)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        entries.sort();
+        entries.iter().for_each(|entry| collect(entry, found));
+    } else if let Ok(text) = fs::read_to_string(path)
+        && !text.contains('\0')
+    {
+        let path = path.strip_prefix(root()).unwrap().display().to_string();
+        found.push(Source { path, text });
+    }
+}
+
+fn sources() -> Vec<Source> {
+    all_files()
+        .into_iter()
+        .filter(|file| file.path.ends_with(".rs"))
+        .collect()
+}
+
+/// The shipped lines of all shipped sources that `breaks` has something to say about.
+fn violations(breaks: impl Fn(&Source, &str) -> Option<String>) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|source| source.is_shipped()) {
+        for (number, code) in source.shipped() {
+            found.extend(breaks(source, code).map(|what| source.at(number, &what)));
+        }
+    }
+    found
+}
+
+fn assert_none(found: &[String], rule: &str) {
+    assert!(found.is_empty(), "{rule}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_protocol_module_sees_the_world_through_disk_and_clock_alone() {
+    let found = violations(|source, code| {
+        let word = WORLDLY.iter().find(|word| names(code, word))?;
+        let protocol = source.module().is_some_and(|m| PROTOCOL.contains(&m));
+        protocol.then(|| format!("names {word}"))
+    });
+    assert_none(&found, "no files, threads, other clocks, printing");
+}
+
+#[test]
+fn imports_go_up_only() {
+    let floor = |module: &str| FLOORS.iter().position(|m| *m == module);
+    let found = violations(|source, code| {
+        let own = source.module()?;
+        let used = code.split("crate::").skip(1).map(|rest| {
+            rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+                .next()
+                .unwrap_or_default()
+        });
+        let wrong = |used: &&str| match (floor(used), floor(own)) {
+            (Some(used), Some(own)) => used > own,
+            _ => true,
+        };
+        used.into_iter()
+            .find(wrong)
+            .map(|used| format!("{own} uses {used}"))
+    });
+    assert_none(&found, "a module uses those above it in FLOORS only");
+}
+
+#[test]
+fn every_module_of_the_library_has_a_floor() {
+    for source in sources() {
+        let known = source.module().is_none_or(|m| FLOORS.contains(&m));
+        assert!(known, "{} is not in FLOORS", source.path);
+    }
+}
+
+#[test]
+fn shipped_code_does_not_panic_on_purpose() {
+    let found = violations(|_, code| {
+        let words = [".unwrap()", ".expect(", "panic!(", "unreachable!("];
+        let word = words.iter().find(|word| code.contains(**word))?;
+        Some(format!("has {word}"))
+    });
+    assert_none(&found, "no unwrap, expect, panic");
+}
+
+#[test]
+fn unsafe_code_is_in_its_files_and_says_why_it_is_sound() {
+    let mut found = Vec::new();
+    for source in sources() {
+        let lines: Vec<_> = source.text.lines().collect();
+        for (number, code) in source.shipped() {
+            if !names(code, "unsafe") || source.path == "tests/tidy.rs" {
+                continue;
+            }
+            if source.is_shipped() && !UNSAFE.contains(&source.path.as_str()) {
+                found.push(source.at(number, "unsafe"));
+            }
+            let above = lines[..number - 1].iter().rev();
+            let mut comments = above.take_while(|line| line.trim().starts_with("//"));
+            if !comments.any(|line| line.contains("SAFETY:") || line.contains("# Safety")) {
+                found.push(source.at(number, "no SAFETY comment right above"));
+            }
+        }
+    }
+    assert_none(
+        &found,
+        "unsafe code is in UNSAFE only, each with its reason",
+    );
+}
+
+#[test]
+fn a_main_tells_the_story_in_few_lines() {
+    for source in sources().iter().filter(|s| s.path.ends_with("main.rs")) {
+        let lines = source.text.lines();
+        let main = lines.skip_while(|line| !line.starts_with("fn main("));
+        let length = main.take_while(|line| !line.starts_with('}')).count() + 1;
+        assert!(
+            length < MAIN_MAX,
+            "{}: main has {length} lines",
+            source.path
+        );
+    }
+}
+
+#[test]
+fn no_file_is_too_long_and_no_line_too_wide() {
+    let mut found = Vec::new();
+    for source in sources() {
+        let longer = LONGER.iter().find(|(path, _)| *path == source.path);
+        let most = longer.map_or(LINES_MAX, |(_, most)| *most);
+        let length = source.text.lines().count();
+        if length > most {
+            found.push(format!("{}: {length} lines", source.path));
+        }
+    }
+    for file in all_files().iter().filter(|f| is_written_by_hand(f)) {
+        for (number, line) in (1..).zip(file.text.lines()) {
+            if line.chars().count() > WIDTH_MAX && !is_message(line) {
+                found.push(file.at(number, "too wide"));
+            }
+            if line.ends_with([' ', '\t']) {
+                found.push(file.at(number, "ends in a space"));
+            }
+        }
+    }
+    assert_none(&found, "lines of a file, characters of a line");
+}
+
+/// A message is one line, in the source as on the terminal.
+fn is_message(line: &str) -> bool {
+    let start = line.trim_start();
+    start.starts_with(['"', '#'])
+}
+
+/// Not a lock file, a table of dependencies, data, or prose that is wrapped where it is shown.
+fn is_written_by_hand(file: &Source) -> bool {
+    let other = [".lock", ".toml", ".md", ".json", ".hex", ".txt", ".img"];
+    !other.iter().any(|end| file.path.ends_with(end))
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let marks = ["TO", "FIX", "XX", "TB"].map(|half| match half {
+        "TO" => "TODO".to_owned(),
+        "FIX" => "FIXME".to_owned(),
+        "XX" => "XXX".to_owned(),
+        other => format!("{other}D"),
+    });
+    let mut found = Vec::new();
+    for file in all_files().iter().filter(|f| f.path != "tests/tidy.rs") {
+        for (number, line) in (1..).zip(file.text.lines()) {
+            let mark = marks.iter().find(|mark| names(line, mark));
+            found.extend(mark.map(|mark| file.at(number, mark)));
+        }
+    }
+    assert_none(&found, "what is not done is not in the text");
+}
+
+#[test]
+fn no_file_speaks_of_the_machine_that_it_was_written_on() {
+    let places = ["/work/", "/tmp/wt", "/root/"];
+    let mut found = Vec::new();
+    for file in all_files().iter().filter(|f| f.path != "tests/tidy.rs") {
+        for (number, line) in (1..).zip(file.text.lines()) {
+            let place = places.iter().find(|place| line.contains(**place));
+            found.extend(place.map(|place| file.at(number, place)));
+        }
+    }
+    assert_none(&found, "paths of one machine");
+}
+
+#[test]
+fn the_top_holds_what_it_is_meant_to() {
+    let entries = fs::read_dir(root()).unwrap();
+    let names = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    let extra: Vec<_> = names
+        .filter(|name| name != ".git" && !TOP.contains(&name.as_str()))
+        .collect();
+    assert_none(&extra, "nothing else at the top");
+}
+
+#[test]
+fn the_checks_see_what_they_look_for() {
+    assert_eq!(without_comment("let x = 1; // unsafe"), "let x = 1; ");
+    assert_eq!(
+        without_comment("let url = \"a//b\";"),
+        "let url = \"a//b\";"
+    );
+    assert!(names("std::thread::spawn", "thread"));
+    assert!(!names("a_thread", "thread") && !names("unsafe_code", "unsafe"));
+    let source = Source {
+        path: "lease-core/src/record/leader.rs".to_owned(),
+        text: "code\n#[cfg(test)]\nmod tests {\n}\n".to_owned(),
+    };
+    assert_eq!(source.module(), Some("record"));
+    assert_eq!(source.shipped(), [(1, "code")]);
+}
