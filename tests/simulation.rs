@@ -36,7 +36,11 @@ fn first_failure(kind: Kind, first: u64, count: u64, fails: fn(&str) -> bool) ->
 }
 
 fn must_survive(kind: Kind, test: &str) {
-    let (first, count) = (number("SEED", 0), number("SEEDS", 10_000));
+    must_survive_some(kind, test, 10_000);
+}
+
+fn must_survive_some(kind: Kind, test: &str, seeds: u64) {
+    let (first, count) = (number("SEED", 0), number("SEEDS", seeds));
     if let Some(seed) = first_failure(kind, first, count, |_| true) {
         let report = world::run(kind, seed, true);
         panic!(
@@ -55,6 +59,12 @@ fn without_watchdogs_no_lease_is_held_twice_and_none_is_lost_or_leaked() {
 #[test]
 fn with_watchdogs_stalls_of_any_length_are_survived() {
     must_survive(Kind::Watchdog, "with_watchdogs");
+}
+
+#[test]
+fn beside_sanlock_no_lease_is_held_twice_where_sanlock_alone_is_safe() {
+    must_survive_some(Kind::Sanlock, "beside_sanlock", 500);
+    must_survive_some(Kind::Mixed, "beside_sanlock", 2_000);
 }
 
 /// A world in which nothing can go wrong shows nothing.

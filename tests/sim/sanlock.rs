@@ -9,7 +9,7 @@ use super::{LOCKSPACE, RESOURCE_GEOMETRY, area_offset};
 use lease_core::clock::{Clock, Moment};
 use lease_core::delta::Tenure;
 use lease_core::disk::{Disk, Fault};
-use lease_core::id::{BallotNumber, Generation, HostId, Lver, Name};
+use lease_core::id::{BallotNumber, Generation, HostId, Lver};
 use lease_core::record::ballot::{Ballot, BallotSector};
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::host_note::HostNote;
@@ -78,12 +78,7 @@ fn join(port: &Port<'_>, machine: &Machine, file: &File<'_>) -> Result<Option<He
     let Some(record) = read_own(file, host)? else {
         return Ok(None);
     };
-    let record = joined(
-        &record,
-        &name,
-        port.now(),
-        machine.setup.timing.io_timeout(),
-    );
+    let record = joined(&record, machine, port.now());
     write_own(file, host, &record)?;
     let _ = port.wait(Duration::from_secs(2 * io_timeout));
     let again = read_own(file, host)?;
@@ -91,15 +86,16 @@ fn join(port: &Port<'_>, machine: &Machine, file: &File<'_>) -> Result<Option<He
     Ok(ours.then_some(record))
 }
 
-fn joined(record: &Heartbeat, name: &Name, now: Moment, io_timeout: u8) -> Heartbeat {
-    // The note names the owner and the generation; it is not written.
+fn joined(record: &Heartbeat, machine: &Machine, now: Moment) -> Heartbeat {
+    // Of the note only the owner and the generation get into the record.
     let note = HostNote {
         watchdog: 60,
-        host: record.owner().unwrap_or_else(|| HostId::new(1).unwrap()),
+        host: machine.setup.host,
         generation: record.generation().next(),
         boot_id: [0; 16],
     };
-    record.joined(name, now.seconds().max(1), io_timeout, note)
+    let io_timeout = machine.setup.timing.io_timeout();
+    record.joined(&machine.name(), now.seconds().max(1), io_timeout, note)
 }
 
 fn renew(port: &Port<'_>, machine: &Rc<Machine>, file: &File<'_>, mut record: Heartbeat) {

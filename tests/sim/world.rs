@@ -44,6 +44,16 @@ pub enum Kind {
     Watchdog,
     /// One assumption is broken.
     Broken(Broken),
+    /// Some machines run the sanlock daemon, in a world without what that does not survive.
+    Mixed,
+    /// All do.
+    Sanlock,
+}
+
+impl Kind {
+    fn has_sanlock(self) -> bool {
+        matches!(self, Self::Mixed | Self::Sanlock)
+    }
 }
 
 /// How things go wrong, and how often; shares are of a thousand.
@@ -88,6 +98,15 @@ impl Weather {
         let (time_out, crash, kill, cut) = (rare(40), rare(100), rare(100), rare(100));
         let stop = rare(100);
         let every = |often: u64| (2000 * SECOND).checked_div(often).unwrap_or(0);
+        if kind.has_sanlock() {
+            // Its rules are safe while no I/O fails, reads are of one moment, and nobody loses power
+            // or stalls.
+            return Self {
+                latency: [100_000, 2 * MILLI, 50 * MILLI][rng.usize(..3)],
+                stop_every: every(stop),
+                ..Self::calm()
+            };
+        }
         let stall_most = match kind {
             Kind::Watchdog => dead * 3,
             _ => watchdog * 98 / 100,
@@ -245,11 +264,12 @@ impl World {
         let watchdog = rng.u16(2..=8);
         let timing = Timing::new(1, watchdog).unwrap();
         let num_hosts = 8;
-        let twins = rng.u8(..8) == 0;
+        let twins = rng.u8(..8) == 0 && !kind.has_sanlock();
         // Of two machines with one host id, the one that joins late may end the other's life.
-        let losses_expected = twins || matches!(kind, Kind::Broken(_));
+        let losses_expected = twins || matches!(kind, Kind::Broken(_)) || kind.has_sanlock();
         let shared = Rc::new(Shared::new(losses_expected, told));
         let storm = kind == Kind::Broken(Broken::LateWrites);
+        let disks = if kind.has_sanlock() { 1 } else { disks };
         let (disks, resources) = if storm { (1, 1) } else { (disks, resources) };
         let pace = [200, 1000, 5000, 20_000][rng.usize(..4)];
         let shared_percent = [0, 20, 60][rng.usize(..3)];
@@ -275,8 +295,15 @@ impl World {
             let face = Rc::new(Face::new(Rc::clone(&shared.now), offset, fast));
             let id = if twins && index == 1 { 0 } else { index as u64 };
             let host = HostId::new(id + 1).unwrap();
+            let sanlock = match kind {
+                Kind::Mixed => rng.bool(),
+                kind => kind == Kind::Sanlock,
+            };
+            let promised = Timing::new(1, 60).filter(|_| sanlock);
             let setup = Setup {
+                sanlock,
                 host,
+                timing: promised.unwrap_or(timing),
                 ..setup.clone()
             };
             Rc::new(Machine::new(index, Rc::clone(&shared), face, setup))
@@ -739,7 +766,7 @@ impl World {
         let len = self.disks[handle.disk].real_len(offset, buffer.len());
         let sectors = len / sector;
         let mut cuts = [0, 0, sectors];
-        if sectors > 1 {
+        if sectors > 1 && !self.kind.has_sanlock() {
             cuts[0] = self.rng.usize(0..=sectors);
             cuts[1] = self.rng.usize(0..=sectors);
             cuts[..2].sort_unstable();
@@ -1026,6 +1053,10 @@ impl World {
         self.shared.tell(None, || "holders come to an end".into());
         for machine in &self.machines {
             machine.closing.set(true);
+        }
+        if self.kind.has_sanlock() {
+            // Its hosts forget what they are in doubt of: safe, but perhaps nobody's any more.
+            self.over = true;
         }
         // No later write can land after that.
         let dead = self.dead_after(0);
