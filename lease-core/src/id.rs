@@ -128,8 +128,11 @@ pub struct Name([u8; NAME_LEN]);
 impl Name {
     /// A name that a user gives: no control characters, colons, backslashes.
     pub fn new(text: &[u8]) -> Result<Self, IdError> {
-        let forbidden = |b: &u8| b.is_ascii_control() || *b == b':' || *b == b'\\';
-        if text.iter().any(forbidden) {
+        let forbidden = |c: char| c.is_control() || c == ':' || c == '\\';
+        if text
+            .utf8_chunks()
+            .any(|chunk| chunk.valid().contains(forbidden))
+        {
             return Err(IdError::Character);
         }
         Self::from_field(text)
@@ -252,7 +255,15 @@ mod tests {
         assert_eq!(Name::new(&[b'a'; 49]), Err(IdError::TooLong(48)));
         assert!(Name::new(&[b'a'; 48]).is_ok());
         assert_eq!(Name::new_host(&[b'a'; 48]), Err(IdError::TooLong(47)));
-        for bad in [&b"a\nb"[..], b"a:b", b"a\\b", b"a\x7f", b"\0"] {
+        for bad in [
+            &b"a\nb"[..],
+            b"a:b",
+            b"a\\b",
+            b"a\x7f",
+            b"\0",
+            b"a\xc2\x8e",
+            b"\xff:",
+        ] {
             assert_eq!(Name::new(bad), Err(IdError::Character), "{bad:?}");
         }
     }

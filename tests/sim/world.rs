@@ -99,8 +99,8 @@ impl Weather {
         let stop = rare(100);
         let every = |often: u64| (2000 * SECOND).checked_div(often).unwrap_or(0);
         if kind.has_sanlock() {
-            // Its rules are safe while no I/O fails, reads are of one moment, and nobody loses power
-            // or stalls.
+            // Its rules are safe while no I/O fails, reads are of one moment, and nobody loses
+            // power or stalls.
             return Self {
                 latency: [100_000, 2 * MILLI, 50 * MILLI][rng.usize(..3)],
                 stop_every: every(stop),
