@@ -237,7 +237,7 @@ fn unsafe_code_is_in_its_files_and_says_why_it_is_sound() {
             }
             let above = lines[..number - 1].iter().rev();
             let mut comments = above.take_while(|line| line.trim().starts_with("//"));
-            if !comments.any(|line| line.contains("SAFETY:")) {
+            if !comments.any(|line| line.contains("SAFETY:") || line.contains("# Safety")) {
                 found.push(source.at(number, "no SAFETY comment right above"));
             }
         }

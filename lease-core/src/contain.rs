@@ -7,6 +7,8 @@
 
 use crate::process::{Process, ProcessId};
 use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -62,9 +64,14 @@ impl Guarded {
     }
 }
 
+/// How the control group of a lease-hold is called, before its process id.
+const CGROUP_PREFIX: &str = "lease-hold-";
+
 /// Makes a control group below our own. An error says why there cannot be one.
-pub fn create_cgroup(name: &str) -> io::Result<PathBuf> {
-    let path = own_cgroup()?.join(name);
+pub fn create_cgroup() -> io::Result<PathBuf> {
+    let parent = own_cgroup()?;
+    remove_empty_cgroups(&parent);
+    let path = parent.join(format!("{CGROUP_PREFIX}{}", std::process::id()));
     fs::create_dir(&path)?;
     // Without this file the kernel is too old to kill a group at once.
     if !path.join("cgroup.kill").exists() {
@@ -72,6 +79,25 @@ pub fn create_cgroup(name: &str) -> io::Result<PathBuf> {
         return Err(io::Error::other("this kernel has no cgroup.kill"));
     }
     Ok(path)
+}
+
+/// Removes what a lease-hold has left that was killed before anybody knew of its control group.
+/// The kernel removes only what is empty.
+fn remove_empty_cgroups(parent: &Path) {
+    let own = std::process::id().cast_signed();
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(CGROUP_PREFIX));
+        let Some(pid) = number.and_then(|pid| pid.parse().ok()) else {
+            continue;
+        };
+        if pid == own || kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+            // It may not be empty, or another may have removed it.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// Moves a process into a control group; what it starts from then on is born there.

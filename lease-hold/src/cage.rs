@@ -90,7 +90,7 @@ fn choose(wish: Wish, verbose: bool) -> Result<Containment, Failure> {
         Err(Failure::new(Status::Refused, text))
     };
     if auto || wish == Wish::Cgroup {
-        match create_cgroup(&format!("lease-hold-{}", Pid::this())) {
+        match create_cgroup() {
             Ok(path) => return Ok(Containment::Cgroup(path)),
             Err(why) => not("control group", &why)?,
         }

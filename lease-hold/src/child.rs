@@ -8,7 +8,7 @@ use crate::cage::Cage;
 use crate::command::Command;
 use crate::guard::Orders;
 use crate::hub::Event;
-use crate::init::{self, LastMoment, Report};
+use crate::init::{self, Carried, LastMoment, Report};
 use crate::tree;
 use anyhow::Context;
 use lease_core::clock::Moment;
@@ -71,7 +71,7 @@ pub(crate) fn fork_gated(
     command: &Command,
     environment: &[CString],
     orders: &Orders,
-    last_moment: Moment,
+    carried: &Carried,
 ) -> anyhow::Result<Gated> {
     let variables = pointers(environment);
     let (cage, signals) = (&orders.cage, &orders.signals);
@@ -87,7 +87,7 @@ pub(crate) fn fork_gated(
         return fork_into(cage, &execution, orders.oom_score.as_ref());
     }
     let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
-    let arguments = init::arguments(theirs.as_raw_fd(), last_moment, command);
+    let arguments = init::arguments(theirs.as_raw_fd(), carried, command)?;
     let execution = Execution {
         file: init::SELF,
         arguments: pointers(&arguments),
@@ -126,12 +126,12 @@ fn fork_into(
     }
 }
 
+#[allow(unsafe_code)]
 /// fork(2), or its like that puts the child into a control group.
 ///
 /// # Safety
 /// As of fork: in the child of a process with threads, only what is safe in a signal handler may
 /// be done until it executes something.
-#[allow(unsafe_code)]
 unsafe fn fork_or_clone(group: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
     let Some(group) = group else {
         // SAFETY: the caller keeps to what is asked of it above.

@@ -8,6 +8,7 @@ use crate::cage::Cage;
 use crate::child::{self, Child};
 use crate::command::{self, Command};
 use crate::hub::{Event, Hub};
+use crate::init::{Carried, CarriedHost};
 use crate::machine::{Act, Machine, Standing};
 use crate::session::Session;
 use crate::tree;
@@ -24,6 +25,11 @@ use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use std::ffi::{CString, OsString};
 use std::time::Duration;
+
+/// A deadline that is noticed so much later was slept through.
+const OVERSLEPT: Duration = Duration::from_millis(20);
+/// How long to hear, then, what was said meanwhile.
+const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// How it ended.
 #[derive(Debug)]
@@ -84,8 +90,8 @@ pub(crate) fn run(
     orders: Orders,
 ) -> anyhow::Result<Ended> {
     tree::adopt_orphans().context("cannot become a child subreaper")?;
-    let last_moment = last_moment(hub);
-    let gated = child::fork_gated(command, environment, &orders, last_moment)?;
+    let carried = carried(hub);
+    let gated = child::fork_gated(command, environment, &orders, &carried)?;
     for session in hub.sessions() {
         let containment = orders.cage.containment();
         session.ask(Ask::Guard { containment }, Some(gated.pidfd()?));
@@ -98,17 +104,34 @@ pub(crate) fn run(
     Watch::new(hub, held, child, command, environment, orders).run()
 }
 
-/// When the init of a PID namespace kills all that is in it, if nobody else has: at seven eighths
-/// of the time until another host may take over.
+/// From a renewal to the moment at which the init of a PID namespace kills all that is in it, if
+/// nobody else has: at seven eighths of the time until another host may take over.
+fn lapse(timing: Timing) -> Duration {
+    timing.lost_after() + margin(timing) * 7 / 8
+}
+
+/// When that is, as far as we know of renewals.
 fn last_moment(hub: &mut Hub) -> Moment {
     let of = |session: &Session| {
-        let timing = session.tenure.timing();
-        session
-            .tenure
-            .renewed()
-            .after(timing.lost_after() + margin(timing) * 7 / 8)
+        let lapse = lapse(session.tenure.timing());
+        session.tenure.renewed().after(lapse)
     };
     hub.sessions().iter().map(of).min().unwrap_or_default()
+}
+
+/// What an init carries.
+fn carried(hub: &mut Hub) -> Carried {
+    let last_moment = last_moment(hub);
+    let hosts = hub.sessions().iter().map(|session| CarriedHost {
+        lockspace: session.welcome.lockspace,
+        generation: session.welcome.generation,
+        lapse: lapse(session.tenure.timing()),
+    });
+    Carried {
+        last_moment,
+        hosts: hosts.collect(),
+        run_dir: hub.run_dir.clone(),
+    }
 }
 
 /// Waits until every lease-join knows of the child and says that its host id is as it was.
@@ -166,6 +189,8 @@ struct Watch<'a> {
     command: &'a Command,
     environment: &'a [CString],
     machine: Machine,
+    /// It was noticed late that no renewal is known of: what was sent is heard until then.
+    overslept: Option<Moment>,
     stop: bool,
     /// Why it was lost, as far as anybody said.
     why: Option<String>,
@@ -173,6 +198,8 @@ struct Watch<'a> {
     /// Resources whose worker is looking at the disk.
     checking: Vec<bool>,
     code: Option<u8>,
+    /// Nothing is left of the command and of all that it started.
+    gone: bool,
     not_executed: Option<Errno>,
 }
 
@@ -194,11 +221,13 @@ impl<'a> Watch<'a> {
             command,
             environment,
             machine: Machine::Running,
+            overslept: None,
             stop: false,
             why: None,
             taken: false,
             checking,
             code: None,
+            gone: false,
             not_executed: None,
         }
     }
@@ -207,6 +236,11 @@ impl<'a> Watch<'a> {
         loop {
             let now = self.hub.clock.now();
             let standing = self.standing(now);
+            if let Some(until) = self.catching_up(now, standing) {
+                let event = self.hub.next(Some(until));
+                event.into_iter().for_each(|event| self.hear(event));
+                continue;
+            }
             let was = self.machine;
             match self.machine.step(now, standing) {
                 Act::Nothing => {}
@@ -217,12 +251,29 @@ impl<'a> Watch<'a> {
                 }
             }
             self.report(was);
-            match self.hub.next(Some(self.machine.due(standing))) {
-                Some(Event::TreeGone) => return Ok(self.ended()),
-                Some(event) => self.hear(event),
-                None => {}
+            if self.gone {
+                return Ok(self.ended());
             }
+            let event = self.hub.next(Some(self.machine.due(standing)));
+            event.into_iter().for_each(|event| self.hear(event));
         }
+    }
+
+    /// Whoever was stopped, and wakes up long after the lease would have been lost, first hears
+    /// what was said meanwhile, until the moment returned: it may have been renewed all along.
+    fn catching_up(&mut self, now: Moment, standing: Standing) -> Option<Moment> {
+        let late = now.since(standing.expires);
+        if self.machine != Machine::Running || standing.taken || now < standing.expires {
+            self.overslept = None;
+            return None;
+        }
+        let until = match self.overslept {
+            Some(until) => until,
+            None if late > OVERSLEPT => now.after(CATCH_UP),
+            None => now,
+        };
+        self.overslept = Some(until);
+        (now < until).then_some(until)
     }
 
     fn standing(&mut self, now: Moment) -> Standing {
@@ -274,6 +325,7 @@ impl<'a> Watch<'a> {
             Event::Told(_, Tell::Stop) => self.stop = true,
             Event::Done(index, Answer::Checked(result)) => self.checked(index, result),
             Event::Exited(code) => self.code = Some(code),
+            Event::TreeGone => self.gone = true,
             Event::Stopped(signal) => stop_with_command(signal),
             Event::Started(process) => self.child.started(process),
             Event::NotExecuted(errno) => self.not_executed = Some(Errno::from_raw(errno)),

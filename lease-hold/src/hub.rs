@@ -13,7 +13,7 @@ use lease_core::tool::show;
 use nix::libc;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ pub(crate) struct Hub {
     pub(crate) ending: Option<Ending>,
     /// The command's name, for people.
     pub(crate) command: String,
+    /// Where the lease-joins are found.
+    pub(crate) run_dir: PathBuf,
 }
 
 impl Hub {
@@ -116,6 +118,7 @@ impl Hub {
             clock,
             ending: None,
             command: name,
+            run_dir: run_dir.to_owned(),
         };
         for (index, resource) in opened.into_iter().enumerate() {
             let spec = resource.spec.clone();

@@ -6,6 +6,8 @@
 
 use crate::child;
 use lease_core::clock::{BootClock, Clock, Moment};
+use lease_core::id::{Generation, Name};
+use lease_core::registry::place::Place;
 use lease_core::registry::wire::Wire;
 use lease_core::tool::Status;
 use nix::errno::Errno;
@@ -17,12 +19,19 @@ use serde::{Deserialize, Serialize};
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 /// The name under which lease-hold executes itself as an init.
 const CALLED: &str = "lease-hold-init";
+/// How long lease-join's files may take to be read.
+const FILES_WITHIN: Duration = Duration::from_millis(50);
 /// What it is executed from.
 pub(crate) const SELF: &std::ffi::CStr = c"/proc/self/exe";
 
@@ -47,23 +56,49 @@ pub(crate) struct LastMoment {
     pub(crate) at: Moment,
 }
 
+/// What an init has to know to carry the last deadline.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    /// All is killed then, unless something was renewed meanwhile.
+    pub(crate) last_moment: Moment,
+    /// The hosts that hold the leases.
+    pub(crate) hosts: Vec<CarriedHost>,
+    /// Where their lease-joins are found.
+    pub(crate) run_dir: PathBuf,
+}
+
+/// One host that holds leases.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CarriedHost {
+    /// Of which lockspace.
+    pub(crate) lockspace: Name,
+    /// The life of it that holds them.
+    pub(crate) generation: Generation,
+    /// From its last renewal to the last moment.
+    pub(crate) lapse: Duration,
+}
+
 /// The arguments with which lease-hold executes itself as an init: `control` is its end of a
 /// socket, kept open for it.
 pub(crate) fn arguments(
     control: RawFd,
-    last_moment: Moment,
+    carried: &Carried,
     command: &crate::command::Command,
-) -> Vec<CString> {
+) -> anyhow::Result<Vec<CString>> {
     let words = [
         CALLED.to_owned(),
         control.to_string(),
-        last_moment.0.to_string(),
+        carried.last_moment.0.to_string(),
+        serde_json::to_string(&carried.hosts)?,
     ];
-    let words = words.into_iter().filter_map(|word| CString::new(word).ok());
-    words
-        .chain([command.file.clone()])
-        .chain(command.arguments.iter().cloned())
-        .collect()
+    let mut all = Vec::new();
+    for word in words {
+        all.push(CString::new(word)?);
+    }
+    all.push(CString::new(carried.run_dir.as_os_str().as_bytes())?);
+    all.push(command.file.clone());
+    all.extend(command.arguments.iter().cloned());
+    Ok(all)
 }
 
 /// Runs as an init if that is what this process was executed as.
@@ -78,9 +113,15 @@ pub(crate) fn run_if_called() -> Option<ExitCode> {
 fn run(mut words: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let control: RawFd = words.next()?.to_str()?.parse().ok()?;
     let last_moment = Moment(words.next()?.to_str()?.parse().ok()?);
+    let hosts: Vec<CarriedHost> = serde_json::from_str(words.next()?.to_str()?).ok()?;
+    let run_dir = PathBuf::from(words.next()?);
     let (file, name) = (words.next()?, words.next()?);
     let mut wire = Wire::new(UnixStream::from(child::inherited(control)?));
-    carry_deadline(wire.stream().try_clone().ok()?, last_moment);
+    carry_deadline(
+        wire.stream().try_clone().ok()?,
+        last_moment,
+        Files::open(&run_dir, hosts),
+    );
     match Command::new(file).arg0(name).args(words).spawn() {
         Ok(child) => {
             let pid = child.id().cast_signed();
@@ -120,22 +161,60 @@ fn reap(command: Pid, wire: &mut Wire) {
 }
 
 /// On a thread of its own: ends this process, and with it the namespace, at the last moment that
-/// lease-hold knows of, or when there is no lease-hold any more.
-fn carry_deadline(stream: UnixStream, first: Moment) {
+/// lease-hold knows of, or when there is no lease-hold any more. A lease-hold that was stopped
+/// hears of no renewals; then those count that lease-join's own files tell of.
+fn carry_deadline(stream: UnixStream, first: Moment, files: Option<Files>) {
     std::thread::spawn(move || {
         let clock = BootClock::default();
+        let files = files.map(Arc::new);
         let mut wire = Wire::new(stream);
         let mut last = first;
         loop {
             let left = last.since(clock.now());
-            let waiting = !left.is_zero() && wire.stream().set_read_timeout(Some(left)).is_ok();
+            if left.is_zero() {
+                match files.as_ref().and_then(last_moment_in) {
+                    Some(later) if later > clock.now() => last = later,
+                    _ => end(),
+                }
+                continue;
+            }
+            if wire.stream().set_read_timeout(Some(left)).is_err() {
+                end();
+            }
             match wire.receive::<LastMoment>() {
-                Ok(later) if waiting => last = last.max(later.at),
-                Err(why) if waiting && is_timeout(&why) => {}
-                _ => end(),
+                Ok(later) => last = last.max(later.at),
+                Err(why) if is_timeout(&why) => {}
+                Err(_) => end(),
             }
         }
     });
+}
+
+/// The files of the lease-joins that renew.
+struct Files(Vec<(Place, CarriedHost)>);
+
+impl Files {
+    fn open(run_dir: &Path, hosts: Vec<CarriedHost>) -> Option<Self> {
+        let open = |host: CarriedHost| Some((Place::open(run_dir, &host.lockspace).ok()?, host));
+        hosts.into_iter().map(open).collect::<Option<_>>().map(Self)
+    }
+
+    /// The last moment by what they say; `None` if one of those lives is over.
+    fn last_moment(&self) -> Option<Moment> {
+        let of = |(place, host): &(Place, CarriedHost)| {
+            Some(place.renewed(host.generation)?.after(host.lapse))
+        };
+        let all: Option<Vec<Moment>> = self.0.iter().map(of).collect();
+        all?.into_iter().min()
+    }
+}
+
+/// Looks on another thread: a file may not answer, and there is no time to wait for it.
+fn last_moment_in(files: &Arc<Files>) -> Option<Moment> {
+    let (tell, told) = channel();
+    let files = files.clone();
+    std::thread::spawn(move || tell.send(files.last_moment()));
+    told.recv_timeout(FILES_WITHIN).ok()?
 }
 
 fn is_timeout(why: &io::Error) -> bool {

@@ -5,12 +5,13 @@
 //! of /proc only finds whom to send a signal.
 
 use crate::hub::Event;
-use lease_core::process::{self, ProcessId, Stat};
+use lease_core::process::{self, ProcessId};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::Signal;
-use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
@@ -65,21 +66,44 @@ pub(crate) fn signal_all(number: i32) {
 }
 
 fn descendants(root: i32) -> Vec<ProcessId> {
-    let mut children: BTreeMap<i32, Vec<ProcessId>> = BTreeMap::new();
-    for (pid, Stat { parent, started }) in process::all() {
-        children
-            .entry(parent)
-            .or_default()
-            .push(ProcessId { pid, started });
-    }
     let mut found = Vec::new();
     let mut parents = vec![root];
+    let mut everybody = None;
     while let Some(parent) = parents.pop() {
-        let below = children.remove(&parent).unwrap_or_default();
-        parents.extend(below.iter().map(|child| child.pid));
-        found.extend(below);
+        let children = children_of(parent).unwrap_or_else(|| {
+            let everybody = everybody.get_or_insert_with(process::all);
+            let of_parent = everybody.iter().filter(|(_, stat)| stat.parent == parent);
+            of_parent.map(|(pid, _)| *pid).collect()
+        });
+        parents.extend(&children);
+        found.extend(children.into_iter().filter_map(ProcessId::of));
     }
     found
+}
+
+/// The children of a process, as the kernel lists them: on a host with a thousand holders it would
+/// take too long if each looked at every process. `None` where this kernel has no such list. A
+/// process that is gone has none.
+fn children_of(pid: i32) -> Option<Vec<i32>> {
+    if !Path::new("/proc/self/task")
+        .join(format!("{}/children", Pid::this()))
+        .exists()
+    {
+        return None;
+    }
+    let mut children = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        children.extend(
+            list.split_whitespace()
+                .filter_map(|child| child.parse::<i32>().ok()),
+        );
+    }
+    Some(children)
 }
 
 #[cfg(test)]

@@ -153,7 +153,11 @@ impl Server {
             Ask::Acquire { .. } | Ask::Guard { .. } if self.stage != Stage::Serving => {
                 vec![(id, self.farewell())]
             }
-            Ask::Acquire { index } => vec![self.table.acquire(id, index, now)?],
+            Ask::Acquire { index } => match self.table.acquire(id, index, now)? {
+                // Nothing has changed, and this is asked again and again.
+                (_, busy @ Tell::Busy { .. }) => return Ok(Heard::Now(busy)),
+                turn => vec![turn],
+            },
             Ask::Acquired { index, lver, left } => {
                 self.table.acquired(id, index, lver, left, late_until)?
             }
@@ -306,25 +310,34 @@ impl Server {
 
     /// Answers leave when what they allow is in the holders' file.
     pub(crate) fn save_then_send(&mut self, answers: Vec<Answer>) -> anyhow::Result<()> {
-        let page = self.save()?;
+        let page = self.save();
         self.unsent
             .extend(answers.into_iter().map(|answer| (page, answer)));
         Ok(())
     }
 
     /// Asks for the holders' file to be written. Returns the page's number.
-    pub(crate) fn save(&mut self) -> anyhow::Result<u64> {
-        let generation = self.life.generation;
-        let holders = Holders {
-            generation,
-            table: self.table.clone(),
-        };
-        Ok(self.scribe.write(serde_json::to_vec(&holders)?))
+    pub(crate) fn save(&mut self) -> u64 {
+        self.scribe.ask()
+    }
+
+    /// Hands over what was asked for since the last time: once for all, since with many holders a
+    /// page is long.
+    pub(crate) fn write_page(&mut self) -> anyhow::Result<()> {
+        if self.scribe.is_asked() {
+            let holders = Holders {
+                generation: self.life.generation,
+                table: self.table.clone(),
+            };
+            self.scribe.write(serde_json::to_vec(&holders)?);
+        }
+        Ok(())
     }
 
     /// Sends the answers whose page is written. A turn to release of a holder that has ended is
     /// taken here.
     pub(crate) fn send_answers(&mut self) -> anyhow::Result<()> {
+        self.write_page()?;
         let done = self
             .scribe
             .done()

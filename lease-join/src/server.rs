@@ -168,7 +168,8 @@ impl Server {
             seat,
             life,
         };
-        server.save()?;
+        server.save();
+        server.write_page()?;
         if let Err(failure) = server.announce() {
             server.leave_because(failure);
         }
@@ -573,7 +574,7 @@ impl Server {
                     name.unwrap_or_default()
                 ),
             );
-            self.save()?;
+            self.save();
         }
         Ok(())
     }

@@ -2,10 +2,11 @@
 #![allow(clippy::expect_used, clippy::panic)] // A test's helper fails the test by panicking.
 
 use crate::files::{Ran, binary};
-use crate::process::Process;
+use crate::process::{Process, SOON, now, wait_until};
 use crate::storage::Storage;
+use lease_core::clock::Moment;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The watchdog time of these hosts, in seconds: as short as a test can be sure of. With t = 1
@@ -21,6 +22,9 @@ pub struct Host {
     pub run_dir: PathBuf,
     name: String,
     lockspace: String,
+    /// Its own path to the storage.
+    disk: PathBuf,
+    watchdog: u64,
 }
 
 impl Host {
@@ -31,7 +35,61 @@ impl Host {
             run_dir: storage.path().join(&name),
             lockspace: storage.lockspace(id),
             name,
+            disk: storage.file(),
+            watchdog: WATCHDOG,
         }
+    }
+
+    /// The same host with another watchdog time.
+    pub fn promising(mut self, watchdog: u64) -> Self {
+        self.watchdog = watchdog;
+        self
+    }
+
+    /// The same host with a path of its own to the storage.
+    pub fn by_way_of(mut self, storage: &Storage, disk: &Path) -> Self {
+        self.lockspace = moved(&self.lockspace, &storage.file(), disk);
+        self.disk = disk.to_owned();
+        self
+    }
+
+    /// The RESOURCE string of resource `number` as this host sees it.
+    pub fn resource(&self, storage: &Storage, number: u64) -> String {
+        moved(&storage.resource(number), &storage.file(), &self.disk)
+    }
+
+    /// The moment before its last completed renewal was issued, as its own file says.
+    pub fn renewed(&self) -> Moment {
+        let file = self.run_dir.join("LS/heartbeat");
+        let text = std::fs::read(file).expect("the heartbeat's file");
+        let life: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        Moment(life["renewed"].as_u64().expect("a moment"))
+    }
+
+    /// Waits until it has renewed once more: from then on its lease lasts for 8 s.
+    pub fn wait_for_renewal(&self) -> Moment {
+        let before = self.renewed();
+        let newer = || Some(self.renewed()).filter(|renewed| *renewed > before);
+        let renewed = wait_until("a renewal", SOON, newer);
+        // Once lease-join says so to whoever asks, it has told its holders.
+        wait_until("lease-join's word", SOON, || {
+            let age = self.describe()["renewed"].as_f64().expect("a number");
+            let at_the_latest = now().since(Moment::default()).as_secs_f64() - age;
+            let renewed = renewed.since(Moment::default()).as_secs_f64();
+            (at_the_latest + 0.001 >= renewed).then_some(())
+        });
+        renewed
+    }
+
+    /// What its lease-join says of itself.
+    pub fn describe(&self) -> serde_json::Value {
+        self.describe_if_there().expect("a lease-join")
+    }
+
+    /// What its lease-join says of itself, if there is one.
+    pub fn describe_if_there(&self) -> Option<serde_json::Value> {
+        let ran = Process::start(self.tool("lease-dump").arg("--local")).finish();
+        (ran.code == 0).then(|| serde_json::from_str(&ran.stdout).expect("JSON"))
     }
 
     /// A joined host, and its lease-join.
@@ -57,7 +115,7 @@ impl Host {
     pub fn join_command(&self) -> Command {
         let mut command = self.tool("lease-join");
         command.args(["-e", &self.name, "--watchdog-timeout"]);
-        command.args([&WATCHDOG.to_string(), &self.lockspace]);
+        command.args([&self.watchdog.to_string(), &self.lockspace]);
         command
     }
 
@@ -85,9 +143,15 @@ impl Host {
         tool
     }
 
-    fn tool(&self, name: &str) -> Command {
+    /// One of the tools, told where this host's run directory is.
+    pub fn tool(&self, name: &str) -> Command {
         let mut command = Command::new(binary(name));
         command.arg("--run-dir").arg(&self.run_dir);
         command
     }
+}
+
+/// A LOCKSPACE or RESOURCE string with another path in it.
+fn moved(spec: &str, from: &Path, to: &Path) -> String {
+    spec.replace(&from.display().to_string(), &to.display().to_string())
 }

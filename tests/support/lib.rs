@@ -1,8 +1,10 @@
 //! What the tests share: whole tools run as a user runs them, the real sanlock beside them, a disk
 //! that does what it is told, and a simulated world.
 
+pub mod family;
 pub mod files;
 pub mod hosts;
+pub mod path;
 pub mod process;
 pub mod sanlock;
 pub mod script;

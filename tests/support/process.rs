@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -47,6 +48,34 @@ pub fn runs(pid: i32) -> bool {
     !matches!(state, None | Some('Z' | 'X'))
 }
 
+/// Waits until a process has ended, and returns when that was seen.
+pub fn wait_for_end(pid: i32, limit: Duration) -> Moment {
+    wait_until(&format!("the end of process {pid}"), limit, || {
+        (!runs(pid)).then(now)
+    })
+}
+
+/// Kills a process that may be gone.
+pub fn kill_if_there(pid: i32) {
+    // The one error that matters, that it is somebody else's, cannot be: tests are run by root.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+/// Runs all of `parts` at the same time; fails if any fails, naming each that did.
+pub fn together<T: Sync>(parts: &[T], name: impl Fn(&T) -> String, run: impl Fn(&T) + Sync) {
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let run = &run;
+        let threads: Vec<_> = parts
+            .iter()
+            .map(|part| scope.spawn(move || run(part)))
+            .collect();
+        let parts = threads.into_iter().zip(parts);
+        let failed = parts.filter_map(|(thread, part)| thread.join().err().map(|_| name(part)));
+        failed.collect()
+    });
+    assert!(failed.is_empty(), "failed: {}", failed.join(", "));
+}
+
 /// A process in a group of its own. The whole group is killed when this is dropped.
 pub struct Process {
     child: Child,
@@ -58,11 +87,16 @@ pub struct Process {
 impl Process {
     /// Starts `command` with nothing on stdin, collecting what it writes.
     pub fn start(command: &mut Command) -> Self {
+        Self::start_with(command, Stdio::null())
+    }
+
+    /// Starts `command` with something on stdin, collecting what it writes.
+    pub fn start_with(command: &mut Command, stdin: Stdio) -> Self {
         let stdout = tempfile::tempfile().expect("a temporary file");
         let stderr = tempfile::tempfile().expect("a temporary file");
         let copy = |file: &File| Stdio::from(file.try_clone().expect("a descriptor"));
         let shown = format!("{command:?}");
-        command.stdin(Stdio::null()).process_group(0);
+        command.stdin(stdin).process_group(0);
         command.stdout(copy(&stdout)).stderr(copy(&stderr));
         let child = command
             .spawn()
@@ -73,6 +107,12 @@ impl Process {
             stdout,
             stderr,
         }
+    }
+
+    /// Writes to its stdin, which was piped.
+    pub fn say(&mut self, text: &str) {
+        let stdin = self.child.stdin.as_mut().expect("a pipe");
+        stdin.write_all(text.as_bytes()).expect("it is written");
     }
 
     /// Its process id.

@@ -5,11 +5,13 @@
 //! link; a lockspace's name cannot lead out of the run directory.
 
 use super::message::HolderId;
+use crate::clock::Moment;
 use crate::id::{Generation, Name};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fchmodat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use serde::Deserialize;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -172,6 +174,18 @@ impl Place {
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// The moment before the last completed renewal of one life of this host was issued, as the
+    /// lease-join of that life has noted it in [`Kept::Heartbeat`].
+    pub fn renewed(&self, generation: Generation) -> Option<Moment> {
+        #[derive(Deserialize)]
+        struct Life {
+            generation: Generation,
+            renewed: Moment,
+        }
+        let life: Life = serde_json::from_slice(&self.read(Kept::Heartbeat).ok()??).ok()?;
+        (life.generation == generation).then_some(life.renewed)
     }
 
     /// Replaces a file as a whole. It has to survive this process, not this boot, so it is not

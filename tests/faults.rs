@@ -1,0 +1,267 @@
+//! Storage that misbehaves on one host's path to it: errors, hangs, slowness. What is transient
+//! loses nothing; what stays kills in time; and nothing that hangs keeps anybody from acting.
+//! t = 1, W = 6: lost 8 s after the last renewal, everything dead by 14 s.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+use nix::sys::signal::Signal;
+use std::time::Duration;
+use support::family::{CONTAINMENTS, Family};
+use support::hosts::Host;
+use support::path::StoragePath;
+use support::process::{Process, SOON, now, together, wait_for_end, wait_until};
+use support::storage::Storage;
+
+const WATCHDOG: u64 = 6;
+const LOST_AFTER: f64 = 8.0;
+const DEAD_AFTER: f64 = 14.0;
+
+/// A host with its own path to a storage, joined.
+struct Site {
+    // In the order in which they have to go.
+    join: Process,
+    host: Host,
+    path: StoragePath,
+    storage: Storage,
+}
+
+impl Site {
+    fn new(resources: u64) -> Self {
+        Self::slow(resources, 0)
+    }
+
+    fn slow(resources: u64, milliseconds: u64) -> Self {
+        let storage = Storage::new(resources);
+        let path = StoragePath::slow(&storage, milliseconds);
+        let host = Host::new(&storage, 1).promising(WATCHDOG);
+        let host = host.by_way_of(&storage, &path.disk());
+        Self {
+            join: host.join(),
+            host,
+            path,
+            storage,
+        }
+    }
+
+    fn resource(&self, number: u64) -> String {
+        self.host.resource(&self.storage, number)
+    }
+
+    /// Seconds since the last renewal.
+    fn age(&self) -> f64 {
+        now().since(self.host.renewed()).as_secs_f64()
+    }
+
+    /// Waits for a moment so many seconds after the last renewal.
+    fn wait_for_age(&self, seconds: f64) {
+        wait_until("time goes by", SOON, || {
+            (self.age() >= seconds).then_some(())
+        });
+    }
+}
+
+#[test]
+fn an_error_that_passes_loses_nothing() {
+    let site = Site::new(1);
+    let family = Family::start(&site.host, "cgroup", &[&site.resource(1)]);
+    for _ in 0..2 {
+        site.host.wait_for_renewal();
+        site.path.refuse();
+        site.wait_for_age(5.5);
+        site.path.heal();
+        site.host.wait_for_renewal();
+        assert!(family.runs(), "{}", family.hold.stderr());
+    }
+    let said = site.join.stderr();
+    assert!(said.contains("cannot renew LS:1:"), "{said}");
+    assert_eq!(said.matches("renewed again").count(), 2, "{said}");
+}
+
+#[test]
+fn a_hang_that_passes_loses_nothing() {
+    let site = Site::new(1);
+    let family = Family::start(&site.host, "cgroup", &[&site.resource(1)]);
+    site.host.wait_for_renewal();
+    site.path.hang();
+    site.wait_for_age(5.5);
+    site.path.go_on();
+    site.host.wait_for_renewal();
+    assert!(family.runs(), "{}", family.hold.stderr());
+    assert_eq!(family.hold.code(), None);
+}
+
+#[test]
+fn errors_that_stay_kill_in_time() {
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let site = Site::new(1);
+            let family = Family::start(&site.host, contain, &[&site.resource(1)]);
+            let renewed = site.host.wait_for_renewal();
+            site.path.refuse();
+            site.join.wait_for_stderr("no renewal for 6 s; lost in");
+            let ended = family.wait_for_end(SOON);
+            let age = ended.since(renewed).as_secs_f64();
+            println!("{contain}: ended {age:.1} s after the last renewal");
+            assert!((LOST_AFTER..DEAD_AFTER).contains(&age), "{age} s");
+            assert_eq!(family.hold.finish().code, 124);
+            assert_eq!(site.join.finish().code, 124);
+            family.assert_no_trace();
+            // Nothing was given back after the loss.
+            assert_eq!(site.storage.owner(1), (Some(1), 1));
+            assert!(!site.storage.heartbeat(1).is_free());
+        },
+    );
+}
+
+#[test]
+fn a_hang_that_stays_kills_in_time() {
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let site = Site::new(1);
+            let family = Family::start(&site.host, contain, &[&site.resource(1)]);
+            let renewed = site.host.wait_for_renewal();
+            site.path.hang();
+            let ended = family.wait_for_end(SOON);
+            let age = ended.since(renewed).as_secs_f64();
+            println!("{contain}: ended {age:.1} s after the last renewal");
+            assert!((LOST_AFTER..DEAD_AFTER).contains(&age), "{age} s");
+            // Their own ends have to wait for the kernel.
+            site.path.go_on();
+            assert_eq!(family.hold.finish().code, 124);
+            assert_eq!(site.join.finish().code, 124);
+            assert_eq!(site.storage.owner(1), (Some(1), 1));
+        },
+    );
+}
+
+#[test]
+fn signals_are_acted_on_while_io_hangs() {
+    let to_hold = || {
+        let site = Site::new(1);
+        let hold = site.host.start_hold(
+            &[&site.resource(1)],
+            &[
+                "sh",
+                "-c",
+                &format!("{}; echo $pid; exec sleep 1000", support::family::OWN_PID),
+            ],
+        );
+        let pid = wait_until("its pid", SOON, || hold.stdout().trim().parse().ok());
+        site.host.wait_for_renewal();
+        site.path.hang();
+        site.wait_for_age(3.0);
+        hold.signal(Signal::SIGTERM);
+        wait_for_end(pid, Duration::from_secs(2));
+        // It cannot release.
+        let said = || hold.stderr().contains("cannot release LS:R1").then_some(());
+        wait_until("it says so", SOON, said);
+        site.path.go_on();
+        assert_eq!(hold.finish().code, 74);
+        let free = || site.storage.owner(1).0.is_none().then_some(());
+        wait_until("lease-join does", SOON, free);
+    };
+    let to_join = || {
+        let site = Site::new(1);
+        let family = Family::start(&site.host, "cgroup", &[&site.resource(1)]);
+        let renewed = site.host.wait_for_renewal();
+        site.path.hang();
+        site.wait_for_age(3.0);
+        site.join.signal(Signal::SIGTERM);
+        wait_for_end(family.command, Duration::from_secs(2));
+        let ended = family.wait_for_end(SOON);
+        assert!(ended.since(renewed).as_secs_f64() < DEAD_AFTER);
+        site.path.go_on();
+        assert_eq!(site.join.finish().code, 124);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(to_hold);
+        scope.spawn(to_join);
+    });
+}
+
+#[test]
+fn slow_io_keeps_the_lease() {
+    let site = Site::new(1);
+    let family = Family::start(&site.host, "cgroup", &[&site.resource(1)]);
+    let start = now();
+    let mut renewals = 0;
+    let mut before = site.host.renewed();
+    while now().since(start) < Duration::from_secs(20) {
+        // Each renewal takes 3t.
+        site.path.hang();
+        std::thread::sleep(Duration::from_millis(2900));
+        site.path.go_on();
+        std::thread::sleep(Duration::from_millis(100));
+        let renewed = site.host.renewed();
+        renewals += i32::from(renewed > before);
+        before = renewed;
+    }
+    println!("{renewals} renewals");
+    assert!(renewals >= 3);
+    let said = site.join.stderr();
+    assert!(
+        !said.contains("lost in") && site.join.code().is_none(),
+        "{said}"
+    );
+    assert!(family.runs(), "{}", family.hold.stderr());
+}
+
+#[test]
+fn an_acquire_whose_io_fails_is_exit_74_and_its_lease_ends_up_free() {
+    let moments: Vec<u64> = (0..8).collect();
+    together(
+        &moments,
+        |moment| moment.to_string(),
+        |moment| {
+            let site = Site::slow(1, 40);
+            let resource = site.resource(1);
+            let hold = site.host.start_hold(&["-v", &resource], &["echo", "run"]);
+            // Of the acquire's I/O, each taking 40 ms, another one is the first to fail.
+            std::thread::sleep(Duration::from_millis(40 + 70 * moment));
+            site.path.refuse();
+            let ran = hold.finish_within(Duration::from_secs(20));
+            site.path.heal();
+            site.host.wait_for_renewal();
+            println!("{moment}: {} {:?}", ran.code, site.storage.owner(1));
+            match ran.code {
+                74 => {}
+                // All was over before.
+                0 => assert_eq!(ran.stdout, "run\n"),
+                code => panic!("{code}: {ran:?}"),
+            }
+            let ran = site.host.hold(&["-w", "25", &resource], &["true"]);
+            assert_eq!(ran.code, 0, "{ran:?}");
+            assert_eq!(site.storage.owner(1).0, None);
+        },
+    );
+}
+
+#[test]
+fn what_was_killed_in_the_middle_of_its_io_is_released_only_when_no_write_can_land() {
+    let site = Site::slow(1, 100);
+    let resource = site.resource(1);
+    let (b, _join_b) = Host::joined(&site.storage, 2);
+    let hold = site.host.start_hold(&[&resource], &["echo", "run"]);
+    // Its ballot is under way.
+    wait_until("the first write", SOON, || {
+        (site.storage.ballot(1, 1) != Default::default()).then_some(())
+    });
+    let killed = now();
+    hold.kill();
+    wait_until("it is free", Duration::from_secs(60), || {
+        let ran = site.host.hold(&["-n", &resource], &["true"]);
+        (ran.code == 0).then_some(())
+    });
+    // FUSE may be a network behind.
+    let took = now().since(killed).as_secs_f64();
+    println!("free after {took:.1} s");
+    assert!(took >= DEAD_AFTER, "free after {took} s");
+    assert_eq!(
+        b.hold(&["-w", "30", &site.storage.resource(1)], &["true"])
+            .code,
+        0
+    );
+}

@@ -1,0 +1,458 @@
+//! The guard around a command: what it starts is held together and ended as a whole, whoever of
+//! lease-hold, lease-join and the command is killed or stopped. t = 1 and, where time matters,
+//! W = 6: lost 8 s after the last renewal, everything dead by 14 s.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+use lease_core::clock::Moment;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::time::Duration;
+use support::family::{
+    CONTAINMENTS, Family, OWN_PID, PROVING, assert_no_control_group, control_groups,
+};
+use support::hosts::Host;
+use support::path::StoragePath;
+use support::process::{Process, SOON, now, runs, together, wait_for_end, wait_until};
+use support::storage::Storage;
+
+/// W where time matters.
+const WATCHDOG: u64 = 6;
+/// The lease is lost so many seconds after the last renewal.
+const LOST_AFTER: f64 = 8.0;
+/// And everything is dead.
+const DEAD_AFTER: f64 = 14.0;
+
+fn host(storage: &Storage, id: u64) -> Host {
+    Host::new(storage, id).promising(WATCHDOG)
+}
+
+/// Seconds from one moment to another.
+fn seconds(from: Moment, to: Moment) -> f64 {
+    to.since(from).as_secs_f64()
+}
+
+/// It ended after the lease was lost, and before another host may take over.
+fn assert_in_time(what: &str, renewed: Moment, ended: Moment) {
+    let age = seconds(renewed, ended);
+    println!("{what}: ended {age:.1} s after the last renewal");
+    assert!((LOST_AFTER..DEAD_AFTER).contains(&age), "{what}: {age} s");
+}
+
+/// Waits until another host can have the resource at once.
+fn wait_until_free(other: &Host, resource: &str) {
+    let ran = other.hold(&["-w", "30", resource], &["true"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+// ---- lease-hold is killed
+
+#[test]
+fn a_killed_lease_hold_takes_all_along_and_its_lease_is_free_in_seconds() {
+    let storage = Storage::new(3);
+    let (a, join) = Host::joined(&storage, 1);
+    let (b, _join_b) = Host::joined(&storage, 2);
+    together(
+        &[1, 2],
+        |n| PROVING[n - 1].to_owned(),
+        |n| {
+            let resource = storage.resource(*n as u64);
+            let family = Family::start(&a, PROVING[n - 1], &[&resource]);
+            let killed = now();
+            family.hold.kill();
+            family.wait_for_end(SOON);
+            wait_until_free(&b, &resource);
+            let took = seconds(killed, now());
+            assert!(took < 8.0, "free only after {took} s");
+            family.assert_no_trace();
+        },
+    );
+    assert_eq!(join.stderr().matches("its leases are free").count(), 2);
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_nothing_behind() {
+    const MOMENTS: u64 = 24;
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(MOMENTS + 1);
+            let (a, join) = Host::joined(&storage, 1);
+            let (b, _join_b) = Host::joined(&storage, 2);
+            let script = format!("{OWN_PID}; echo $pid; setsid sleep 1000 & exec sleep 1000");
+            let mut unproven = 0;
+            let mut pids = Vec::new();
+            for moment in 1..=MOMENTS {
+                let resource = storage.resource(moment);
+                let hold = a.start_hold(&["--contain", contain, &resource], &["sh", "-c", &script]);
+                std::thread::sleep(Duration::from_millis(5 * moment));
+                hold.kill();
+                wait_until("the registry's word", SOON, || {
+                    (!known(&a, &hold)).then_some(())
+                });
+                if let Ok(pid) = hold.stdout().trim().parse() {
+                    wait_for_end(pid, SOON);
+                }
+                pids.push(hold.pid());
+                match left_unproven(&join, &hold) {
+                    true => {
+                        assert_eq!(*contain, "tree");
+                        let ran = a.hold(&["-n", &resource], &["true"]);
+                        assert_eq!(ran.code, 75, "{ran:?}");
+                        let part = "left on this host by lease-hold pid";
+                        assert!(ran.stderr.contains(part), "{ran:?}");
+                        unproven += 1;
+                    }
+                    false => wait_until_free(&b, &resource),
+                }
+            }
+            println!("{contain}: {unproven} of {MOMENTS} not proven gone");
+            assert_tidy(&a, &storage.resource(MOMENTS + 1), &pids);
+        },
+    );
+}
+
+/// No control group of these lease-holds is left. One that nobody knew of yet, and so is empty, may
+/// be, until the next lease-hold makes its own.
+fn assert_tidy(host: &Host, resource: &str, holds: &[i32]) {
+    let ran = host.hold(&["--contain", "cgroup", resource], &["true"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    holds.iter().for_each(|pid| assert_no_control_group(*pid));
+}
+
+/// Whether lease-join still has to do with a dead lease-hold.
+fn known(host: &Host, hold: &Process) -> bool {
+    let holders = holders(host);
+    let ours = holders.iter().find(|holder| holder["pid"] == hold.pid());
+    ours.is_some_and(|holder| holder["link"] != "unproven")
+}
+
+fn holders(host: &Host) -> Vec<serde_json::Value> {
+    let said = host.describe();
+    said["holders"].as_array().unwrap().clone()
+}
+
+fn left_unproven(join: &Process, hold: &Process) -> bool {
+    let start = format!("lease-hold pid {} ", hold.pid());
+    let is_it = |line: &str| line.contains(&start) && line.contains("may still run");
+    join.stderr().lines().any(is_it)
+}
+
+#[test]
+fn killed_between_fork_and_exec_the_command_never_runs() {
+    const ATTEMPTS: u64 = 30;
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(ATTEMPTS + 1);
+            let (a, join) = Host::joined(&storage, 1);
+            let (b, _join_b) = Host::joined(&storage, 2);
+            let mut caught = 0;
+            let mut pids = Vec::new();
+            for attempt in 1..=ATTEMPTS {
+                let resource = storage.resource(attempt);
+                let hold = a.start_hold(&["--contain", contain, &resource], &["echo", "run"]);
+                let child = loop {
+                    match child_of(hold.pid()) {
+                        None if hold.code().is_none() => {}
+                        other => break other,
+                    }
+                };
+                hold.signal(Signal::SIGSTOP);
+                let gated = child.is_some_and(|child| executes(child, "lease-hold"));
+                hold.kill();
+                child.into_iter().for_each(|child| {
+                    wait_for_end(child, SOON);
+                });
+                wait_until("the registry's word", SOON, || {
+                    (!known(&a, &hold)).then_some(())
+                });
+                // As a tree, what did not run cannot be proven gone either.
+                if !left_unproven(&join, &hold) {
+                    wait_until_free(&b, &resource);
+                }
+                pids.push(hold.pid());
+                // A child that ran through the gate before the signal is no such case.
+                caught += i32::from(gated && hold.stdout().is_empty());
+                if caught == 3 {
+                    break;
+                }
+            }
+            assert!(caught == 3, "caught behind its gate only {caught} times");
+            assert_tidy(&a, &storage.resource(ATTEMPTS + 1), &pids);
+        },
+    );
+}
+
+fn child_of(pid: i32) -> Option<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    children.ok()?.split_whitespace().next()?.parse().ok()
+}
+
+fn executes(pid: i32, name: &str) -> bool {
+    let path = std::fs::read_link(format!("/proc/{pid}/exe"));
+    path.is_ok_and(|path| path.ends_with(name))
+}
+
+#[test]
+fn killed_while_it_waits_it_is_forgotten() {
+    let storage = Storage::new(1);
+    let resource = storage.resource(1);
+    let (a, join) = Host::joined(&storage, 1);
+    let hold = a.holding(&[&resource]);
+    let waits = a.start_hold(&["-w", "60", &resource], &["echo", "run"]);
+    waits.wait_for_stderr("trying for");
+    waits.kill();
+    wait_until("it is forgotten", SOON, || {
+        (holders(&a).len() == 1).then_some(())
+    });
+    hold.signal(Signal::SIGTERM);
+    assert_eq!(hold.finish().code, 143);
+    assert_eq!(a.hold(&["-n", &resource], &["true"]).code, 0);
+    assert!(
+        !join.stderr().contains("without a release"),
+        "{}",
+        join.stderr()
+    );
+}
+
+// ---- what the command leaves behind
+
+#[test]
+fn a_daemon_keeps_the_lease_until_it_is_gone() {
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, _join) = Host::joined(&storage, 1);
+            let family = Family::ending_with(&a, contain, &[&storage.resource(1)], "exit 7");
+            wait_for_end(family.command, SOON);
+            // Two renewals later nothing has changed.
+            a.wait_for_renewal();
+            a.wait_for_renewal();
+            assert!(runs(family.daemon) && family.hold.code().is_none());
+            assert_eq!(storage.owner(1), (Some(1), 1));
+            kill(Pid::from_raw(family.daemon), Signal::SIGKILL).unwrap();
+            assert_eq!(family.hold.finish().code, 7);
+            assert_eq!(storage.owner(1), (None, 1));
+            family.assert_no_trace();
+        },
+    );
+}
+
+#[test]
+fn daemons_die_when_the_lease_is_lost() {
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let a = host(&storage, 1);
+            let join = a.join();
+            let family = Family::start(&a, contain, &[&storage.resource(1)]);
+            let renewed = a.wait_for_renewal();
+            join.kill();
+            let ended = family.wait_for_end(SOON);
+            assert_in_time(contain, renewed, ended);
+            let ran = family.hold.finish();
+            assert_eq!(ran.code, 124, "{ran:?}");
+            family.assert_no_trace();
+            assert_eq!(storage.owner(1), (Some(1), 1));
+        },
+    );
+}
+
+// ---- somebody is stopped
+
+#[test]
+fn a_stopped_lease_hold_is_not_waited_for() {
+    together(
+        &PROVING,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let path = StoragePath::to(&storage);
+            let a = host(&storage, 1).by_way_of(&storage, &path.disk());
+            let join = a.join();
+            let family = Family::start(&a, contain, &[&a.resource(&storage, 1)]);
+            family.hold.signal(Signal::SIGSTOP);
+            let renewed = a.wait_for_renewal();
+            path.refuse();
+            let ended = family.wait_for_end(SOON);
+            assert_in_time(contain, renewed, ended);
+            let ran = join.finish();
+            assert_eq!(ran.code, 124, "{ran:?}");
+            family.assert_no_trace();
+        },
+    );
+}
+
+#[test]
+fn a_stopped_lease_join_is_not_waited_for() {
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let a = host(&storage, 1);
+            let join = a.join();
+            let family = Family::start(&a, contain, &[&storage.resource(1)]);
+            let renewed = a.wait_for_renewal();
+            join.signal(Signal::SIGSTOP);
+            let ended = family.wait_for_end(SOON);
+            assert_in_time(contain, renewed, ended);
+            assert_eq!(family.hold.finish().code, 124);
+            family.assert_no_trace();
+            // It wakes up, sees what time it is, and is lost.
+            join.signal(Signal::SIGCONT);
+            assert_eq!(join.finish().code, 124);
+            assert_eq!(storage.owner(1), (Some(1), 1));
+        },
+    );
+}
+
+#[test]
+fn with_both_stopped_or_dead_the_namespaces_init_acts() {
+    let cases = [
+        (Signal::SIGSTOP, Signal::SIGSTOP),
+        (Signal::SIGSTOP, Signal::SIGKILL),
+    ];
+    together(
+        &cases,
+        |case| format!("{case:?}"),
+        |(to_hold, to_join)| {
+            let storage = Storage::new(1);
+            let a = host(&storage, 1);
+            let join = a.join();
+            let family = Family::start(&a, "pidns", &[&storage.resource(1)]);
+            let renewed = a.wait_for_renewal();
+            family.hold.signal(*to_hold);
+            join.signal(*to_join);
+            let ended = family.wait_for_end(SOON);
+            assert_in_time(to_join.as_str(), renewed, ended);
+            family.hold.signal(Signal::SIGCONT);
+            assert_eq!(family.hold.finish().code, 124);
+            family.assert_no_trace();
+        },
+    );
+}
+
+#[test]
+fn a_stopped_lease_hold_alone_loses_nothing() {
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, join) = Host::joined(&storage, 1);
+            let family = Family::start(&a, contain, &[&storage.resource(1)]);
+            family.hold.signal(Signal::SIGSTOP);
+            outlast(&a);
+            assert!(
+                family.runs(),
+                "it was killed although the lease was renewed"
+            );
+            family.hold.signal(Signal::SIGCONT);
+            outlast(&a);
+            assert!(family.runs() && join.code().is_none());
+            assert_eq!(family.hold.code(), None);
+        },
+    );
+}
+
+#[test]
+fn a_stopped_command_loses_nothing() {
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, _join) = Host::joined(&storage, 1);
+            let family = Family::start(&a, contain, &[&storage.resource(1)]);
+            let command = Pid::from_raw(family.command);
+            kill(command, Signal::SIGTSTP).unwrap();
+            // So that a shell notices.
+            wait_until("lease-hold stops as well", SOON, || {
+                (state(family.hold.pid()) == Some('T')).then_some(())
+            });
+            outlast(&a);
+            assert!(
+                family.runs(),
+                "it was killed although the lease was renewed"
+            );
+            assert_eq!(state(family.command), Some('T'));
+            family.hold.signal(Signal::SIGCONT);
+            wait_until("the command goes on", SOON, || {
+                (state(family.command) != Some('T')).then_some(())
+            });
+            outlast(&a);
+            assert!(family.runs());
+        },
+    );
+}
+
+/// Waits until a lease that nobody had renewed since now would be over: 8t + W and some more.
+fn outlast(host: &Host) {
+    let start = now();
+    let over = Duration::from_secs(8 + support::hosts::WATCHDOG);
+    while host.wait_for_renewal().since(start) < over {}
+}
+
+/// The state of a process, as /proc shows it.
+fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}
+
+#[test]
+fn the_terminals_keys_do_what_they_do_to_any_command() {
+    let storage = Storage::new(1);
+    let (a, _join) = Host::joined(&storage, 1);
+    let mut terminal = std::process::Command::new("script");
+    terminal
+        .args(["-qfec", "sh -i", "/dev/null"])
+        .env("PS1", "$ ");
+    let mut terminal = Process::start_with(&mut terminal, std::process::Stdio::piped());
+    let command = [
+        "sh",
+        "-c",
+        &format!("'{OWN_PID}; echo \"now\" runs $pid; exec sleep 1000'"),
+    ];
+    let hold = a.hold_command(&[&storage.resource(1)], &command);
+    let words = std::iter::once(hold.get_program()).chain(hold.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    terminal.say(&format!("{}\n", words.join(" ")));
+    terminal.wait_for_stdout("now runs");
+    let pid = wait_until("its pid", SOON, || {
+        let text = terminal.stdout();
+        let rest = text.split("now runs ").nth(1)?;
+        rest.split_once(['\r', '\n'])?.0.trim().parse::<i32>().ok()
+    });
+
+    terminal.say("\x1a");
+    wait_until("the command stops", SOON, || {
+        (state(pid) == Some('T')).then_some(())
+    });
+    terminal.say("echo the shell is $((40 + 2))\n");
+    terminal.wait_for_stdout("the shell is 42");
+    outlast(&a);
+    assert_eq!(state(pid), Some('T'));
+    assert_eq!(storage.owner(1), (Some(1), 1));
+    terminal.say("fg\n");
+    wait_until("the command goes on", SOON, || {
+        (state(pid) == Some('S')).then_some(())
+    });
+    terminal.say("\x03");
+    wait_for_end(pid, SOON);
+    wait_until("the lease is free", SOON, || {
+        storage.owner(1).0.is_none().then_some(())
+    });
+    terminal.say("echo code $?\n");
+    terminal.wait_for_stdout("code 130");
+    terminal.say("exit\n");
+    terminal.finish();
+}

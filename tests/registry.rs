@@ -1,0 +1,260 @@
+//! The registry is nobody's way in: who may talk, what names and links cannot do, and what
+//! nonsense, floods and crowds cost the others, which is nothing.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use support::files::{as_nobody, binary, run};
+use support::hosts::Host;
+use support::process::{Process, SOON, now, runs, wait_until};
+use support::storage::Storage;
+
+fn mode(path: &Path) -> u32 {
+    std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn nobody_else_may_talk_to_lease_join() {
+    let storage = Storage::new(1);
+    let a = Host::new(&storage, 1);
+    // Whatever the umask.
+    let tool = a.join_command();
+    let words: Vec<_> = std::iter::once(tool.get_program())
+        .chain(tool.get_args())
+        .collect();
+    let mut shell = Command::new("sh");
+    let join = Process::start(shell.args(["-c", "umask 0; exec \"$@\"", "sh"]).args(words));
+    join.wait_for_stdout("joined");
+    let dir = a.run_dir.join("LS");
+    let socket = dir.join("socket");
+    assert_eq!(mode(&dir), 0o700);
+    assert_eq!(mode(&socket), 0o600);
+    assert!(
+        std::fs::symlink_metadata(&socket)
+            .unwrap()
+            .file_type()
+            .is_socket()
+    );
+    for file in ["state", "heartbeat", "lock"] {
+        wait_until(file, SOON, || dir.join(file).exists().then_some(()));
+        assert_eq!(mode(&dir.join(file)), 0o600, "{file}");
+    }
+
+    let mut dump = as_nobody(storage.path(), "lease-dump");
+    dump.arg("--local").arg("--run-dir").arg(&a.run_dir);
+    // 126: another test's child still has the copy open for writing.
+    let mut ask = || {
+        wait_until("it is run", SOON, || {
+            let ran = Process::start(&mut dump).finish();
+            (ran.code != 126).then_some(ran)
+        })
+    };
+    assert_eq!(ask().code, 69);
+    // Even where the file system would let them.
+    for (path, mode) in [(&a.run_dir, 0o755), (&dir, 0o755), (&socket, 0o666)] {
+        set_mode(path, mode);
+        let ran = ask();
+        assert_eq!((ran.code, ran.stdout.as_str()), (69, ""), "{ran:?}");
+    }
+    let dump = run(
+        storage.path(),
+        "lease-dump",
+        &["--local", "--run-dir", a.run_dir.to_str().unwrap()],
+    );
+    assert_eq!(dump.code, 0, "{dump:?}");
+    assert_eq!(join.code(), None);
+}
+
+#[test]
+fn a_name_cannot_leave_the_run_directory_and_no_link_is_followed() {
+    let storage = Storage::new(1);
+    for (number, name) in ["../up", "a/b", "..", ".", "/etc"].into_iter().enumerate() {
+        let disk = storage
+            .path()
+            .join(format!("other{number}"))
+            .display()
+            .to_string();
+        let spec = |host: u64| format!("{name}:{host}:{disk}:0");
+        let ran = run(
+            storage.path(),
+            "lease-init",
+            &["--create", "-o", "1", "-s", &spec(0)],
+        );
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let run_dir = storage.path().join(format!("run{number}/inner"));
+        let mut join = Command::new(binary("lease-join"));
+        join.arg("--run-dir")
+            .arg(&run_dir)
+            .args(["--watchdog-timeout", "2", &spec(1)]);
+        let join = Process::start(&mut join);
+        join.wait_for_stdout("joined");
+        let outer: Vec<_> = std::fs::read_dir(run_dir.parent().unwrap())
+            .unwrap()
+            .collect();
+        let inner: Vec<_> = std::fs::read_dir(&run_dir).unwrap().collect();
+        assert_eq!((outer.len(), inner.len()), (1, 1), "{name}");
+        assert!(!storage.path().join("up").exists());
+    }
+
+    // A directory that somebody else has put there in advance.
+    let a = Host::new(&storage, 1);
+    let elsewhere = storage.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::create_dir(&a.run_dir).unwrap();
+    symlink(&elsewhere, a.run_dir.join("LS")).unwrap();
+    let ran = a.start_join().finish();
+    assert!([73, 77].contains(&ran.code), "{ran:?}");
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+
+    // A file in it that is a link.
+    std::fs::remove_file(a.run_dir.join("LS")).unwrap();
+    std::fs::create_dir(a.run_dir.join("LS")).unwrap();
+    let precious = elsewhere.join("precious");
+    std::fs::write(&precious, "as it was").unwrap();
+    for file in ["lock", "heartbeat.new", "state.new"] {
+        symlink(&precious, a.run_dir.join("LS").join(file)).unwrap();
+        let join = a.start_join();
+        let code = wait_until("it fails or joins", SOON, || {
+            join.code().or((!join.stdout().is_empty()).then_some(0))
+        });
+        println!("{file}: {code} {}", join.stderr());
+        assert_eq!(
+            std::fs::read_to_string(&precious).unwrap(),
+            "as it was",
+            "{file}"
+        );
+        std::fs::remove_file(a.run_dir.join("LS").join(file)).ok();
+        drop(join);
+    }
+}
+
+#[test]
+fn nonsense_costs_the_others_nothing() {
+    let storage = Storage::new(2);
+    let (a, join) = Host::joined(&storage, 1);
+    let hold = a.holding(&[&storage.resource(1)]);
+    let socket = a.run_dir.join("LS/socket");
+    let connect = || {
+        let stream = UnixStream::connect(&socket).unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        stream
+    };
+    let idle: Vec<UnixStream> = (0..500).map(|_| connect()).collect();
+    let mut half = connect();
+    half.write_all(b"{\"say\":\"regis").unwrap();
+
+    let deep = "[".repeat(100_000) + "\n";
+    let wrong = [
+        "\n",
+        "hello\n",
+        "{}\n",
+        "\0\0\0\0\n",
+        "{\"say\":\"acquire\",\"index\":0}\n",
+        "{\"say\":\"release\",\"index\":18446744073709551615}\n",
+        "{\"say\":\"guard\",\"containment\":\"tree\"}\n",
+        "{\"say\":\"register\",\"command\":\"x\",\"resources\":[]}\n",
+        "{\"say\":\"resume\",\"holder\":1,\"generation\":1,\"phases\":[]}\n",
+        &deep,
+    ];
+    for text in wrong {
+        let mut stream = connect();
+        // It may be closed before all is written.
+        let _ = stream.write_all(text.as_bytes());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(!answer.contains("registered"), "{answer}");
+    }
+    // A line that never ends.
+    let mut endless = connect();
+    let block = vec![b'x'; 1 << 20];
+    let mut written = 0_u64;
+    while written < (256 << 20) {
+        match endless.write(&block) {
+            Ok(len) => written += len as u64,
+            Err(_) => break,
+        }
+    }
+    println!("closed after {written} bytes");
+    assert!(written < (256 << 20), "an endless line is taken in");
+
+    let ran = a.hold(&[&storage.resource(2)], &["true"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let before = now();
+    while a.wait_for_renewal().since(before) < Duration::from_secs(10) {}
+    assert_eq!((join.code(), hold.code()), (None, None));
+    let memory = std::fs::read_to_string(format!("/proc/{}/status", join.pid())).unwrap();
+    let resident = memory
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .unwrap();
+    let kilobytes: u64 = resident.split_whitespace().next().unwrap().parse().unwrap();
+    println!("{kilobytes} kB");
+    assert!(kilobytes < 64 << 10, "{kilobytes} kB");
+    drop((idle, half));
+}
+
+#[test]
+fn a_crowd_of_holders_dies_in_time() {
+    let crowd: usize = std::env::var("CROWD").map_or(200, |n| n.parse().unwrap());
+    // One of four has its resource alone, the others share one.
+    let alone = crowd / 4;
+    let storage = Storage::new(alone as u64 + 1);
+    let a = Host::new(&storage, 1).promising(6);
+    let join = a.join();
+    let resource = |number: usize| match number < alone {
+        true => storage.resource(number as u64 + 2),
+        false => format!("{}:SH", storage.resource(1)),
+    };
+    let holds: Vec<Process> = (0..crowd)
+        .map(|number| {
+            let command = ["sh", "-c", "echo held; exec sleep 1000"];
+            a.start_hold(&["-w", "60", &resource(number)], &command)
+        })
+        .collect();
+    holds.iter().for_each(|hold| hold.wait_for_stdout("held"));
+    let said = a.describe();
+    let holders = said["holders"].as_array().unwrap();
+    assert_eq!(holders.len(), crowd);
+    let guarded: Vec<i32> = holders
+        .iter()
+        .map(|holder| {
+            assert_eq!(
+                (&holder["link"], &holder["command"]),
+                (&"connected".into(), &"sh".into())
+            );
+            i32::try_from(holder["guarded"].as_i64().unwrap()).unwrap()
+        })
+        .collect();
+    assert!(
+        holds.iter().all(|hold| hold.code().is_none()),
+        "one was lost meanwhile"
+    );
+    assert_eq!(storage.sharers(1, 1), [1]);
+
+    let renewed = a.wait_for_renewal();
+    join.kill();
+    let all = || (!guarded.iter().any(|pid| runs(*pid))).then(now);
+    let ended = wait_until("the end of all", SOON, all)
+        .since(renewed)
+        .as_secs_f64();
+    println!("{crowd} gone {ended:.1} s after the last renewal");
+    assert!((8.0..14.0).contains(&ended), "{ended} s");
+    for hold in holds {
+        let ran = hold.finish();
+        assert_eq!(ran.code, 124, "{ran:?}");
+    }
+}

@@ -1,0 +1,206 @@
+//! lease-join is ended and started again: in time nothing happens to anybody; too late, everything
+//! of the former life is ended before the next one begins.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+use nix::sys::signal::Signal;
+use std::time::Duration;
+use support::family::{CONTAINMENTS, Family, PROVING};
+use support::hosts::Host;
+use support::process::{Process, SOON, kill_if_there, now, together, wait_until};
+use support::storage::Storage;
+
+/// W: generous, so that a slow machine is not too late for it.
+const WATCHDOG: u64 = 10;
+
+/// Ends a lease-join so that another may go on in its place.
+fn end(join: &Process, signal: Signal) {
+    join.signal(signal);
+    let code = join.finish().code;
+    let expected = if signal == Signal::SIGKILL { 137 } else { 0 };
+    assert_eq!(code, expected, "{}", join.stderr());
+}
+
+fn generation(join: &Process) -> u64 {
+    let text = join.stdout();
+    let number = text.trim().rsplit(' ').next().unwrap();
+    number.parse().unwrap()
+}
+
+#[test]
+fn started_again_in_time_nobody_notices() {
+    let ways = [Signal::SIGKILL, Signal::SIGUSR1];
+    let all: Vec<(Signal, &str)> = ways
+        .iter()
+        .flat_map(|way| CONTAINMENTS.iter().map(|contain| (*way, *contain)))
+        .collect();
+    together(
+        &all,
+        |case| format!("{case:?}"),
+        |(way, contain)| {
+            let storage = Storage::new(1);
+            let resource = storage.resource(1);
+            let a = Host::new(&storage, 1).promising(WATCHDOG);
+            let mut join = a.join();
+            let (b, _join_b) = Host::joined(&storage, 2);
+            let family = Family::start(&a, contain, &[&resource]);
+            let taker = b.start_hold(&["-w", "60", &resource], &["echo", "taken"]);
+            taker.wait_for_stderr("trying for");
+            // Twice: the second one goes on where the first one did.
+            for _ in 0..2 {
+                end(&join, *way);
+                join = a.join();
+                assert_eq!(generation(&join), 1);
+                let ran = a.hold(&["-n", &resource], &["true"]);
+                assert_eq!(ran.code, 75, "{ran:?}");
+                assert!(ran.stderr.contains("held on this host"), "{ran:?}");
+                wait_until("lease-hold is back", SOON, || {
+                    let back = family.hold.stderr().matches("is back").count();
+                    (back > 0).then_some(())
+                });
+            }
+            let start = now();
+            while a.wait_for_renewal().since(start) < Duration::from_secs(8 + WATCHDOG) {
+                assert!(family.runs(), "{}", family.hold.stderr());
+            }
+            assert!(taker.code().is_none() && taker.stdout().is_empty());
+            assert_eq!(storage.owner(1), (Some(1), 1));
+            kill_if_there(family.daemon);
+            family.hold.signal(Signal::SIGTERM);
+            assert_eq!(family.hold.finish().code, 143);
+            taker.wait_for_stdout("taken");
+        },
+    );
+}
+
+#[test]
+fn while_it_is_away_the_disk_says_owned_by_this_host_and_nobody_falls_for_that() {
+    let storage = Storage::new(1);
+    let resource = storage.resource(1);
+    let a = Host::new(&storage, 1).promising(WATCHDOG);
+    let join = a.join();
+    let family = Family::start(&a, "cgroup", &[&resource]);
+    // The holder cannot say that it is still there.
+    family.hold.signal(Signal::SIGSTOP);
+    end(&join, Signal::SIGKILL);
+    let ran = a.hold(&["-n", &resource], &["true"]);
+    assert_eq!(ran.code, 69, "{ran:?}");
+    let join = a.join();
+    assert_eq!(generation(&join), 1);
+    for args in [&["-n"][..], &["-w", "1"]] {
+        let args: Vec<&str> = args.iter().copied().chain([resource.as_str()]).collect();
+        let ran = a.hold(&args, &["true"]);
+        assert_eq!(ran.code, 75, "{ran:?}");
+        assert!(ran.stderr.contains("held on this host"), "{ran:?}");
+    }
+    family.hold.signal(Signal::SIGCONT);
+    family.hold.wait_for_stderr("is back");
+    assert!(family.runs());
+}
+
+#[test]
+fn started_again_too_late_the_former_tree_is_ended_first() {
+    together(
+        &PROVING,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(2);
+            let a = Host::new(&storage, 1).promising(4);
+            let join = a.join();
+            let killed = Family::start(&a, contain, &[&storage.resource(1)]);
+            let stopped = Family::start(&a, contain, &[&storage.resource(2)]);
+            let renewed = a.wait_for_renewal();
+            end(&join, Signal::SIGKILL);
+            // One of the two holders cannot do it by itself.
+            stopped.hold.signal(Signal::SIGSTOP);
+            wait_until("the loss", SOON, || {
+                (now().since(renewed) > Duration::from_millis(8200)).then_some(())
+            });
+            let join = a.start_join();
+            let joined = wait_until(
+                "it joins or something dies",
+                Duration::from_secs(60),
+                || {
+                    assert_eq!(join.code(), None, "{}", join.stderr());
+                    let joined = !join.stdout().is_empty();
+                    assert!(
+                        !joined || !(killed.runs() || stopped.runs()),
+                        "joined too early"
+                    );
+                    joined.then(now)
+                },
+            );
+            for family in [&killed, &stopped] {
+                let gone = family.wait_for_end(Duration::ZERO);
+                assert!(gone <= joined.after(Duration::from_secs(1)));
+                family.assert_no_trace();
+            }
+            assert_eq!(generation(&join), 2);
+            let ran = killed.hold.finish();
+            // Whoever was first to end it: lease-hold itself, or lease-join.
+            assert!([124, 137].contains(&ran.code), "{ran:?}");
+            assert_eq!(stopped.hold.finish().code, 137);
+            let ran = a.start_hold(&["-w", "60", &storage.resource(1)], &["true"]);
+            assert_eq!(ran.finish_within(Duration::from_secs(60)).code, 0);
+        },
+    );
+}
+
+#[test]
+fn a_lease_hold_that_was_killed_meanwhile_is_cleared_after() {
+    together(
+        &PROVING,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let resource = storage.resource(1);
+            let a = Host::new(&storage, 1).promising(WATCHDOG);
+            let join = a.join();
+            let (b, _join_b) = Host::joined(&storage, 2);
+            let family = Family::start(&a, contain, &[&resource]);
+            end(&join, Signal::SIGKILL);
+            family.hold.kill();
+            assert_eq!(b.hold(&["-n", &resource], &["true"]).code, 75);
+            let join = a.join();
+            assert_eq!(generation(&join), 1);
+            join.wait_for_stderr("its leases are free");
+            family.wait_for_end(SOON);
+            family.assert_no_trace();
+            let ran = b.hold(&["-w", "30", &resource], &["true"]);
+            assert_eq!(ran.code, 0, "{ran:?}");
+        },
+    );
+}
+
+#[test]
+fn a_lease_hold_in_the_middle_of_everything_lives_through_restarts() {
+    let storage = Storage::new(1);
+    let resource = storage.resource(1);
+    let a = Host::new(&storage, 1).promising(WATCHDOG);
+    let mut join = a.join();
+    // Acquires, runs and releases, again and again, while lease-join comes and goes.
+    let tool = a.hold_command(&["-w", "30", &resource], &["true"]);
+    let words = std::iter::once(tool.get_program()).chain(tool.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    // 69: it came just when there was no lease-join.
+    let script = format!(
+        "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do {}; \
+         case $? in 0|69) ;; *) echo failed $?; exit 1;; esac; done",
+        words.join(" ")
+    );
+    let mut shell = std::process::Command::new("sh");
+    let shell = Process::start(shell.args(["-c", &script]));
+    let mut restarts = 0_u64;
+    while shell.code().is_none() {
+        std::thread::sleep(Duration::from_millis(40 + 13 * (restarts % 7)));
+        end(&join, Signal::SIGKILL);
+        join = a.join();
+        assert_eq!(generation(&join), 1);
+        restarts += 1;
+    }
+    let ran = shell.finish();
+    println!("{restarts} restarts; lver {}", storage.owner(1).1);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = a.hold(&["-w", "30", &resource], &["true"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(storage.owner(1).0, None);
+}

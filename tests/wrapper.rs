@@ -1,0 +1,218 @@
+//! lease-hold in front of a command: the command finds all as it would without it, signals reach
+//! it, and it is ended as asked for when the lease is lost.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use support::family::{CONTAINMENTS, OWN_PID, control_groups};
+use support::hosts::Host;
+use support::process::{Process, SOON, now, together, wait_for_end, wait_until};
+use support::storage::Storage;
+
+#[test]
+fn every_signal_that_can_be_caught_reaches_the_command() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, _join) = Host::joined(&storage, 1);
+            // It starts nothing: every SIGCHLD is one that was sent. It reads what never comes.
+            let script = "for n in 1 2 3 4 5 6 7 8 10 11 12 13 14 15 16 17 18 20 21 22 23 24 25 26 27 \
+            28 29 30 31; do trap \"echo got $n.\" $n; done; echo held; \
+            while :; do read -r x; done";
+            let resource = storage.resource(1);
+            let mut command =
+                a.hold_command(&["--contain", contain, &resource], &["sh", "-c", script]);
+            let hold = Process::start_with(&mut command, Stdio::piped());
+            hold.wait_for_stdout("held");
+            for number in (1..=31).filter(|n| ![9, 19].contains(n)) {
+                hold.signal(Signal::try_from(number).unwrap_or_else(|_| panic!("{number}")));
+                hold.wait_for_stdout(&format!("got {number}."));
+            }
+            assert_eq!(hold.code(), None);
+        },
+    );
+}
+
+/// Runs `command` after the shell has done `preparation`, alone and under a lease, and returns what
+/// it wrote.
+fn with_and_without(
+    host: &Host,
+    args: &[&str],
+    preparation: &str,
+    command: &[&str],
+) -> [String; 2] {
+    let script = format!("{preparation}; exec \"$@\"");
+    let start = |words: Vec<&OsStr>| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, "sh"]).args(words);
+        shell
+            .env("KEPT", "a value\nof two lines")
+            .env("LEASE_RUN_DIR", "/nowhere");
+        let ran = Process::start(&mut shell).finish();
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.stdout
+    };
+    let alone = start(command.iter().map(OsStr::new).collect());
+    let hold = host.hold_command(args, command);
+    let words = std::iter::once(hold.get_program()).chain(hold.get_args());
+    [alone, start(words.collect())]
+}
+
+#[test]
+fn the_command_finds_all_as_it_would_without_a_lease() {
+    control_groups();
+    let storage = Storage::new(1);
+    let (a, _join) = Host::joined(&storage, 1);
+    let resource = storage.resource(1);
+    let masks =
+        "grep -E '^Sig(Pnd|Blk|Ign|Cgt)' /proc/self/status | sed 's/0.*\\(.......\\)$/\\1/'";
+    for contain in CONTAINMENTS {
+        let args = ["--contain", contain, &resource];
+        let same = |preparation: &str, script: &str| {
+            let command = ["sh", "-c", script];
+            let [alone, held] = with_and_without(&a, &args, preparation, &command);
+            assert_eq!(alone, held, "{contain}: {script}");
+            assert!(!alone.is_empty());
+        };
+        same("umask 027; cd /usr", "umask; pwd");
+        same(":", "env | grep -v ^LEASE_ | sort");
+        same("ulimit -n 77; ulimit -c 0", "ulimit -n; ulimit -c");
+        // Pending, blocked, ignored and caught, up to signal 28; those of threads are libc's.
+        same("trap '' USR1 INT QUIT", masks);
+        same(":", masks);
+        // By number, and no other.
+        let opened = "exec 5</etc/passwd 9</etc/group";
+        let files = "for n in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 64; do \
+            [ -e /proc/self/fd/$n ] && echo $n; done; readlink /proc/self/fd/5 /proc/self/fd/9";
+        same(opened, files);
+    }
+}
+
+#[test]
+fn a_shell_under_a_lease_is_usable() {
+    let storage = Storage::new(1);
+    let (a, _join) = Host::joined(&storage, 1);
+    let mut command = a.hold_command(&[&storage.resource(1)], &["sh"]);
+    let mut shell = Process::start_with(&mut command, Stdio::piped());
+    shell.say("echo \"$LEASE_RESOURCE\" is $((40 + 2))\n");
+    shell.wait_for_stdout("R1 is 42");
+    assert_eq!(storage.owner(1).0, Some(1));
+    shell.say("false || echo again; exit 3\n");
+    let ran = shell.finish();
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (3, "R1 is 42\nagain\n"),
+        "{ran:?}"
+    );
+    assert_eq!(storage.owner(1).0, None);
+}
+
+#[test]
+fn told_to_end_it_is_gone_at_once_with_the_lease() {
+    let storage = Storage::new(1);
+    let (a, _join) = Host::joined(&storage, 1);
+    for contain in CONTAINMENTS {
+        control_groups();
+        let hold = a.holding(&["--contain", contain, &storage.resource(1)]);
+        let told = now();
+        hold.signal(Signal::SIGTERM);
+        assert_eq!(hold.finish().code, 143);
+        assert!(now().since(told) < Duration::from_secs(10));
+        assert_eq!(storage.owner(1).0, None);
+    }
+}
+
+#[test]
+fn a_loss_is_announced_as_asked_for() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let a = Host::new(&storage, 1).promising(6);
+            let join = a.join();
+            let script = format!(
+                "trap 'echo asked' USR1; trap 'echo wrong' TERM; {OWN_PID}; echo pid $pid; \
+             while :; do sleep 0.05; done"
+            );
+            let resource = storage.resource(1);
+            let args = [
+                "--contain",
+                contain,
+                "--kill-signal",
+                "usr1",
+                "--grace",
+                "4",
+            ];
+            let on_loss = ["--on-loss", "echo lost $LEASE_RESOURCE", &resource];
+            let args: Vec<&str> = args.into_iter().chain(on_loss).collect();
+            let hold = a.start_hold(&args, &["sh", "-c", &script]);
+            let pid = wait_until("its pid", SOON, || {
+                hold.stdout()
+                    .lines()
+                    .find_map(|l| l.strip_prefix("pid ")?.parse().ok())
+            });
+            let renewed = a.wait_for_renewal();
+            join.kill();
+            let ended = wait_for_end(pid, SOON).since(renewed).as_secs_f64();
+            println!("{contain}: killed {ended:.1} s after the last renewal");
+            assert!((12.0..14.0).contains(&ended), "{ended} s");
+            let ran = hold.finish();
+            assert_eq!(ran.code, 124, "{ran:?}");
+            for (part, count) in [("asked\n", 1), ("lost R1\n", 1), ("wrong", 0)] {
+                assert_eq!(ran.stdout.matches(part).count(), count, "{part}: {ran:?}");
+            }
+        },
+    );
+}
+
+#[test]
+fn a_grace_that_does_not_fit_is_refused_before_anything_is_written() {
+    let storage = Storage::new(1);
+    let (a, _join) = Host::joined(&storage, 1);
+    let before = storage.area(1);
+    let resource = storage.resource(1);
+    for grace in ["1.6", "2", "60", "1e9"] {
+        let ran = a.hold(&["--grace", grace, &resource], &["echo", "run"]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (64, ""), "{ran:?}");
+        assert!(ran.stderr.contains("does not fit the 2 s"), "{ran:?}");
+        assert!(storage.area(1) == before);
+    }
+    for grace in ["0", "1.5"] {
+        let ran = a.hold(&["--grace", grace, &resource], &["true"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+}
+
+#[test]
+fn what_is_left_of_a_stopped_command_can_be_ended() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, join) = Host::joined(&storage, 1);
+            let script = format!("{OWN_PID}; echo $pid; exec sleep 1000");
+            let hold = a.start_hold(
+                &["--contain", contain, &storage.resource(1)],
+                &["sh", "-c", &script],
+            );
+            let pid: i32 = wait_until("its pid", SOON, || hold.stdout().trim().parse().ok());
+            kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+            // lease-join leaves: the stopped command is woken to hear that it has to end.
+            join.signal(Signal::SIGTERM);
+            wait_for_end(pid, Duration::from_secs(8));
+            assert_eq!(hold.finish().code, 143);
+            assert_eq!(join.finish().code, 0);
+            assert_eq!(storage.owner(1).0, None);
+        },
+    );
+}
