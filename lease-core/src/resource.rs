@@ -41,6 +41,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(20);
 /// Ballots in one attempt, before it reports that others keep winning.
 const BALLOTS_MAX: u32 = 32;
+/// How often a leader is brought forward: each late write takes it back once.
+const REPAIRS_MAX: u32 = 32;
 /// Reads of one area until its parts agree.
 const LOOKS_MAX: u32 = 16;
 
@@ -292,23 +294,25 @@ impl Resource<'_> {
         }
     }
 
-    /// Whether the leader says that we own, or can be made to say so again: a late write of another
-    /// host may have taken it back to an older version, but never forward.
+    /// Whether the leader says that we own, or can be made to say so again: late writes of other
+    /// hosts may have taken it back to an older version, but never forward.
     fn still_leads(&self, member: &Member<'_>, held: &Held) -> Result<bool, AcquireError> {
-        let leader = self.read_leader()?;
-        if leader.lver() >= held.lver {
-            return Ok(self.owns(member, &leader, held.lver));
+        for _ in 0..REPAIRS_MAX {
+            let leader = self.read_leader()?;
+            if leader.lver() >= held.lver {
+                return Ok(self.owns(member, &leader, held.lver));
+            }
+            // Unless all was formatted anew: then our ballot record is gone as well.
+            if self.read_own(member)?.ballot != held.own.ballot {
+                return Ok(false);
+            }
+            let owner = held.leader.owner().unwrap_or_else(|| member.stamp());
+            let again = held
+                .leader
+                .committed(held.lver, owner, member.stamp(), None);
+            self.write_leader(member, &again)?;
         }
-        // Unless all was formatted anew: then our ballot record is gone as well.
-        if self.read_own(member)?.ballot != held.own.ballot {
-            return Ok(false);
-        }
-        let owner = held.leader.owner().unwrap_or_else(|| member.stamp());
-        let again = held
-            .leader
-            .committed(held.lver, owner, member.stamp(), None);
-        self.write_leader(member, &again)?;
-        Ok(self.owns(member, &self.read_leader()?, held.lver))
+        Err(AcquireError::Undecided)
     }
 
     /// Gives a lease back. For a shared one: only when no other holder on this host shares it.

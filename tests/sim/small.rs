@@ -47,10 +47,24 @@ pub struct Scope {
     pub modes: Vec<Mode>,
     /// Whether one host may lose power.
     pub crash: bool,
+    /// Whether hosts hold and release, after which one more host must get it; otherwise each runs
+    /// its ballot up to the commit.
+    pub whole: bool,
     /// Ballots that a host may lose before its run is cut.
     pub retries: u32,
-    /// Whether the ballot records of a read are of an earlier moment than the leader, not a later.
-    pub records_first: bool,
+    /// Of which moments the parts of one read are.
+    pub reads: Reads,
+}
+
+/// Of which moments the leader and the ballot records of one read are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// One for both.
+    AtOnce,
+    /// The leader's is earlier.
+    LeaderFirst,
+    /// The ballot records' is earlier.
+    RecordsFirst,
 }
 
 /// What exhausting it came to.
@@ -150,7 +164,9 @@ fn run(
         let steps = world.steps();
         if steps.is_empty() {
             sum.ends += 1;
-            world.probe();
+            if scope.whole {
+                world.probe();
+            }
         } else {
             let fresh = depth >= path.len();
             if fresh {
@@ -161,8 +177,7 @@ fn run(
             world.take(step);
         }
         if let Some(what) = world.checker.borrow().violation() {
-            let words = taken.iter().map(|step| format!("{step:?}")).collect();
-            sum.violation = Some((what.to_owned(), words));
+            sum.violation = Some((what.to_owned(), retell(scope, fresh, &taken)));
             return;
         }
         if world.cut {
@@ -173,6 +188,31 @@ fn run(
             return;
         }
     }
+}
+
+/// The steps of a run in words.
+fn retell(scope: &Scope, fresh: &Platter, steps: &[Step]) -> Vec<String> {
+    let mut world = Small::new(scope, fresh);
+    let mut words = Vec::new();
+    for step in steps {
+        words.push(match step {
+            Step::Go(index) => {
+                let what = match &world.hosts[*index].process.pending {
+                    Some(Op::Write { offset, bytes, .. }) => {
+                        format!("write {}", super::world::describe(0, *offset, bytes))
+                    }
+                    Some(Op::Read { offset, len, .. }) => {
+                        format!("read {len} at sector {}", (offset - area_offset(1)) / 512)
+                    }
+                    other => format!("{other:?}"),
+                };
+                format!("{}host {}: {what}", " ".repeat(40 * index), index + 1)
+            }
+            other => format!("{other:?}"),
+        });
+        world.take(*step);
+    }
+    words
 }
 
 impl Small {
@@ -200,7 +240,9 @@ impl Small {
     fn enter(&mut self, host: u64, mode: Mode) {
         let checker = Rc::clone(&self.checker);
         let hosts = self.scope.modes.len() as u64 + 1;
-        let body = Box::new(move |port: &Port<'_>| live(port, host, hosts, mode, &checker));
+        let whole = self.scope.whole;
+        let body = move |port: &Port<'_>| live(port, (host, hosts), mode, whole, &checker);
+        let body = Box::new(body);
         self.hosts.push(Host {
             process: Process::start(Rc::clone(&self.face), body),
             answers: DefaultHasher::new(),
@@ -304,6 +346,10 @@ impl Small {
             },
             Op::Write { offset, bytes, .. } => {
                 self.write(offset, &bytes);
+                if offset == area_offset(1) && !self.scope.whole {
+                    self.hosts[index].process.kill();
+                    return;
+                }
                 Answer::Done
             }
             _ => Answer::Done,
@@ -315,25 +361,20 @@ impl Small {
 
     /// A read of many sectors is two steps.
     fn read(&mut self, index: usize, offset: u64, len: usize) -> Option<Vec<u8>> {
-        let now = self.disk.read(offset, len);
-        if len <= 512 {
+        let mut now = self.disk.read(offset, len);
+        if len <= 512 || self.scope.reads == Reads::AtOnce {
             return Some(now);
         }
         let Some(mut earlier) = self.hosts[index].half.take() else {
             self.hosts[index].half = Some(now);
             return None;
         };
-        let leader = if self.scope.records_first {
-            &now
-        } else {
-            &earlier
-        };
-        let leader = leader[..512].to_vec();
-        if !self.scope.records_first {
-            earlier = now;
+        if self.scope.reads == Reads::RecordsFirst {
+            earlier[..512].copy_from_slice(&now[..512]);
+            return Some(earlier);
         }
-        earlier[..512].copy_from_slice(&leader);
-        Some(earlier)
+        now[..512].copy_from_slice(&earlier[..512]);
+        Some(now)
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) {
@@ -408,7 +449,13 @@ fn beat(host: HostId) -> Vec<u8> {
 
 /// A host's life: acquires once, holds, releases. Where somebody else has it, it tries again once
 /// the death of a host is known.
-fn live(port: &Port<'_>, host: u64, hosts: u64, mode: Mode, checker: &RefCell<Checker>) {
+fn live(
+    port: &Port<'_>,
+    (host, hosts): (u64, u64),
+    mode: Mode,
+    whole: bool,
+    checker: &RefCell<Checker>,
+) {
     let disk = port.file(Handle { file: 0, disk: 0 });
     let replica = Replica {
         disk: &disk,
@@ -448,7 +495,11 @@ fn live(port: &Port<'_>, host: u64, hosts: u64, mode: Mode, checker: &RefCell<Ch
     for _ in 0..3 {
         match resource.acquire(&member, &wanted, &mut Sightings::default()) {
             Ok(Attempt::Held(held)) => {
-                hold(port, &resource, &member, &held, checker);
+                let id = start(&member, &held, checker);
+                if whole {
+                    let _ = port.wait(WHILE_HELD);
+                    give_back(&resource, &member, &held, checker, id);
+                }
                 return;
             }
             Ok(_) => {
@@ -459,14 +510,8 @@ fn live(port: &Port<'_>, host: u64, hosts: u64, mode: Mode, checker: &RefCell<Ch
     }
 }
 
-fn hold(
-    port: &Port<'_>,
-    resource: &Resource<'_>,
-    member: &Member<'_>,
-    held: &Held,
-    checker: &RefCell<Checker>,
-) {
-    let id = checker.borrow_mut().start(Run {
+fn start(member: &Member<'_>, held: &Held, checker: &RefCell<Checker>) -> u64 {
+    checker.borrow_mut().start(Run {
         id: 0,
         resource: 0,
         machine: member.host.index(),
@@ -474,17 +519,22 @@ fn hold(
         exclusive: held.mode == Mode::Exclusive,
         lver: held.lver.0,
         since: 0,
-    });
-    let _ = port.wait(WHILE_HELD);
+    })
+}
+
+fn give_back(
+    resource: &Resource<'_>,
+    member: &Member<'_>,
+    held: &Held,
+    checker: &RefCell<Checker>,
+    id: u64,
+) {
+    let host = member.host;
     if resource.still_held(member, held) != Ok(true) {
-        checker
-            .borrow_mut()
-            .accuse(format!("host {} lost it", member.host));
+        checker.borrow_mut().accuse(format!("host {host} lost it"));
     }
     checker.borrow_mut().stop(id);
     if let Err(error) = resource.release(member, held) {
-        checker
-            .borrow_mut()
-            .accuse(format!("host {}: {error}", member.host));
+        checker.borrow_mut().accuse(format!("host {host}: {error}"));
     }
 }
