@@ -24,7 +24,7 @@ const WATCHDOG: u64 = 6;
 /// Rounds that run at the same time.
 const AT_ONCE: usize = 9;
 /// Rounds of a test run.
-const ROUNDS: u64 = 9;
+const ROUNDS: u64 = 4;
 /// How long one may wait for a takeover, or for an end, on a busy machine.
 const LONG: Duration = Duration::from_secs(90);
 /// Two numbers of 36 that have no factor in common: so all cases come, in no plain order.
