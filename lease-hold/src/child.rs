@@ -26,6 +26,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
 
 /// A forked child that has not executed anything yet.
 pub(crate) struct Gated {
@@ -210,7 +211,7 @@ impl Gated {
         listen_for_failure(failure, events.clone());
         match control {
             None => {
-                tree::reap(Some(pid), events.clone());
+                tree::reap(Some(pid), events.clone(), None);
                 Ok(Child {
                     command: Some(pidfd),
                     pending: Vec::new(),
@@ -219,8 +220,8 @@ impl Gated {
             }
             Some(control) => {
                 let wire = Wire::new(control.try_clone().context("cannot copy a socket")?);
-                listen_to_init(Wire::new(control), events.clone());
-                tree::reap(None, events.clone());
+                let listener = listen_to_init(Wire::new(control), events.clone());
+                tree::reap(None, events.clone(), Some(listener));
                 Ok(Child {
                     command: None,
                     pending: Vec::new(),
@@ -241,7 +242,7 @@ fn listen_for_failure(failure: OwnedFd, events: Sender<Event>) {
     });
 }
 
-fn listen_to_init(mut wire: Wire, events: Sender<Event>) {
+fn listen_to_init(mut wire: Wire, events: Sender<Event>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         while let Ok(report) = wire.receive::<Report>() {
             let event = match report {
@@ -257,7 +258,7 @@ fn listen_to_init(mut wire: Wire, events: Sender<Event>) {
                 return;
             }
         }
-    });
+    })
 }
 
 impl Child {

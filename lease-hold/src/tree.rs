@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use std::fs;
 use std::path::Path;
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
 
 /// Makes this process the parent of every descendant whose own parent ends.
 pub(crate) fn adopt_orphans() -> Result<(), Errno> {
@@ -21,7 +22,13 @@ pub(crate) fn adopt_orphans() -> Result<(), Errno> {
 
 /// Reaps children on a thread of its own until there are none. Reports the command's end, if
 /// it is a child of ours, and the end of all.
-pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>) {
+///
+/// What the init of a PID namespace says is heard first, on `listener`, which ends with the init.
+pub(crate) fn reap(
+    command: Option<Pid>,
+    events: Sender<Event>,
+    mut listener: Option<JoinHandle<()>>,
+) {
     std::thread::spawn(move || {
         loop {
             let event = match waitpid(None, Some(WaitPidFlag::WUNTRACED)) {
@@ -35,7 +42,11 @@ pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>) {
                     Event::Stopped(signal as i32)
                 }
                 Ok(_) | Err(Errno::EINTR) => continue,
-                Err(_) => Event::TreeGone,
+                Err(_) => {
+                    // It says nothing by its result.
+                    let _ = listener.take().map(JoinHandle::join);
+                    Event::TreeGone
+                }
             };
             let last = matches!(event, Event::TreeGone);
             if events.send(event).is_err() || last {
