@@ -28,10 +28,10 @@ fn every_signal_that_can_be_caught_reaches_the_command() {
             while :; do read -r x; done";
             let resource = storage.resource(1);
             let mut command =
-                a.hold_command(&["--contain", contain, &resource], &["sh", "-c", script]);
+                a.hold_command(&["--contain", contain, &resource], &["sh", "-c", &script]);
             let hold = Process::start_with(&mut command, Stdio::piped());
             hold.wait_for_stdout("held");
-            for number in (1..=31).filter(|n| ![9, 19].contains(n)) {
+            for number in numbers {
                 hold.signal(Signal::try_from(number).unwrap_or_else(|_| panic!("{number}")));
                 hold.wait_for_stdout(&format!("got {number}."));
             }
