@@ -27,6 +27,8 @@ const CLEANER: usize = 2000;
 /// How a machine is set up.
 #[derive(Debug, Clone)]
 pub struct Setup {
+    /// Whether it runs the sanlock daemon instead of our tools.
+    pub sanlock: bool,
     /// Its host id; two machines may have the same.
     pub host: HostId,
     /// t and W.
@@ -205,8 +207,15 @@ impl Machine {
         ended
     }
 
-    fn tell(&self, text: impl FnOnce() -> String) {
+    /// Adds a line to the machine's column.
+    pub fn tell(&self, text: impl FnOnce() -> String) {
         self.shared.tell(Some(self.index), text);
+    }
+
+    /// What holders had reserved is forgotten.
+    pub fn forget_holders(&self) {
+        self.registry.take();
+        self.working.take();
     }
 
     /// The life that it has now, if that is not lost.
@@ -215,7 +224,8 @@ impl Machine {
         member.tenure.holds(self.face.now()).then_some(member)
     }
 
-    fn is_busy(&self) -> bool {
+    /// Whether anything that was guarded lives, or a holder is at work.
+    pub fn is_busy(&self) -> bool {
         !(self.commands.borrow().is_empty() && self.working.borrow().is_empty())
     }
 
@@ -225,13 +235,15 @@ impl Machine {
         self.intents.borrow().values().all(|until| *until <= now)
     }
 
-    fn name(&self) -> Name {
+    /// Its host name, of this boot.
+    pub fn name(&self) -> Name {
         let random = || format!("m{}-{}", self.index, self.boot.get());
         let made = || Name::new_host(random().as_bytes()).unwrap();
         self.setup.name.unwrap_or_else(made)
     }
 
-    fn new_handle(&self, disk: usize) -> Handle {
+    /// A file that nobody has used before.
+    pub fn new_handle(&self, disk: usize) -> Handle {
         self.files.set(self.files.get() + 1);
         Handle {
             file: self.files.get(),
@@ -250,6 +262,9 @@ impl Machine {
 
 /// lease-join, for as long as the machine is up: join, renew, and join again after a loss.
 pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
+    if machine.setup.sanlock {
+        return super::sanlock::lockspace(port, machine);
+    }
     let file = port.file(machine.new_handle(0));
     loop {
         let claim = Claim {
@@ -394,7 +409,10 @@ pub fn lease_hold(port: &Port<'_>, machine: &Rc<Machine>, holder: usize, seed: u
             hold,
             patience,
         };
-        run_errand(port, machine, holder, &errand);
+        match machine.setup.sanlock {
+            true => super::sanlock::run_errand(port, machine, holder, &errand),
+            false => run_errand(port, machine, holder, &errand),
+        };
     }
 }
 
@@ -644,7 +662,11 @@ impl Lease<'_> {
                 }
                 Ok(Attempt::Refused(why, snapshot)) => {
                     self.tell(|| format!("refused: {}", short(&why)));
-                    (snapshot, None)
+                    let owner = match why {
+                        Refusal::Held { owner, .. } | Refusal::ShortHold(owner) => Some(owner),
+                        _ => None,
+                    };
+                    (snapshot, owner)
                 }
                 Ok(Attempt::Unknown {
                     owner, snapshot, ..

@@ -31,6 +31,7 @@ pub mod clock;
 pub mod disk;
 pub mod host;
 pub mod port;
+pub mod sanlock;
 pub mod small;
 pub mod stage;
 pub mod story;

@@ -60,6 +60,7 @@ pub struct Stage {
 /// A machine with this host id, t = 1 and W = 2, one disk and one resource.
 pub fn setup(host: u64) -> Setup {
     Setup {
+        sanlock: false,
         host: HostId::new(host).unwrap(),
         timing: Timing::new(1, 2).unwrap(),
         name: None,
@@ -68,6 +69,15 @@ pub fn setup(host: u64) -> Setup {
         num_hosts: HOSTS,
         shared_percent: 0,
         pace: Duration::from_secs(1),
+    }
+}
+
+/// The same machine with the sanlock daemon.
+pub fn sanlock(host: u64) -> Setup {
+    Setup {
+        sanlock: true,
+        timing: Timing::new(1, 60).unwrap(),
+        ..setup(host)
     }
 }
 
@@ -192,7 +202,10 @@ impl Stage {
         let host = Rc::clone(&self.machines[machine]);
         let holder = self.cast.len();
         let body = move |port: &Port<'_>| {
-            host::run_errand(port, &host, holder, &errand);
+            match host.setup.sanlock {
+                true => super::sanlock::run_errand(port, &host, holder, &errand),
+                false => host::run_errand(port, &host, holder, &errand),
+            };
         };
         self.start(machine, Box::new(body))
     }
@@ -305,6 +318,38 @@ impl Stage {
         panic!("it never comes to that:\n{}", self.story());
     }
 
+    /// A process goes on until it stands at an operation like this, or ends, or the time is over.
+    /// Whether it came to that.
+    pub fn comes_to(&mut self, actor: Actor, like: impl Fn(&Op) -> bool, within: Duration) -> bool {
+        let until = self.now() + u64::try_from(within.as_nanos()).unwrap();
+        for _ in 0..STEPS_MAX {
+            match self.pending(actor) {
+                Some(op) if like(op) => return true,
+                Some(_) if self.now() < until => self.step(actor),
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    /// A process goes on until its command runs, or it ends, or the time is over. Whether it runs.
+    pub fn comes_to_hold(&mut self, actor: Actor, within: Duration) -> bool {
+        let before = self.shared.checker.borrow().granted();
+        let until = self.now() + u64::try_from(within.as_nanos()).unwrap();
+        while !self.is_over(actor) && self.now() < until {
+            if self.shared.checker.borrow().granted() > before {
+                return true;
+            }
+            self.step(actor);
+        }
+        false
+    }
+
+    /// A process goes on until it stands at its wait for the next renewal or a shorter one.
+    pub fn goes_on_for(&mut self, actor: Actor, within: Duration) {
+        self.comes_to(actor, |_| false, within);
+    }
+
     /// A process goes on until its command runs.
     pub fn until_held(&mut self, actor: Actor) {
         let before = self.shared.checker.borrow().granted();
@@ -388,6 +433,24 @@ impl Stage {
         for cast in self.cast.iter_mut().filter(|cast| cast.machine == machine) {
             cast.extra = false;
         }
+    }
+
+    /// The process that was frozen or is lease-join on a machine.
+    pub fn daemon(&self, machine: usize) -> Actor {
+        let of = |cast: &Cast| cast.machine == machine && cast.extra;
+        Actor(self.cast.iter().rposition(of).unwrap())
+    }
+
+    /// A frozen machine goes on as if no time had passed: what it guarded was not ended either.
+    pub fn wakes(&mut self, machine: usize) {
+        if let Some(life) = &*self.machines[machine].member.borrow() {
+            life.tenure.note_renewal(self.machines[machine].face.now());
+        }
+    }
+
+    /// What a killed holder had reserved on its machine is forgotten.
+    pub fn forget_holders(&mut self, machine: usize) {
+        self.machines[machine].forget_holders();
     }
 
     /// Time passes; lease-joins go on, and what a lost life guarded is dead in time.

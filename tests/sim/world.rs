@@ -259,6 +259,7 @@ impl World {
             10_000
         };
         let setup = Setup {
+            sanlock: false,
             host: HostId::new(1).unwrap(),
             timing,
             name: None,

@@ -3,6 +3,7 @@
 
 pub mod family;
 pub mod files;
+pub mod fuzz;
 pub mod hosts;
 pub mod path;
 pub mod process;
