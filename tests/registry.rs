@@ -222,10 +222,15 @@ fn a_crowd_of_holders_dies_in_time() {
     let holds: Vec<Process> = (0..crowd)
         .map(|number| {
             let command = ["sh", "-c", "echo held; exec sleep 1000"];
-            a.start_hold(&["-w", "60", &resource(number)], &command)
+            a.start_hold(&["-w", "120", &resource(number)], &command)
         })
         .collect();
-    holds.iter().for_each(|hold| hold.wait_for_stdout("held"));
+    for hold in &holds {
+        wait_until("all hold", Duration::from_secs(120), || {
+            assert_eq!(hold.code(), None, "{}", hold.stderr());
+            (!hold.stdout().is_empty()).then_some(())
+        });
+    }
     let said = a.describe();
     let holders = said["holders"].as_array().unwrap();
     assert_eq!(holders.len(), crowd);

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use std::time::Duration;
 use support::family::{CONTAINMENTS, Family, PROVING};
 use support::hosts::Host;
-use support::process::{Process, SOON, kill_if_there, now, together, wait_until};
+use support::process::{Process, SOON, now, together, wait_until};
 use support::storage::Storage;
 
 /// W: generous, so that a slow machine is not too late for it.
@@ -64,7 +64,7 @@ fn started_again_in_time_nobody_notices() {
             }
             assert!(taker.code().is_none() && taker.stdout().is_empty());
             assert_eq!(storage.owner(1), (Some(1), 1));
-            kill_if_there(family.daemon);
+            family.kill_daemon();
             family.hold.signal(Signal::SIGTERM);
             assert_eq!(family.hold.finish().code, 143);
             taker.wait_for_stdout("taken");

@@ -328,7 +328,7 @@ impl Resource<'_> {
         };
         self.write_own(member, &own)?;
         if held.mode == Mode::Exclusive {
-            self.free(member, held.lver)?;
+            self.free(member, held)?;
         }
         Ok(())
     }
@@ -759,7 +759,7 @@ impl Resource<'_> {
             held.own.released = true;
             self.write_own(member, &held.own)?;
         }
-        self.free(member, held.lver)?;
+        self.free(member, &held)?;
         member.check()?;
         Ok(Attempt::Held(Box::new(held)))
     }
@@ -781,11 +781,16 @@ impl Resource<'_> {
         member.check()
     }
 
-    /// Frees the leader if it is still ours and was written by us.
-    fn free(&self, member: &Member<'_>, lver: Lver) -> Result<(), AcquireError> {
+    /// Frees the leader if it is still ours and was written by us. One that has gone back, on the
+    /// disks that were read, may still be ours on another: it is brought forward, freed.
+    fn free(&self, member: &Member<'_>, held: &Held) -> Result<(), AcquireError> {
         let leader = self.read_leader()?;
-        if self.owns(member, &leader, lver) && is_written_by_owner(&leader) {
+        if self.owns(member, &leader, held.lver) && is_written_by_owner(&leader) {
             self.write_leader(member, &leader.released(member.stamp()))?;
+        } else if leader.lver() < held.lver {
+            let (ours, now) = (held.leader, member.stamp());
+            let forward = ours.committed(held.lver, now, now, None).released(now);
+            self.write_leader(member, &forward)?;
         }
         Ok(())
     }

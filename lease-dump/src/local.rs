@@ -37,7 +37,9 @@ pub(crate) fn dump(run_dir: &Path, names: &[OsString]) -> anyhow::Result<()> {
         }
     }
     if printed == 0 {
-        return Err(absent(run_dir, "there is none").into());
+        let shown = show(run_dir.as_os_str());
+        let text = format!("no live lease-join in {shown}; start lease-join first");
+        return Err(Failure::new(Status::NotJoined, text).into());
     }
     Ok(out.finish()?)
 }
@@ -61,7 +63,8 @@ fn absent(run_dir: &Path, why: &str) -> Failure {
 }
 
 fn ask(run_dir: &Path, name: &Name) -> anyhow::Result<Description> {
-    let stream = Place::open(run_dir, name)?.connect()?;
+    let place = Place::open(run_dir, name).map_err(io::Error::from)?;
+    let stream = place.connect()?;
     stream
         .set_read_timeout(Some(ANSWER_WITHIN))
         .context("cannot set a time limit")?;

@@ -27,9 +27,12 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+/// How long the command of --on-loss may take to start before the others are asked to end.
+const START_WITHIN: Duration = Duration::from_millis(100);
 /// `CLONE_INTO_CGROUP` of linux/sched.h.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -354,11 +357,12 @@ impl Child {
     }
 }
 
-/// Runs a shell command beside the guarded one, with the same environment. What becomes of it is
-/// not looked at.
+/// Starts a shell command beside the guarded one, with the same environment. What becomes of it is
+/// not looked at; it is waited for only until it has started, and not for long.
 pub(crate) fn run_aside(shell_command: &OsStr, environment: &[CString]) {
     let text = shell_command.to_owned();
     let variables: Vec<(OsString, OsString)> = environment.iter().filter_map(variable).collect();
+    let (tell, started) = channel();
     std::thread::spawn(move || {
         let mut shell = std::process::Command::new("sh");
         // It is reaped with all others.
@@ -368,7 +372,11 @@ pub(crate) fn run_aside(shell_command: &OsStr, environment: &[CString]) {
             .env_clear()
             .envs(variables)
             .spawn();
+        // Nobody may be waiting any more.
+        let _ = tell.send(());
     });
+    // Either it has started, or the time is up: there is no more to it.
+    let _ = started.recv_timeout(START_WITHIN);
 }
 
 fn variable(text: &CString) -> Option<(OsString, OsString)> {

@@ -305,11 +305,11 @@ impl<'a> Watch<'a> {
 
     /// Asks everything to end; a stopped process is woken to hear it.
     fn terminate(&self) {
-        tree::signal_all(self.orders.kill_signal as i32);
-        tree::signal_all(libc::SIGCONT);
         if let (Some(on_loss), true) = (&self.orders.on_loss, self.machine.lost()) {
             child::run_aside(on_loss, self.environment);
         }
+        tree::signal_all(self.orders.kill_signal as i32);
+        tree::signal_all(libc::SIGCONT);
     }
 
     fn hear(&mut self, event: Event) {

@@ -34,7 +34,14 @@ pub(crate) fn after(hub: &mut Hub, held: Vec<HeldLease>, ended: Ended) -> anyhow
             Err(Failure::new(Status::Lost, text).into())
         }
         Ended::Command(code) => {
+            // A share that is left because there is no lease-join is for the next one to end.
+            let all = held.iter().all(|lease| lease.held.mode == Mode::Exclusive);
             give_back(hub, held)?;
+            let away = hub
+                .sessions()
+                .iter_mut()
+                .filter(|session| !session.is_alive());
+            away.filter(|_| all).for_each(Session::gone);
             Ok(code)
         }
         Ended::NotRun(failure) => {

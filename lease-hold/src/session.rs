@@ -138,8 +138,7 @@ impl Session {
         send(&mut self.wire, &Ask::Released { index, left }, None);
     }
 
-    /// Says, after the loss of the host id, that all is gone; to the next lease-join if there is
-    /// none.
+    /// Says that all is gone, and nothing held any more; to the next lease-join if there is none.
     pub(crate) fn gone(&mut self) {
         let Welcome {
             holder, generation, ..
@@ -280,7 +279,13 @@ fn greet(stream: UnixStream, ask: &Ask, own: &Process) -> io::Result<(Tell, Wire
     stream.set_read_timeout(Some(ANSWER_WITHIN))?;
     let mut wire = Wire::new(stream);
     wire.send_with(ask, own.as_fd())?;
-    let tell = wire.receive()?;
+    // A renewal may come in between.
+    let tell = loop {
+        match wire.receive()? {
+            Tell::Renewed { .. } => {}
+            tell => break tell,
+        }
+    };
     wire.stream().set_read_timeout(None)?;
     Ok((tell, wire))
 }

@@ -80,7 +80,8 @@ impl Thread {
     fn run(&mut self, told: &Receiver<()>) {
         let mut hosts = Sightings::default();
         let timing = self.lease.claim().timing;
-        let mut next = self.lease.renewed().after(timing.renewal_period());
+        // At once: whoever was restarted may have little time left.
+        let mut next = self.clock.now();
         loop {
             let pause = next.since(self.clock.now());
             match told.recv_timeout(pause) {

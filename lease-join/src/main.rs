@@ -38,10 +38,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     let signals = signals::Signals::watch()?;
     let remains = state::Remains::read(&seat.place, &host::boot_id()?);
     match membership::join(args, &spec, found, &signals, (&seat.place, remains))? {
-        Some(joined) => {
-            let watchdog = membership::arm(args, &joined)?;
-            server::Server::start(seat, joined, signals, watchdog)?.run()
-        }
+        Some(joined) => server::Server::start(seat, joined, signals)?.run(),
         None => Ok(Status::Done.code()),
     }
 }

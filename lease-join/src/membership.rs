@@ -143,6 +143,8 @@ pub(crate) struct Joined {
     pub(crate) life: Life,
     /// The holders of a former lease-join, if this one goes on in its place.
     pub(crate) table: Table,
+    /// The armed watchdog device, if there is to be one.
+    pub(crate) watchdog: Option<Watchdog<KernelDevice>>,
 }
 
 /// Goes on where a former lease-join of this boot has ended, if that can be; else joins anew,
@@ -161,20 +163,24 @@ pub(crate) fn join(
     let remains = remains.filter(|r| r.life.host == spec.host && r.life.area == area);
     let claim = claim(args, spec, &found, remains.as_ref())?;
     found.device.set_limit(claim.timing.io_limit());
-    check_watchdog(args, spec, claim.timing)?;
+    let watchdog = try_watchdog(args, spec, claim.timing)?;
     let resumed = remains
         .as_ref()
         .and_then(|remains| resume(&found, &claim, remains));
-    let (lease, table) = match (resumed, remains) {
-        (Some(lease), Some(remains)) => (lease, remains.table),
+    let (lease, table, watchdog) = match (resumed, remains) {
+        (Some(lease), Some(remains)) => (lease, remains.table, watchdog),
         (_, remains) => {
             if let Some(remains) = remains
                 && !undertaker::end_all(place, &remains, signals)?
             {
                 return Ok(None);
             }
+            // Nothing is guarded now, and a join may take longer than the device waits.
+            if let Some(watchdog) = watchdog {
+                watchdog.disarm().context("cannot disarm the watchdog")?;
+            }
             match join_anew(spec, &found, signals, &claim)? {
-                Some(lease) => (lease, Table::default()),
+                Some(lease) => (lease, Table::default(), arm(args, claim.timing)?),
                 None => return Ok(None),
             }
         }
@@ -188,13 +194,18 @@ pub(crate) fn join(
         lease,
         life,
         table,
+        watchdog,
     }))
 }
 
-/// A watchdog device is tried before anything is written, and let go; without one it is said what
-/// nothing covers.
-fn check_watchdog(args: &Args, spec: &Spec, timing: Timing) -> Result<(), Failure> {
-    let Some(path) = &args.watchdog else {
+/// A watchdog device is armed before anything is written; without one it is said what nothing
+/// covers.
+fn try_watchdog(
+    args: &Args,
+    spec: &Spec,
+    timing: Timing,
+) -> Result<Option<Watchdog<KernelDevice>>, Failure> {
+    if args.watchdog.is_none() {
         let seconds = timing.watchdog();
         let text = format!(
             "{}: promised to be dead {seconds} s after a loss; without a watchdog device nothing \
@@ -202,19 +213,15 @@ fn check_watchdog(args: &Args, spec: &Spec, timing: Timing) -> Result<(), Failur
             spec.lockspace
         );
         say(TOOL, text);
-        return Ok(());
-    };
-    let watchdog = arm_device(path, timing)?;
-    watchdog
-        .disarm()
-        .map_err(|why| refused(path, &why.to_string()))
+    }
+    arm(args, timing)
 }
 
 /// Arms the watchdog device, if there is to be one.
-pub(crate) fn arm(args: &Args, joined: &Joined) -> Result<Option<Watchdog<KernelDevice>>, Failure> {
+fn arm(args: &Args, timing: Timing) -> Result<Option<Watchdog<KernelDevice>>, Failure> {
     args.watchdog
         .as_ref()
-        .map(|path| arm_device(path, joined.life.timing))
+        .map(|path| arm_device(path, timing))
         .transpose()
 }
 

@@ -89,7 +89,9 @@ impl Server {
                 continue;
             };
             let late = peer.holder.is_none() && now.since(peer.since) > REGISTER_WITHIN;
-            let open = peer.wire.flush().is_ok() && peer.wire.fill().unwrap_or(false);
+            // What was said before the connection broke is heard all the same.
+            let written = peer.wire.flush().is_ok();
+            let open = peer.wire.fill().unwrap_or(false) && written;
             let heard = self.hear_peer(number)?;
             if !open || !heard || late {
                 self.close(number)?;
@@ -138,10 +140,12 @@ impl Server {
                 return Err(OutOfOrder);
             }
             Ask::Register { command, resources } => {
-                return match self.register(number, command, resources)? {
-                    Ok(welcome) => Ok(Heard::Now(Tell::Registered(Box::new(welcome)))),
-                    Err(why) => Ok(Heard::Last(Tell::Refused { why })),
-                };
+                match self.register(number, command, resources)? {
+                    Ok(welcome) => {
+                        vec![(welcome.holder, Tell::Registered(Box::new(welcome)))]
+                    }
+                    Err(why) => return Ok(Heard::Last(Tell::Refused { why })),
+                }
             }
             Ask::Resume {
                 holder,
@@ -220,7 +224,6 @@ impl Server {
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
         peer.holder = Some(id);
         peer.victim.holder = Some(process);
-        // What it may do is written down when it asks; this is only so that it is known.
         Ok(Ok(self.welcome(id)))
     }
 
@@ -247,9 +250,8 @@ impl Server {
             let farewell = self.farewell();
             self.tell(number, &farewell);
         }
-        Ok(Heard::Now(Tell::Resumed {
-            renewed: self.tenure.renewed(),
-        }))
+        let renewed = self.tenure.renewed();
+        Ok(Heard::Answers(vec![(id, Tell::Resumed { renewed })]))
     }
 
     fn refusal(&self) -> Option<String> {

@@ -100,12 +100,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Opens the socket, starts to renew, and says on stdout that the host id is joined.
-    pub(crate) fn start(
-        seat: Seat,
-        joined: Joined,
-        signals: Signals,
-        watchdog: Option<Watchdog<KernelDevice>>,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn start(seat: Seat, joined: Joined, signals: Signals) -> anyhow::Result<Self> {
         let listener = seat
             .place
             .listen(&seat.lock)
@@ -120,6 +115,7 @@ impl Server {
             lease,
             life,
             mut table,
+            watchdog,
         } = joined;
         let mut found = found;
         // A slow renewal is still one: it counts until the lease is lost.
@@ -431,6 +427,14 @@ impl Server {
             Stage::Serving | Stage::Leaving => None,
             Stage::Lost { why, .. } => {
                 let text = format!("lost {}: {why}", self.shown);
+                if !self.is_guarding()
+                    && let Some(Err(why)) = self.watchdog.take().map(Watchdog::disarm)
+                {
+                    say(
+                        TOOL,
+                        format!("{}: cannot disarm the watchdog: {why}", self.shown),
+                    );
+                }
                 Some(Err(Failure::new(Status::Lost, text)))
             }
             Stage::Stopping { .. } => match self.table.holders().next() {
@@ -499,6 +503,9 @@ impl Server {
             .collect();
         for id in ids {
             if let Some(victim) = self.awaited.remove(&id) {
+                if self.seat.place.take_mark(self.life.generation, id) {
+                    self.table.gone(id);
+                }
                 self.ended(id, victim)?;
             }
         }

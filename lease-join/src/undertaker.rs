@@ -104,8 +104,9 @@ pub(crate) fn end_all(
         });
         if let Some(name) = unknown {
             let text = format!(
-                "cannot join: what {name} started under the former lease-join may still run; end \
-                 it, remove the state file in the run directory, and start again"
+                "cannot join {}: what {name} started under the former lease-join may still run; end \
+                 it, remove the state file in the run directory, and start again",
+                place.shown().display()
             );
             return Err(Failure::new(Status::Busy, text));
         }

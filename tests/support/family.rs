@@ -3,9 +3,10 @@
 #![allow(clippy::expect_used, clippy::panic)] // A test's helper fails the test by panicking.
 
 use crate::hosts::Host;
-use crate::process::{Process, SOON, kill_if_there, runs, wait_for_end, wait_until};
+use crate::process::{Process, SOON, runs, wait_for_end, wait_until};
 use lease_core::clock::Moment;
 use lease_core::contain::{create_cgroup, remove_cgroup};
+use lease_core::process::{self, ProcessId};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -27,6 +28,8 @@ pub struct Family {
     pub command: i32,
     /// The daemon, which does not.
     pub daemon: i32,
+    /// The daemon itself, whoever has its number later.
+    handle: Option<process::Process>,
 }
 
 impl Family {
@@ -62,12 +65,18 @@ impl Family {
             hold,
             command,
             daemon,
+            handle: ProcessId::of(daemon).and_then(ProcessId::open),
         }
     }
 
     /// Whether both run.
     pub fn runs(&self) -> bool {
         runs(self.command) && runs(self.daemon)
+    }
+
+    /// Kills the daemon.
+    pub fn kill_daemon(&self) {
+        self.handle.iter().for_each(process::Process::kill);
     }
 
     /// Waits until neither runs, and returns when the last one was seen gone.
@@ -86,7 +95,7 @@ impl Family {
 impl Drop for Family {
     fn drop(&mut self) {
         // As a tree only, it may have survived.
-        kill_if_there(self.daemon);
+        self.kill_daemon();
     }
 }
 

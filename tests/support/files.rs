@@ -148,7 +148,13 @@ pub fn golden(name: &str) -> Vec<u8> {
 pub fn as_nobody(dir: &Path, tool: &str) -> Command {
     let everybody = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(dir, everybody).expect("the directory is opened");
-    std::fs::copy(binary(tool), dir.join(tool)).expect("the tool is copied");
+    // Not by this process: a child that another thread forks meanwhile would have the copy open for
+    // writing, and then it cannot be executed.
+    let copied = Command::new("cp").arg(binary(tool)).arg(dir).status();
+    assert!(
+        copied.is_ok_and(|status| status.success()),
+        "the tool is copied"
+    );
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     command.arg(dir.join(tool)).current_dir(dir);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-/// A path to a storage's file.
+/// A path to a storage's file. It works for as long as the thread that made it lives.
 pub struct StoragePath {
     dir: TempDir,
     nbdkit: Child,

@@ -55,12 +55,6 @@ pub fn wait_for_end(pid: i32, limit: Duration) -> Moment {
     })
 }
 
-/// Kills a process that may be gone.
-pub fn kill_if_there(pid: i32) {
-    // The one error that matters, that it is somebody else's, cannot be: tests are run by root.
-    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-}
-
 /// Runs all of `parts` at the same time; fails if any fails, naming each that did.
 pub fn together<T: Sync>(parts: &[T], name: impl Fn(&T) -> String, run: impl Fn(&T) + Sync) {
     let failed: Vec<String> = std::thread::scope(|scope| {

@@ -101,7 +101,7 @@ pub enum Ask {
         /// How it is contained.
         containment: Containment,
     },
-    /// The host id is lost, and the command and all that it started are gone.
+    /// The command and all that it started are gone, and what was held is lost or released.
     Gone,
     /// May the disk be written to release this resource?
     Release {

@@ -296,8 +296,8 @@ impl Table {
         answers
     }
 
-    /// A holder has seen the end of all that it started, after a loss: nothing of it is left, and
-    /// nothing may be written any more.
+    /// A holder has seen the end of all that it started, and has released what it had or has lost
+    /// it: nothing of it is left.
     pub fn gone(&mut self, id: HolderId) {
         if let Some(holder) = self.holders.get_mut(&id) {
             for claim in &mut holder.claims {
