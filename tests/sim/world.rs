@@ -880,13 +880,17 @@ impl World {
                 .get(&id)
                 .is_some_and(|work| Rc::ptr_eq(&work.life, &life))
         };
+        // What clears up after the holders of a later life is none of this one's.
+        let later = host
+            .live_member()
+            .is_some_and(|now| !Rc::ptr_eq(&now, &life));
         let holders: Vec<_> = self
             .processes
             .iter()
             .filter(|(_, running)| running.machine == machine)
             .filter_map(|(id, running)| match running.role {
                 Role::Hold(holder) if mine(holder) => Some((*id, Some(holder))),
-                Role::CleanUp(_) | Role::Probe => Some((*id, None)),
+                Role::CleanUp(_) | Role::Probe if !later => Some((*id, None)),
                 _ => None,
             })
             .collect();
