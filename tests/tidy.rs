@@ -9,16 +9,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of lease-core from the ground up. A module may use those above it only.
-const FLOORS: [&str; 20] = [
-    "id", "layout", "spec", "record", "disk", "clock", "timing", "delta", "quorum", "paxos",
-    "liveness", "resource", "format", "survey", "device", "priority", "process", "contain",
-    "registry", "tool",
+const FLOORS: [&str; 21] = [
+    "id", "layout", "spec", "record", "disk", "clock", "timing", "deadline", "delta", "quorum",
+    "paxos", "liveness", "resource", "format", "survey", "device", "priority", "process",
+    "contain", "registry", "tool",
 ];
 
 /// Modules that see the world through `Disk` and `Clock` alone.
-const PROTOCOL: [&str; 13] = [
-    "id", "layout", "spec", "record", "disk", "timing", "delta", "quorum", "paxos", "liveness",
-    "resource", "format", "survey",
+const PROTOCOL: [&str; 14] = [
+    "id", "layout", "spec", "record", "disk", "timing", "deadline", "delta", "quorum", "paxos",
+    "liveness", "resource", "format", "survey",
 ];
 
 /// What a protocol module never names.

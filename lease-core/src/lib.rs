@@ -2,7 +2,8 @@
 //!
 //! From the ground up; a module uses only what stands above it:
 //! [`id`], [`layout`], [`spec`]: values, places, names. [`record`]: bytes. [`disk`], [`clock`]:
-//! what the protocols ask of the world. [`timing`]: every duration. [`delta`]: a host id held by
+//! what the protocols ask of the world. [`timing`]: every duration. [`deadline`]:
+//! when a guarded command is to end. [`delta`]: a host id held by
 //! a heartbeat. [`quorum`], [`paxos`]: one ballot. [`liveness`]: is a host dead? [`resource`]: a
 //! lease from acquire to release. [`mod@format`], [`survey`]: whole areas, written and read.
 //! Then what only the tools use: [`device`], [`priority`], [`process`], [`contain`],
@@ -10,6 +11,7 @@
 
 pub mod clock;
 pub mod contain;
+pub mod deadline;
 pub mod delta;
 pub mod device;
 pub mod disk;

@@ -5,7 +5,10 @@
 //! | one I/O may take | t | 10 |
 //! | renew every | 2t | 20 |
 //! | warn after no renewal for | 6t | 60 |
-//! | the lease is lost, start killing, after | 8t | 80 |
+//! | the lease is lost, what is guarded is asked to end, after | 8t | 80 |
+//! | lease-hold kills it, if no other grace is asked for, after | 8t + W/2 | 110 |
+//! | lease-join kills what a lease-hold has not, after | 8t + 3W/4 | 125 |
+//! | the init of a PID namespace kills all that is in it after | 8t + 7W/8 | 132.5 |
 //! | everything that was guarded is dead by | 8t + W | 140 |
 //! | another host may take over after more than | 8t + W | 140 |
 //!
@@ -89,6 +92,38 @@ impl Timing {
         self.lost_after() + Duration::from_secs(u64::from(self.watchdog))
     }
 
+    /// From the loss of a lease to the moment at which another host may take over: W.
+    fn margin(self) -> Duration {
+        self.dead_after() - self.lost_after()
+    }
+
+    /// From the loss of a lease to SIGKILL by lease-hold, unless another grace is asked for: half
+    /// of what there is. W/2.
+    pub fn grace(self) -> Duration {
+        self.margin() / 2
+    }
+
+    /// The longest grace: from then on lease-join kills what a lease-hold has not. 3W/4.
+    pub fn grace_most(self) -> Duration {
+        self.margin() * 3 / 4
+    }
+
+    /// Without a renewal for this long lease-join kills what a lease-hold has not: 8t + 3W/4.
+    pub fn strike_after(self) -> Duration {
+        self.lost_after() + self.grace_most()
+    }
+
+    /// How long after it was taken on the disk lease-join kills what a lease-hold has not: W/4.
+    pub fn strike_within(self) -> Duration {
+        self.margin() / 4
+    }
+
+    /// Without a renewal for this long the init of a PID namespace kills all that is in it, if
+    /// nobody else has: 8t + 7W/8.
+    pub fn lapse_after(self) -> Duration {
+        self.lost_after() + self.margin() * 7 / 8
+    }
+
     /// By the clock of another machine, which may run 1 % faster: what that machine waits for more
     /// than [`Timing::dead_after`] of ours. (8t + W) * 1.01.
     pub fn takeover_after(self) -> Duration {
@@ -130,10 +165,16 @@ mod tests {
             t10.renewal_period(),
             t10.warn_after(),
             t10.lost_after(),
+            t10.lost_after() + t10.grace(),
+            t10.strike_after(),
+            t10.lapse_after(),
             t10.dead_after(),
         ]
-        .map(|d| d.as_secs());
-        assert_eq!(seconds, [10, 20, 60, 80, 140]);
+        .map(|d| d.as_secs_f32());
+        assert_eq!(
+            seconds,
+            [10.0, 20.0, 60.0, 80.0, 110.0, 125.0, 132.5, 140.0]
+        );
         let t1 = Timing::new(1, 2).unwrap();
         assert_eq!(t1.dead_after(), Duration::from_secs(10));
     }

@@ -1,6 +1,6 @@
 //! The guarded command, from its gate to its end.
 //!
-//! What is to be done, and when, is decided by [`Machine`]. The main thread does what it says.
+//! What is to be done, and when, is decided by [`Deadline`]. The main thread does what it says.
 
 use crate::TOOL;
 use crate::acquire::HeldLease;
@@ -9,16 +9,15 @@ use crate::child::{self, Child};
 use crate::command::{self, Command};
 use crate::hub::{Event, Hub};
 use crate::init::{Carried, CarriedHost};
-use crate::machine::{Act, Machine, Standing};
 use crate::session::Session;
 use crate::tree;
 use crate::worker::{Answer, Job};
 use anyhow::Context;
 use lease_core::clock::{Clock, Moment};
+use lease_core::deadline::{Act, Deadline, Standing};
 use lease_core::priority::OomScore;
 use lease_core::registry::message::{Ask, Tell};
 use lease_core::resource::AcquireError;
-use lease_core::timing::Timing;
 use lease_core::tool::{Failure, Status, say};
 use nix::errno::Errno;
 use nix::libc;
@@ -62,7 +61,7 @@ pub(crate) struct Orders {
 /// is dead before another host may take over, and lease-join kills at three quarters of that time.
 pub(crate) fn check_grace(hub: &mut Hub, grace: Option<Duration>) -> Result<(), Failure> {
     for session in hub.sessions() {
-        let most = margin(session.tenure.timing()) * 3 / 4;
+        let most = session.tenure.timing().grace_most();
         if grace.is_some_and(|grace| grace > most) {
             let text = format!(
                 "a grace of more than {} s does not fit the {} s after which this host is promised \
@@ -74,11 +73,6 @@ pub(crate) fn check_grace(hub: &mut Hub, grace: Option<Duration>) -> Result<(), 
         }
     }
     Ok(())
-}
-
-/// From the loss of a lease to the moment at which another host may take over.
-fn margin(timing: Timing) -> Duration {
-    timing.dead_after() - timing.lost_after()
 }
 
 /// Runs the command under guard until it and all that it started are gone.
@@ -104,17 +98,11 @@ pub(crate) fn run(
     Watch::new(hub, held, child, command, environment, orders).run()
 }
 
-/// From a renewal to the moment at which the init of a PID namespace kills all that is in it, if
-/// nobody else has: at seven eighths of the time until another host may take over.
-fn lapse(timing: Timing) -> Duration {
-    timing.lost_after() + margin(timing) * 7 / 8
-}
-
-/// When that is, as far as we know of renewals.
+/// When the init of a PID namespace is to kill, as far as we know of renewals.
 fn last_moment(hub: &mut Hub) -> Moment {
     let of = |session: &Session| {
-        let lapse = lapse(session.tenure.timing());
-        session.tenure.renewed().after(lapse)
+        let timing = session.tenure.timing();
+        session.tenure.renewed().after(timing.lapse_after())
     };
     hub.sessions().iter().map(of).min().unwrap_or_default()
 }
@@ -125,7 +113,7 @@ fn carried(hub: &mut Hub) -> Carried {
     let hosts = hub.sessions().iter().map(|session| CarriedHost {
         lockspace: session.welcome.lockspace,
         generation: session.welcome.generation,
-        lapse: lapse(session.tenure.timing()),
+        lapse: session.tenure.timing().lapse_after(),
     });
     Carried {
         last_moment,
@@ -188,7 +176,7 @@ struct Watch<'a> {
     orders: Orders,
     command: &'a Command,
     environment: &'a [CString],
-    machine: Machine,
+    deadline: Deadline,
     /// It was noticed late that no renewal is known of: what was sent is heard until then.
     overslept: Option<Moment>,
     stop: bool,
@@ -220,7 +208,7 @@ impl<'a> Watch<'a> {
             orders,
             command,
             environment,
-            machine: Machine::Running,
+            deadline: Deadline::Running,
             overslept: None,
             stop: false,
             why: None,
@@ -241,8 +229,8 @@ impl<'a> Watch<'a> {
                 event.into_iter().for_each(|event| self.hear(event));
                 continue;
             }
-            let was = self.machine;
-            match self.machine.step(now, standing) {
+            let was = self.deadline;
+            match self.deadline.step(now, standing) {
                 Act::Nothing => {}
                 Act::Terminate => self.terminate(),
                 Act::Kill => {
@@ -254,7 +242,7 @@ impl<'a> Watch<'a> {
             if self.gone {
                 return Ok(self.ended());
             }
-            let event = self.hub.next(Some(self.machine.due(standing)));
+            let event = self.hub.next(Some(self.deadline.due(standing)));
             event.into_iter().for_each(|event| self.hear(event));
         }
     }
@@ -263,7 +251,7 @@ impl<'a> Watch<'a> {
     /// what was said meanwhile, until the moment returned: it may have been renewed all along.
     fn catching_up(&mut self, now: Moment, standing: Standing) -> Option<Moment> {
         let late = now.since(standing.expires);
-        if self.machine != Machine::Running || standing.taken || now < standing.expires {
+        if self.deadline != Deadline::Running || standing.taken || now < standing.expires {
             self.overslept = None;
             return None;
         }
@@ -281,7 +269,7 @@ impl<'a> Watch<'a> {
         let of = |tenure: &lease_core::delta::Tenure| {
             let timing = tenure.timing();
             let expires = tenure.renewed().after(timing.lost_after());
-            let grace = wanted.unwrap_or(margin(timing) / 2);
+            let grace = wanted.unwrap_or(timing.grace());
             Standing {
                 expires,
                 grace,
@@ -305,7 +293,7 @@ impl<'a> Watch<'a> {
 
     /// Asks everything to end; a stopped process is woken to hear it.
     fn terminate(&self) {
-        if let (Some(on_loss), true) = (&self.orders.on_loss, self.machine.lost()) {
+        if let (Some(on_loss), true) = (&self.orders.on_loss, self.deadline.lost()) {
             child::run_aside(on_loss, self.environment);
         }
         tree::signal_all(self.orders.kill_signal as i32);
@@ -366,8 +354,8 @@ impl<'a> Watch<'a> {
         self.why.get_or_insert(why);
     }
 
-    fn report(&self, was: Machine) {
-        if self.machine.lost() && !matches!(was, machine if machine.lost()) {
+    fn report(&self, was: Deadline) {
+        if self.deadline.lost() && !was.lost() {
             let why = self.why.as_deref().unwrap_or("no renewal in time");
             say(
                 TOOL,
@@ -377,7 +365,7 @@ impl<'a> Watch<'a> {
     }
 
     fn ended(self) -> Ended {
-        let lost = self.machine.lost();
+        let lost = self.deadline.lost();
         match (self.not_executed, lost) {
             (_, true) => Ended::Lost(self.why.unwrap_or_else(|| "no renewal in time".into())),
             (Some(Errno::ENOENT), _) => self.not_run(Status::NoCommand, Errno::ENOENT),

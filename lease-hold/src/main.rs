@@ -9,7 +9,6 @@ mod environment;
 mod guard;
 mod hub;
 mod init;
-mod machine;
 mod release;
 mod report;
 mod session;

@@ -395,13 +395,11 @@ impl Server {
         if matches!(self.stage, Stage::Lost { .. }) {
             return;
         }
-        let timing = self.life.timing;
-        let margin = timing.dead_after() - timing.lost_after();
-        let expired = self.tenure.renewed().after(timing.lost_after());
+        let (timing, renewed) = (self.life.timing, self.tenure.renewed());
         let now = self.clock.now();
-        let strike_at = match now >= expired {
-            true => expired.after(margin * 3 / 4),
-            false => now.after(margin / 4),
+        let strike_at = match now >= renewed.after(timing.lost_after()) {
+            true => renewed.after(timing.strike_after()),
+            false => now.after(timing.strike_within()),
         };
         self.tenure.note_loss();
         say(

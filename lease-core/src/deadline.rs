@@ -1,7 +1,7 @@
 //! When the guarded command is asked to end, and when it is killed. A machine without clock,
 //! process or disk: `now` and what is known of the leases go in, what is to be done comes out.
 
-use lease_core::clock::Moment;
+use crate::clock::Moment;
 use std::time::Duration;
 
 /// From asking the command to end to killing it, when its host leaves the lockspace.
@@ -11,7 +11,7 @@ const KILL_AGAIN: Duration = Duration::from_millis(50);
 
 /// What the machine wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Act {
+pub enum Act {
     /// Nothing.
     Nothing,
     /// SIGTERM to all.
@@ -22,15 +22,15 @@ pub(crate) enum Act {
 
 /// What is known of the leases at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing {
+pub struct Standing {
     /// 8t after the last renewal that is known of.
-    pub(crate) expires: Moment,
+    pub expires: Moment,
     /// From there to SIGKILL.
-    pub(crate) grace: Duration,
+    pub grace: Duration,
     /// The lease was taken from us: not by time, but on the disk.
-    pub(crate) taken: bool,
+    pub taken: bool,
     /// lease-join wants to leave.
-    pub(crate) stop: bool,
+    pub stop: bool,
 }
 
 /// When to end the command: never, unless a lease is lost or lease-join leaves.
@@ -38,18 +38,28 @@ pub(crate) struct Standing {
 /// Lost by time: SIGTERM at 8t after the last renewal, SIGKILL after the grace. Taken on the disk:
 /// another host may have it already, SIGKILL at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Machine {
+pub enum Deadline {
     /// Nothing is amiss.
     Running,
     /// It was asked to end.
-    Ending { kill_at: Moment, lost: bool },
+    Ending {
+        /// When it is killed.
+        kill_at: Moment,
+        /// Whether a lease is lost.
+        lost: bool,
+    },
     /// It is being killed.
-    Killing { again_at: Moment, lost: bool },
+    Killing {
+        /// When it is killed once more.
+        again_at: Moment,
+        /// Whether a lease is lost.
+        lost: bool,
+    },
 }
 
-impl Machine {
+impl Deadline {
     /// What is to be done at `now`.
-    pub(crate) fn step(&mut self, now: Moment, standing: Standing) -> Act {
+    pub fn step(&mut self, now: Moment, standing: Standing) -> Act {
         let lost = standing.taken || now >= standing.expires;
         let lost_kill = match standing.taken {
             true => now,
@@ -102,7 +112,7 @@ impl Machine {
     }
 
     /// When the next step is due, if nothing happens before.
-    pub(crate) fn due(&self, standing: Standing) -> Moment {
+    pub fn due(&self, standing: Standing) -> Moment {
         match *self {
             Self::Running => standing.expires,
             Self::Ending { kill_at, lost } if !lost => kill_at.min(standing.expires),
@@ -112,7 +122,7 @@ impl Machine {
     }
 
     /// Whether it ends because a lease is lost.
-    pub(crate) fn lost(&self) -> bool {
+    pub fn lost(&self) -> bool {
         matches!(
             self,
             Self::Ending { lost: true, .. } | Self::Killing { lost: true, .. }
@@ -139,10 +149,10 @@ mod tests {
     }
 
     fn acts(steps: &[(u64, Standing)]) -> Vec<Act> {
-        let mut machine = Machine::Running;
+        let mut deadline = Deadline::Running;
         steps
             .iter()
-            .map(|(second, standing)| machine.step(at(*second), *standing))
+            .map(|(second, standing)| deadline.step(at(*second), *standing))
             .collect()
     }
 
