@@ -167,7 +167,7 @@ fn a_loss_is_announced_as_asked_for() {
             join.kill();
             let ended = wait_for_end(pid, SOON).since(renewed).as_secs_f64();
             println!("{contain}: killed {ended:.1} s after the last renewal");
-            // A grace of 4 s from the loss 8 s after the renewal on, less what a clock's steps take.
+            // A grace of 4 s from the loss on, 8 s after the renewal; less what clocks step by.
             assert!((11.5..14.0).contains(&ended), "{ended} s");
             let ran = hold.finish();
             assert_eq!(ran.code, 124, "{ran:?}");
