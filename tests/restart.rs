@@ -146,6 +146,55 @@ fn started_again_too_late_the_former_tree_is_ended_first() {
 }
 
 #[test]
+fn under_another_host_id_it_first_ends_what_was_guarded() {
+    let storage = Storage::new(1);
+    let a = Host::new(&storage, 1).promising(WATCHDOG);
+    let join = a.join();
+    let family = Family::start(&a, "cgroup", &[&storage.resource(1)]);
+    family.hold.signal(Signal::SIGSTOP);
+    end(&join, Signal::SIGKILL);
+    let renewed = a.renewed();
+    let other = Host::new(&storage, 2).in_place_of(&a);
+    // As long as it can be kept it is not ended by a wrong number.
+    let ran = other.start_join().finish();
+    assert_eq!(ran.code, 75, "{ran:?}");
+    assert!(ran.stderr.contains("runs there under host id 1"), "{ran:?}");
+    assert!(family.runs());
+    wait_until("the loss", SOON, || {
+        (now().since(renewed) > Duration::from_millis(8200)).then_some(())
+    });
+    let join = other.join();
+    assert!(!family.runs(), "{}", join.stderr());
+    assert!(join.stderr().contains("is over; ending lease-hold"));
+    assert_eq!(family.hold.finish().code, 137);
+    family.assert_no_trace();
+}
+
+#[test]
+fn from_another_pid_namespace_nothing_of_the_former_life_is_taken_for_gone() {
+    let storage = Storage::new(1);
+    let a = Host::new(&storage, 1).promising(WATCHDOG);
+    let join = a.join();
+    let family = Family::start(&a, "pidns", &[&storage.resource(1)]);
+    end(&join, Signal::SIGKILL);
+    let before = storage.area(0);
+    let inner = a.join_command();
+    let mut elsewhere = std::process::Command::new("unshare");
+    elsewhere.args(["--pid", "--fork", "--mount-proc"]);
+    elsewhere.arg(inner.get_program()).args(inner.get_args());
+    let ran = Process::start(&mut elsewhere).finish();
+    assert_eq!(ran.code, 75, "{ran:?}");
+    assert!(
+        ran.stderr.contains("was in another PID namespace"),
+        "{ran:?}"
+    );
+    assert!(storage.area(0) == before && family.runs());
+    let _join = a.join();
+    family.hold.wait_for_stderr("is back");
+    assert!(family.runs());
+}
+
+#[test]
 fn a_lease_hold_that_was_killed_meanwhile_is_cleared_after() {
     together(
         &PROVING,

@@ -7,8 +7,10 @@
 
 use crate::process::{Process, ProcessId};
 use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
 use nix::sys::signal::kill;
-use nix::unistd::Pid;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -43,7 +45,7 @@ pub enum Remains {
     Nothing,
     /// Something lives; kill again.
     Something,
-    /// The process is dead, and whether anything that it started lives cannot be known.
+    /// The process is dead; whether anything that it started lives cannot be known.
     NotKnown,
 }
 
@@ -53,10 +55,7 @@ impl Guarded {
         process.into_iter().for_each(Process::kill);
         let dead = process.is_none_or(Process::is_dead);
         match &self.containment {
-            Containment::Cgroup(path) => match remove_cgroup(path) {
-                true => Remains::Nothing,
-                false => Remains::Something,
-            },
+            Containment::Cgroup(path) => remove_cgroup(path),
             _ if !dead => Remains::Something,
             Containment::PidNamespace => Remains::Nothing,
             Containment::Tree => Remains::NotKnown,
@@ -118,22 +117,27 @@ pub fn cgroup_processes(path: &Path) -> Vec<i32> {
 }
 
 /// Kills what is in a control group and in those below it, and removes it: the kernel removes only
-/// what is empty. Whether it is gone.
-pub fn remove_cgroup(path: &Path) -> bool {
+/// what is empty. One that is not there has been removed, but for one that is not seen from here.
+pub fn remove_cgroup(path: &Path) -> Remains {
     kill_cgroup(path);
     for below in fs::read_dir(path).into_iter().flatten().flatten() {
         if below.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup(&below.path());
         }
     }
-    match nix::unistd::unlinkat(
-        nix::fcntl::AT_FDCWD,
-        path,
-        nix::unistd::UnlinkatFlags::RemoveDir,
-    ) {
-        Ok(()) | Err(Errno::ENOENT) => true,
-        Err(_) => false,
+    match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
+        Ok(()) => Remains::Nothing,
+        Err(Errno::ENOENT) if is_below_cgroup2(path) => Remains::Nothing,
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Remains::NotKnown,
+        Err(_) => Remains::Something,
     }
+}
+
+/// Whether the directories above it, as far as they are there, are of a cgroup2 file system.
+fn is_below_cgroup2(path: &Path) -> bool {
+    let mut above = path.ancestors().skip(1).map(statfs);
+    let first = above.find(|found| !matches!(found, Err(Errno::ENOENT)));
+    matches!(first, Some(Ok(found)) if found.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
 /// The directory of the control group that this process is in.
@@ -180,6 +184,14 @@ mod tests {
             find_own("20 1 0:5 / /proc rw - proc proc rw\n", "0::/\n"),
             None
         );
+    }
+
+    #[test]
+    fn a_control_group_that_is_not_seen_from_here_is_not_taken_for_gone() {
+        for path in ["/proc/self/gone", "/no/such/gone", "/proc/self/stat/gone"] {
+            let remains = remove_cgroup(Path::new(path));
+            assert_eq!(remains, Remains::NotKnown, "{path}");
+        }
     }
 
     #[test]

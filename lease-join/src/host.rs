@@ -3,8 +3,10 @@
 use lease_core::id::Name;
 use lease_core::record::host_note::BootId;
 use lease_core::tool::{Failure, Status};
+use std::os::unix::fs::MetadataExt;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const PID_NAMESPACE: &str = "/proc/self/ns/pid";
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 
 /// Sixteen bytes that differ at every boot.
@@ -16,6 +18,17 @@ pub(crate) fn boot_id() -> Result<BootId, Failure> {
     bytes
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or_else(|| Failure::new(Status::System, format!("{BOOT_ID} holds no boot id")))
+}
+
+/// The PID namespace that we are in: processes of another are not seen from here.
+pub(crate) fn pid_namespace() -> Result<u64, Failure> {
+    let found = std::fs::metadata(PID_NAMESPACE).map(|found| found.ino());
+    found.map_err(|why| {
+        Failure::new(
+            Status::System,
+            format!("cannot find {PID_NAMESPACE}: {why}"),
+        )
+    })
 }
 
 /// A host name that no other start of any lease-join has.

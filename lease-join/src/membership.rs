@@ -1,6 +1,7 @@
 //! From the command line to a joined host id.
 
 use crate::args::{Args, Spec};
+use crate::peers::describe;
 use crate::signals::Signals;
 use crate::state::{Life, Remains};
 use crate::watchdog::{KernelDevice, Watchdog};
@@ -160,13 +161,16 @@ pub(crate) fn join(
         identity: found.device.identity(),
         offset: found.lockspace.offset,
     };
-    let remains = remains.filter(|r| r.life.host == spec.host && r.life.area == area);
-    let claim = claim(args, spec, &found, remains.as_ref())?;
+    let pid_namespace = host::pid_namespace()?;
+    check_visible(place, remains.as_ref(), pid_namespace)?;
+    // Of another host id, or another lockspace, it is only brought to its end.
+    let of_this = |r: &&Remains| r.life.host == spec.host && r.life.area == area;
+    let former = remains.as_ref().filter(of_this);
+    check_same_host(place, remains.as_ref().filter(|r| !of_this(r)))?;
+    let claim = claim(args, spec, &found, former)?;
     found.device.set_limit(claim.timing.io_limit());
     let watchdog = try_watchdog(args, spec, claim.timing)?;
-    let resumed = remains
-        .as_ref()
-        .and_then(|remains| resume(&found, &claim, remains));
+    let resumed = former.and_then(|remains| resume(&found, &claim, remains));
     let (lease, table, watchdog) = match (resumed, remains) {
         (Some(lease), Some(remains)) => (lease, remains.table, watchdog),
         (_, remains) => {
@@ -186,7 +190,7 @@ pub(crate) fn join(
         }
     };
     let path = std::path::absolute(&spec.lockspace.place.path).context("no working directory")?;
-    let life = Life::of(&lease, area);
+    let life = Life::of(&lease, area, pid_namespace);
     Ok(Some(Joined {
         shown: spec.lockspace.to_string(),
         path,
@@ -196,6 +200,37 @@ pub(crate) fn join(
         table,
         watchdog,
     }))
+}
+
+/// What runs under another host id can still be kept, by whoever goes on with that one.
+fn check_same_host(place: &Place, other: Option<&Remains>) -> Result<(), Failure> {
+    let Some(Remains { life, table }) = other else {
+        return Ok(());
+    };
+    let kept = BootClock::boot_time() < life.expires();
+    let Some((_, holder)) = table.holders().next().filter(|_| kept) else {
+        return Ok(());
+    };
+    let text = format!(
+        "cannot join {}: {} runs there under host id {}; start lease-join with that one, or end it",
+        place.shown().display(),
+        describe(holder),
+        life.host
+    );
+    Err(Failure::new(Status::Busy, text))
+}
+
+/// What an earlier lease-join guarded could be found neither alive nor gone from elsewhere.
+fn check_visible(place: &Place, remains: Option<&Remains>, here: u64) -> Result<(), Failure> {
+    if remains.is_none_or(|remains| remains.life.pid_namespace == here) {
+        return Ok(());
+    }
+    let text = format!(
+        "cannot join {}: the lease-join before was in another PID namespace, and what it guarded \
+         is not seen from here; start it there, or end all of that and remove the state file",
+        place.shown().display()
+    );
+    Err(Failure::new(Status::Busy, text))
 }
 
 /// A watchdog device is armed before anything is written; without one it is said what nothing

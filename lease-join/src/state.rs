@@ -23,6 +23,8 @@ use std::time::Duration;
 pub(crate) struct Life {
     /// The boot that it belongs to.
     pub(crate) boot_id: BootId,
+    /// The PID namespace in which the holders' numbers mean something.
+    pub(crate) pid_namespace: u64,
     /// Where the lockspace is.
     pub(crate) area: AreaId,
     /// The host id.
@@ -63,7 +65,7 @@ pub(crate) struct Holders {
 
 impl Life {
     /// Of a host id that was just joined.
-    pub(crate) fn of(lease: &HostLease, area: AreaId) -> Self {
+    pub(crate) fn of(lease: &HostLease, area: AreaId, pid_namespace: u64) -> Self {
         let Claim {
             host,
             name,
@@ -73,6 +75,7 @@ impl Life {
         } = *lease.claim();
         Self {
             boot_id,
+            pid_namespace,
             area,
             host,
             host_name: name,
@@ -83,6 +86,11 @@ impl Life {
             written: lease.heartbeat().timestamp(),
             in_flight: None,
         }
+    }
+
+    /// When it is lost, unless somebody goes on with it before.
+    pub(crate) fn expires(&self) -> Moment {
+        self.renewed.after(self.timing.lost_after())
     }
 
     /// What is needed to go on with it.

@@ -46,6 +46,12 @@ impl Host {
         self
     }
 
+    /// The same host, in the run directory of another.
+    pub fn in_place_of(mut self, other: &Host) -> Self {
+        self.run_dir.clone_from(&other.run_dir);
+        self
+    }
+
     /// The same host with a path of its own to the storage.
     pub fn by_way_of(mut self, storage: &Storage, disk: &Path) -> Self {
         self.lockspace = moved(&self.lockspace, &storage.file(), disk);
