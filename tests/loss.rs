@@ -354,7 +354,7 @@ fn a_host_that_comes_back_waits_for_the_end_of_its_former_life() {
     assert!(age > dead_after, "joined {age} s after the last renewal");
     assert!(join.stdout().ends_with(" generation 2\n"));
     let again = a.start_hold(&["-w", "60", &resource], &["true"]);
-    again.wait_for_stderr("writes of an earlier life of this host may still land; waiting ");
+    again.wait_for_stderr("earlier writes of this host may still land; waiting ");
     assert_eq!(again.finish_within(Duration::from_secs(60)).code, 0);
     assert_eq!(storage.owner(1), (None, lver + 1));
 }

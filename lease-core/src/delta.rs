@@ -9,15 +9,18 @@
 //! (and by a join that is called off before anybody relied on it), when nothing that was guarded
 //! lives and no I/O is outstanding. After a loss nothing at all is written.
 
+mod area;
+mod tenure;
+
+pub use area::{Area, HeartbeatError, Lockspace};
+pub use tenure::Tenure;
+
 use crate::clock::{Clock, Interrupted, Moment};
 use crate::disk::{Disk, Fault};
 use crate::id::{Generation, HostId, Name};
-use crate::layout::Geometry;
-use crate::record::RecordError;
 use crate::record::heartbeat::Heartbeat;
 use crate::record::host_note::{BootId, HostNote};
 use crate::timing::Timing;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -29,109 +32,6 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const ATTEMPTS_MAX: u32 = 3;
 /// More joins than there can be while one joiner stalls.
 const GENERATIONS_SKIPPED: u64 = 1000;
-
-/// A lockspace on its disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lockspace {
-    /// Its name.
-    pub name: Name,
-    /// Byte of the disk at which its area starts.
-    pub offset: u64,
-    /// Sector and area size.
-    pub geometry: Geometry,
-}
-
-impl Lockspace {
-    /// Reads host `host`'s heartbeat: the outer failure is the storage's, the inner one the
-    /// record's.
-    pub fn read_host(
-        &self,
-        disk: &dyn Disk,
-        host: HostId,
-    ) -> Result<Result<Heartbeat, HeartbeatError>, Fault> {
-        let at = self.offset + self.geometry.heartbeat_at(host) as u64;
-        let sector = disk.read(at, self.geometry.sector_bytes())?;
-        Ok(self.decode(&sector))
-    }
-
-    /// Reads every heartbeat.
-    pub fn read_all(&self, disk: &dyn Disk) -> Result<Area, Fault> {
-        let bytes = disk.read(self.offset, self.geometry.heartbeats_len())?;
-        Ok(Area {
-            lockspace: *self,
-            bytes,
-        })
-    }
-
-    fn write_host(&self, disk: &dyn Disk, host: HostId, record: &Heartbeat) -> Result<(), Fault> {
-        let at = self.offset + self.geometry.heartbeat_at(host) as u64;
-        disk.write(at, &record.to_sector())
-    }
-
-    fn decode(&self, sector: &[u8]) -> Result<Heartbeat, HeartbeatError> {
-        let record = Heartbeat::decode(sector)?;
-        if *record.lockspace() != self.name {
-            return Err(HeartbeatError::Lockspace {
-                found: *record.lockspace(),
-            });
-        }
-        if record.geometry() != self.geometry {
-            return Err(HeartbeatError::Geometry {
-                found: record.geometry(),
-            });
-        }
-        Ok(record)
-    }
-}
-
-/// The heartbeats of a whole lockspace, as they were read. Sectors are of different moments.
-#[derive(Debug, Clone)]
-pub struct Area {
-    lockspace: Lockspace,
-    bytes: Vec<u8>,
-}
-
-impl Area {
-    /// Host `host`'s heartbeat.
-    pub fn host(&self, host: HostId) -> Result<Heartbeat, HeartbeatError> {
-        self.lockspace.decode(self.sector(host))
-    }
-
-    /// Every record that checks, of hosts that were ever joined.
-    pub fn joined(&self) -> impl Iterator<Item = (HostId, Heartbeat)> + '_ {
-        HostId::all(self.lockspace.geometry.max_hosts())
-            .filter_map(|host| Some((host, self.host(host).ok()?)))
-            .filter(|(_, record)| record.owner().is_some())
-    }
-
-    /// The io_timeout that the lockspace was formatted with, in seconds: that of a record which
-    /// nobody has joined yet; of `host`'s own where all have been.
-    pub fn formatted_io_timeout(&self, host: HostId) -> Option<u8> {
-        let untouched = HostId::all(self.lockspace.geometry.max_hosts())
-            .filter_map(|host| self.host(host).ok())
-            .find(|record| record.owner().is_none());
-        untouched
-            .or_else(|| self.host(host).ok())
-            .and_then(|record| record.io_timeout())
-    }
-
-    fn sector(&self, host: HostId) -> &[u8] {
-        let at = self.lockspace.geometry.heartbeat_at(host);
-        &self.bytes[at..at + self.lockspace.geometry.sector_bytes()]
-    }
-}
-
-/// Why a sector is not a heartbeat of this lockspace.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[allow(missing_docs)]
-pub enum HeartbeatError {
-    #[error("{0}")]
-    Record(#[from] RecordError),
-    #[error("it belongs to lockspace {found}")]
-    Lockspace { found: Name },
-    #[error("its record says {found}")]
-    Geometry { found: Geometry },
-}
 
 /// What a host wants to join as.
 #[derive(Debug, Clone, Copy)]
@@ -240,15 +140,16 @@ pub fn join(
             generation = generations_beyond(generation);
             continue;
         }
+        let ballots_from = vacant.quiet_from.unwrap_or_default().max(claim.quiet_from);
         let mut lease = HostLease {
             lockspace: *lockspace,
             claim: *claim,
             generation,
             written: record,
             unsure: Vec::new(),
-            late: None,
             renewed: issued,
-            ballots_from: vacant.quiet_from.unwrap_or_default().max(claim.quiet_from),
+            ballots_from,
+            quiet_from: ballots_from,
         };
         lease.settle(disk, clock, vacant.timing(claim), tell)?;
         return Ok(lease);
@@ -391,12 +292,13 @@ pub struct HostLease {
     generation: Generation,
     /// What our sector held when it was last known for certain.
     written: Heartbeat,
-    /// Writes since then of which it is not known whether they happened.
-    unsure: Vec<Heartbeat>,
-    /// A write of an earlier process of this same life, which may land at any later moment.
-    late: Option<Heartbeat>,
+    /// Writes of which it is not known whether they happened, or still may, and when each was
+    /// issued.
+    unsure: Vec<(Heartbeat, Moment)>,
     renewed: Moment,
     ballots_from: Moment,
+    /// Before this moment the record is not freed.
+    quiet_from: Moment,
 }
 
 /// What an earlier process of the same boot knew of its host id.
@@ -463,16 +365,18 @@ impl HostLease {
         if !ours || !expected.contains(&Some(record.timestamp())) {
             return Err(Lost::Overwritten(record.host_name()).into());
         }
-        check_time(former.renewed, claim.timing, clock.now())?;
+        let now = clock.now();
+        check_time(former.renewed, claim.timing, now)?;
+        let in_flight = former.in_flight.map(|timestamp| record.stamped(timestamp));
         Ok(Self {
             lockspace: *lockspace,
             claim: *claim,
             generation: former.generation,
             written: record,
-            unsure: Vec::new(),
-            late: former.in_flight.map(|timestamp| record.stamped(timestamp)),
+            unsure: in_flight.map(|record| (record, now)).into_iter().collect(),
             renewed: former.renewed,
             ballots_from: former.ballots_from,
+            quiet_from: former.ballots_from,
         })
     }
 
@@ -549,14 +453,14 @@ impl HostLease {
         self.check_time(clock)?;
         let area = self.lockspace.read_all(disk)?;
         let read_ended = clock.now();
-        self.check_ours(area.host(self.claim.host))?;
+        self.check_ours(area.host(self.claim.host), read_ended)?;
 
         let record = self.written.stamped(self.later_timestamp(clock.now()));
         self.check_time(clock)?;
         let issued = clock.now();
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &record) {
             if fault != Fault::Outstanding {
-                self.unsure.push(record);
+                self.unsure.push((record, issued));
             }
             return Err(fault.into());
         }
@@ -571,22 +475,29 @@ impl HostLease {
     ///
     /// Only when nothing that was guarded lives. Fails, and leaves it, while I/O is outstanding;
     /// may then be tried again, and nothing else.
-    /// Before [`HostLease::ballots_from`] the record is left to die: a free one would tell the next
-    /// who joins that no write of an earlier life can land any more.
+    /// As long as a write of this life or of an earlier one may still land, the record is left to
+    /// die: a free one would tell the next who joins that none can.
     pub fn leave(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
         disk.settle()?;
-        self.check_ours(self.lockspace.read_host(disk, self.claim.host)?)?;
+        let record = self.lockspace.read_host(disk, self.claim.host)?;
+        self.check_ours(record, clock.now())?;
         self.check_time(clock)?;
         Ok(self.free(disk, clock)?)
     }
 
+    /// Until then a write of this life may land on a resource.
+    pub fn expect_late_writes(&mut self, until: Moment) {
+        self.quiet_from = self.quiet_from.max(until);
+    }
+
     fn free(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), Fault> {
-        if clock.now() < self.ballots_from {
+        let issued = clock.now();
+        if issued < self.quiet_from || !self.unsure.is_empty() {
             return Ok(());
         }
         let free = self.written.stamped(0);
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &free) {
-            self.unsure.push(free);
+            self.unsure.push((free, issued));
             return Err(fault);
         }
         self.written = free;
@@ -596,7 +507,8 @@ impl HostLease {
     /// Within one life no timestamp comes twice: whoever sees one again knows that nothing was
     /// written in between.
     fn later_timestamp(&self, now: Moment) -> u64 {
-        let unsure = self.unsure.iter().map(Heartbeat::timestamp).max();
+        let unsure = self.unsure.iter().map(|(record, _)| record.timestamp());
+        let unsure = unsure.max();
         let last = self.written.timestamp().max(unsure.unwrap_or(0));
         now.seconds().max(last + 1)
     }
@@ -605,17 +517,27 @@ impl HostLease {
         check_time(self.renewed, self.claim.timing, clock.now())
     }
 
-    /// Our sector must hold what we wrote last, or one of the writes that may have happened since.
-    fn check_ours(&mut self, record: Result<Heartbeat, HeartbeatError>) -> Result<(), Lost> {
+    /// Our sector must hold what we wrote last, or one of the writes that may have landed since.
+    fn check_ours(
+        &mut self,
+        record: Result<Heartbeat, HeartbeatError>,
+        now: Moment,
+    ) -> Result<(), Lost> {
         let record = record.map_err(Lost::Damaged)?;
         let bytes = record.leader_bytes();
         let ours = |known: &Heartbeat| known.leader_bytes() == bytes;
-        let mut known = self.unsure.iter().chain(&self.late);
-        if !ours(&self.written) && !known.any(ours) {
+        let mut unsure = self.unsure.iter().map(|(record, _)| record);
+        if !ours(&self.written) && !unsure.any(ours) {
             return Err(Lost::Overwritten(record.host_name()));
         }
         self.written = self.written.stamped(record.timestamp());
-        self.unsure.clear();
+        // One that is seen has landed, and does not land again.
+        let lands = self.claim.timing.takeover_after();
+        let may_land = |known: &Heartbeat, issued: Moment| {
+            known.leader_bytes() != bytes && now <= issued.after(lands)
+        };
+        self.unsure
+            .retain(|(known, issued)| may_land(known, *issued));
         Ok(())
     }
 }
@@ -636,63 +558,4 @@ pub struct Scan {
     pub area: Area,
     /// When the read was over.
     pub read_ended: Moment,
-}
-
-/// What every user of a host id knows of its renewals, shared between threads. Whoever writes to
-/// the disk in the name of the host asks it first.
-#[derive(Debug)]
-pub struct Tenure {
-    timing: Timing,
-    renewed: AtomicU64,
-    lost: AtomicBool,
-}
-
-impl Tenure {
-    /// Of a host id that was last renewed at `renewed`.
-    pub fn new(timing: Timing, renewed: Moment) -> Self {
-        Self {
-            timing,
-            renewed: AtomicU64::new(renewed.0),
-            lost: AtomicBool::new(false),
-        }
-    }
-
-    /// Its t and W.
-    pub fn timing(&self) -> Timing {
-        self.timing
-    }
-
-    /// Notes a renewal that was issued at `renewed`; an older one changes nothing.
-    pub fn note_renewal(&self, renewed: Moment) {
-        self.renewed.fetch_max(renewed.0, Ordering::SeqCst);
-    }
-
-    /// Notes that the host id is lost. There is no way back.
-    pub fn note_loss(&self) {
-        self.lost.store(true, Ordering::SeqCst);
-    }
-
-    /// The moment before the last known renewal was issued.
-    pub fn renewed(&self) -> Moment {
-        Moment(self.renewed.load(Ordering::SeqCst))
-    }
-
-    /// When the lease is lost, unless it is renewed before: 8t after the last renewal; at once
-    /// after a loss.
-    pub fn deadline(&self) -> Moment {
-        if self.is_lost() {
-            return Moment::default();
-        }
-        self.renewed().after(self.timing.lost_after())
-    }
-
-    /// Whether a loss was noted.
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::SeqCst)
-    }
-
-    /// Whether the host id is still ours at `now`.
-    pub fn holds(&self, now: Moment) -> bool {
-        now < self.deadline()
-    }
 }

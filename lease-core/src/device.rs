@@ -76,7 +76,17 @@ struct Worker {
     requests: Sender<Request>,
     answers: Receiver<io::Result<Vec<u8>>>,
     /// An I/O was sent and its answer has not been taken yet.
-    outstanding: bool,
+    outstanding: Option<Kind>,
+    /// A write has failed that may still land.
+    unsure: bool,
+    /// Whether a write that has failed is over: it is on the disk or not, and stays so.
+    failure_is_final: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
 }
 
 enum Request {
@@ -114,8 +124,9 @@ impl Device {
         } else {
             logical_sector(&file)
         };
-        let io_ends_with_process = !is_file || is_local(&file);
-        let worker = Mutex::new(Worker::start(file));
+        let failure_is_final = is_file && is_local(&file);
+        let io_ends_with_process = !is_file || failure_is_final;
+        let worker = Mutex::new(Worker::start(file, failure_is_final));
         Ok(Self {
             path: path.to_owned(),
             identity,
@@ -131,6 +142,12 @@ impl Device {
     /// Lets each I/O from now on take at most `limit`.
     pub fn set_limit(&mut self, limit: Duration) {
         self.limit = limit;
+    }
+
+    /// From now on a write that has failed bars no other: for a user that takes whichever of its
+    /// writes it finds for its own.
+    pub fn write_after_failures(&mut self) {
+        self.worker().failure_is_final = true;
     }
 
     /// The path that was opened.
@@ -166,16 +183,20 @@ impl Device {
     }
 
     fn ask(&self, request: Request) -> Result<Vec<u8>, Fault> {
+        let kind = request.kind();
         let mut worker = self.worker();
         worker.collect(Duration::ZERO)?;
+        if kind == Kind::Write && worker.unsure {
+            return Err(Fault::Unsure);
+        }
         worker
             .requests
             .send(request)
             .map_err(|_| Fault::Failed("its thread is gone".into()))?;
-        worker.outstanding = true;
+        worker.outstanding = Some(kind);
         match worker.answers.recv_timeout(self.limit) {
             Ok(answer) => {
-                worker.outstanding = false;
+                worker.came_back(&answer);
                 answer.map_err(|error| Fault::Failed(describe(&error)))
             }
             Err(RecvTimeoutError::Timeout) => Err(Fault::TimedOut(self.limit.as_secs())),
@@ -202,34 +223,54 @@ impl Disk for Device {
     }
 
     fn settle(&self) -> Result<(), Fault> {
-        self.worker().collect(self.limit)
+        let mut worker = self.worker();
+        worker.collect(self.limit)?;
+        if worker.unsure {
+            return Err(Fault::Unsure);
+        }
+        Ok(())
+    }
+}
+
+impl Request {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Read { .. } => Kind::Read,
+            Self::Write { .. } => Kind::Write,
+        }
     }
 }
 
 impl Worker {
-    fn start(file: File) -> Self {
+    fn start(file: File, failure_is_final: bool) -> Self {
         let (requests, inbox) = channel();
         let (outbox, answers) = channel();
         std::thread::spawn(move || serve(&file, &inbox, &outbox));
         Self {
             requests,
             answers,
-            outstanding: false,
+            outstanding: None,
+            unsure: false,
+            failure_is_final,
         }
+    }
+
+    fn came_back(&mut self, answer: &io::Result<Vec<u8>>) {
+        let kind = self.outstanding.take();
+        self.unsure |= kind == Some(Kind::Write) && answer.is_err() && !self.failure_is_final;
     }
 
     /// Takes the answer of an I/O that timed out earlier, if it comes within `patience`.
     fn collect(&mut self, patience: Duration) -> Result<(), Fault> {
-        if !self.outstanding {
+        if self.outstanding.is_none() {
             return Ok(());
         }
         match self.answers.recv_timeout(patience) {
-            Ok(_) | Err(RecvTimeoutError::Disconnected) => {
-                self.outstanding = false;
-                Ok(())
-            }
-            Err(RecvTimeoutError::Timeout) => Err(Fault::Outstanding),
+            Ok(answer) => self.came_back(&answer),
+            Err(RecvTimeoutError::Disconnected) => self.outstanding = None,
+            Err(RecvTimeoutError::Timeout) => return Err(Fault::Outstanding),
         }
+        Ok(())
     }
 }
 

@@ -8,8 +8,8 @@ use thiserror::Error;
 /// Why an I/O gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Fault {
-    /// The storage answered with an error. A write may or may not be on the disk, but it is over:
-    /// it will not land any more.
+    /// The storage answered with an error. A write may be on the disk, or not, or come to be there
+    /// **later**: a network's client that has given up does not call back what it has sent.
     #[error("{0}")]
     Failed(String),
     /// No answer in time. The I/O is **outstanding**: a write may still land at any later moment.
@@ -18,12 +18,16 @@ pub enum Fault {
     /// Not tried, because an earlier I/O on this disk is still outstanding.
     #[error("an earlier I/O on it has not come back")]
     Outstanding,
+    /// Not tried, because an earlier write on this disk has failed, and may still land.
+    #[error("an earlier write on it has failed, and may still land")]
+    Unsure,
 }
 
 /// One disk, as one user of it sees it.
 ///
 /// At most one I/O is under way at any moment: there are never two writes to one sector in
-/// flight, and an I/O that timed out bars all others until it has come back.
+/// flight. An I/O that timed out bars all others until it has come back; a write that failed bars
+/// all further writes of this user, unless it is known to be over.
 pub trait Disk {
     /// Reads `len` bytes at byte `offset`, past every cache. Both are multiples of the sector
     /// size. Sectors are atomic, the whole read is not.
@@ -34,13 +38,13 @@ pub trait Disk {
     /// Writes `bytes` at byte `offset`; on success they are on stable storage and every later
     /// read on any host returns them. Offset and length are multiples of the sector size.
     ///
-    /// On [`Fault::Failed`] they may be there or not. On [`Fault::TimedOut`] they may **come to be
-    /// there later**, over what anyone has written since. On [`Fault::Outstanding`] nothing was
-    /// written.
+    /// On [`Fault::Failed`] and [`Fault::TimedOut`] they may be there or not, or **come to be there
+    /// later**, over what anyone has written since. On [`Fault::Outstanding`] and
+    /// [`Fault::Unsure`] nothing was written.
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault>;
 
-    /// Waits until no I/O is outstanding, for as long as one I/O may take; fails with
-    /// [`Fault::Outstanding`] if one still is.
+    /// Waits until no write can land any more, for as long as one I/O may take; fails with
+    /// [`Fault::Outstanding`] or [`Fault::Unsure`] if one still may.
     fn settle(&self) -> Result<(), Fault>;
 }
 

@@ -74,9 +74,9 @@ pub struct Member<'a> {
     pub host: HostId,
     /// Its generation.
     pub generation: Generation,
-    /// Before this moment writes of an earlier life of the host id, or of a process that died at
-    /// this resource, may still land: no ballot before a renewal that was issued later. That
-    /// renewal also shows that none has landed on our heartbeat.
+    /// Before this moment writes of an earlier life of the host id, or at this resource of a
+    /// process that died or was not told how its write ended, may still land: no ballot before a
+    /// renewal that was issued later. That renewal also shows that none has landed on our heartbeat.
     pub ballots_from: Moment,
 }
 

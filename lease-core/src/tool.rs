@@ -110,7 +110,7 @@ impl Failure {
         let failure = Self::new(Status::Io, format!("{tried}: {fault}"));
         match fault {
             Fault::TimedOut(_) => failure.numbered(-202),
-            Fault::Failed(_) | Fault::Outstanding => failure,
+            Fault::Failed(_) | Fault::Outstanding | Fault::Unsure => failure,
         }
     }
 

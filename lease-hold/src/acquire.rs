@@ -235,7 +235,7 @@ fn attempt(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Progress)> {
     for (index, turn) in turns {
         match turn {
             Err(rival) => results.push((index, Progress::Blocked(Block::Local(rival)))),
-            Ok(_) if blocked => say_acquired(hub, index, None, Left::Nothing),
+            Ok(_) if blocked => say_acquired(hub, index, None, Left::NOTHING),
             Ok(Turn::Share) => {
                 hub.give(index, Job::Share);
                 running += 1;
@@ -311,10 +311,10 @@ fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
             (Progress::Blocked(Block::Late(until)), left)
         }
         Answer::Attempted(Err(error), left) => (Progress::Failed(error), left),
-        Answer::Shared(Ok(Some(held))) => (Progress::Held(held), Left::Nothing),
-        Answer::Shared(Err(error)) => (Progress::Failed(error), Left::Nothing),
+        Answer::Shared(Ok(Some(held))) => (Progress::Held(held), Left::NOTHING),
+        Answer::Shared(Err(error)) => (Progress::Failed(error), Left::NOTHING),
         // The share on the disk is not ours any more: whoever holds it finds out in time.
-        _ => (Progress::Failed(AcquireError::Lost), Left::Nothing),
+        _ => (Progress::Failed(AcquireError::Lost), Left::NOTHING),
     };
     let lver = match &progress {
         Progress::Held(held) => Some(held.lver),

@@ -44,7 +44,7 @@ pub(crate) fn notice(
             )
         }
         Block::Late(until) => (
-            "writes of an earlier life of this host may still land".to_owned(),
+            "earlier writes of this host may still land".to_owned(),
             format!("waiting {} s until none can", left(*until)),
         ),
         Block::Local(rival) if rival.passing => return None,
@@ -105,7 +105,7 @@ fn describe(hub: &Hub, block: &Block) -> (String, Option<i32>) {
         Block::Late(until) => {
             let seconds = until.since(hub.clock.now()).as_secs() + 1;
             (
-                format!("writes of an earlier life of this host may land for another {seconds} s"),
+                format!("earlier writes of this host may still land, for another {seconds} s"),
                 None,
             )
         }

@@ -38,6 +38,8 @@ pub(crate) struct Session {
     wire: Option<Wire>,
     /// What is done with each resource.
     phases: Vec<Phase>,
+    /// On which of them a write of ours may still land.
+    late: Vec<bool>,
     /// Questions without an answer yet, and the descriptor that goes with one.
     unanswered: Vec<(Ask, Option<OwnedFd>)>,
 }
@@ -75,6 +77,7 @@ impl Session {
             _ => absent(error.to_string()),
         })?;
         let phases = vec![Phase::Idle; resources.len()];
+        let late = vec![false; resources.len()];
         let ask = Ask::Register { command, resources };
         let greeted = greet(stream, &ask, &own).map_err(|error| absent(error.to_string()))?;
         let (welcome, wire) = match greeted {
@@ -95,6 +98,7 @@ impl Session {
             own,
             wire: None,
             phases,
+            late,
             unanswered: Vec::new(),
         };
         session
@@ -121,20 +125,24 @@ impl Session {
         lver: Option<lease_core::id::Lver>,
         left: Left,
     ) {
-        self.phases[index] = match (lver, left) {
-            (Some(lver), _) => Phase::Held(lver),
-            (None, Left::Nothing) => Phase::Idle,
-            (None, Left::LateWrite | Left::Doubt) => Phase::Doubt,
+        let without = if left.doubt {
+            Phase::Doubt
+        } else {
+            Phase::Idle
         };
+        self.phases[index] = lver.map_or(without, Phase::Held);
+        self.late[index] |= left.late;
         send(&mut self.wire, &Ask::Acquired { index, lver, left }, None);
     }
 
     /// Says how a release went.
     pub(crate) fn released(&mut self, index: usize, left: Left) {
-        self.phases[index] = match left {
-            Left::Nothing => Phase::Idle,
-            Left::LateWrite | Left::Doubt => Phase::Doubt,
+        self.phases[index] = if left.doubt {
+            Phase::Doubt
+        } else {
+            Phase::Idle
         };
+        self.late[index] |= left.late;
         send(&mut self.wire, &Ask::Released { index, left }, None);
     }
 
@@ -218,6 +226,7 @@ impl Session {
             holder,
             generation,
             phases: self.phases.clone(),
+            late: self.late.clone(),
         };
         match greet(stream, &ask, &self.own) {
             Ok((tell @ Tell::Resumed { .. }, wire)) => {

@@ -334,11 +334,7 @@ impl Worker {
             Job::Check(held) => Answer::Checked(resource.still_held(&member, &held)),
             Job::Release(held) => {
                 let result = resource.release(&member, &held);
-                let left = if result.is_ok() {
-                    Left::Nothing
-                } else {
-                    Left::Doubt
-                };
+                let left = left(&resource, result.is_err());
                 Answer::Released(result, left)
             }
         }
@@ -365,11 +361,14 @@ impl Job {
     /// The answer if it could not even be begun.
     fn failed(&self, error: AcquireError) -> Answer {
         match self {
-            Self::Acquire(..) => Answer::Attempted(Err(error), Left::Nothing),
+            Self::Acquire(..) => Answer::Attempted(Err(error), Left::NOTHING),
             Self::Share => Answer::Shared(Err(error)),
             Self::Watch(..) => Answer::Watched(Err(error)),
             Self::Check(_) => Answer::Checked(Err(error)),
-            Self::Release(_) => Answer::Released(Err(error), Left::Doubt),
+            Self::Release(_) => {
+                let (doubt, late) = (true, false);
+                Answer::Released(Err(error), Left { doubt, late })
+            }
         }
     }
 }
@@ -382,13 +381,14 @@ fn acquire(
     seen: &mut Sightings,
 ) -> Answer {
     let result = resource.acquire(member, wanted, seen);
-    let left = match &result {
-        Err(AcquireError::InDoubt(_)) => match resource.resolve(member, wanted) {
-            Ok(()) => Left::Nothing,
-            Err(_) => Left::Doubt,
-        },
-        Err(_) if resource.quorum.settle().is_err() => Left::LateWrite,
-        _ => Left::Nothing,
-    };
-    Answer::Attempted(result, left)
+    let doubt = matches!(result, Err(AcquireError::InDoubt(_)));
+    let doubt = doubt && resource.resolve(member, wanted).is_err();
+    Answer::Attempted(result, left(resource, doubt))
+}
+
+/// What is left behind after the disk was written to: on a minority of the disks a write may still
+/// land even if all went well.
+fn left(resource: &Resource<'_>, doubt: bool) -> Left {
+    let late = resource.quorum.settle().is_err();
+    Left { doubt, late }
 }

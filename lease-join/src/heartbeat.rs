@@ -26,14 +26,14 @@ pub(crate) enum Beat {
     Failed(String),
     /// The host id is lost. The last report.
     Lost(String),
-    /// The host id was given back, or not: why. The last report.
-    Left(Result<(), String>),
+    /// The host id was given back, and whether it is free now; or not: why. The last report.
+    Left(Result<bool, String>),
 }
 
 /// The other end of the thread.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
-    leave: Sender<()>,
+    leave: Sender<Moment>,
     beats: Receiver<Beat>,
 }
 
@@ -54,10 +54,11 @@ impl Heartbeat {
         Self { leave, beats }
     }
 
-    /// Asks the thread to give the host id back; it reports [`Beat::Left`].
-    pub(crate) fn leave(&self) {
+    /// Asks the thread to give the host id back; it reports [`Beat::Left`]. Before `quiet_from` a
+    /// write of ours may still land on a resource.
+    pub(crate) fn leave(&self, quiet_from: Moment) {
         // A thread that is gone has reported why.
-        let _ = self.leave.send(());
+        let _ = self.leave.send(quiet_from);
     }
 
     /// The next report, if there is one.
@@ -77,7 +78,7 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(&mut self, told: &Receiver<()>) {
+    fn run(&mut self, told: &Receiver<Moment>) {
         let mut hosts = Sightings::default();
         let timing = self.lease.claim().timing;
         // At once: whoever was restarted may have little time left.
@@ -86,7 +87,7 @@ impl Thread {
             let pause = next.since(self.clock.now());
             match told.recv_timeout(pause) {
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(()) => return self.leave(timing),
+                Ok(quiet_from) => return self.leave(timing, quiet_from),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let beat = self.renew(timing, &mut hosts);
@@ -130,10 +131,14 @@ impl Thread {
 
     /// Gives the host id back, again and again until it is done or the time has come at which
     /// nothing may be written any more.
-    fn leave(&mut self, timing: Timing) {
+    fn leave(&mut self, timing: Timing, quiet_from: Moment) {
+        self.lease.expect_late_writes(quiet_from);
         loop {
             match self.lease.leave(&self.disk, &self.clock) {
-                Ok(()) => return self.tell(Beat::Left(Ok(()))),
+                Ok(()) => {
+                    let free = self.lease.heartbeat().is_free();
+                    return self.tell(Beat::Left(Ok(free)));
+                }
                 Err(RenewError::Lost(lost)) => {
                     return self.tell(Beat::Left(Err(lost.to_string())));
                 }

@@ -76,8 +76,9 @@ pub(crate) fn open(spec: &Spec) -> Result<Found, Failure> {
     } = spec;
     let cannot = |status, why: String| Failure::new(status, format!("cannot join {named}: {why}"));
     let limit = Duration::from_secs(u64::from(DEFAULT_IO_TIMEOUT));
-    let device = Device::open(&named.place.path, Access::Write, limit)
+    let mut device = Device::open(&named.place.path, Access::Write, limit)
         .map_err(|error| Failure::of_open(&named.place.path, &error))?;
+    device.write_after_failures();
     let offset = named.place.offset;
     if offset
         .checked_add(FIRST_SECTOR as u64)

@@ -10,7 +10,7 @@ use lease_core::contain::Guarded;
 use lease_core::id::escape;
 use lease_core::process::Process;
 use lease_core::registry::message::{Ask, HolderId, Phase, Tell, Welcome};
-use lease_core::registry::table::{Answer, Holder, OutOfOrder, landed_by};
+use lease_core::registry::table::{Answer, Holder, OutOfOrder};
 use lease_core::registry::wire::Wire;
 use lease_core::tool::say;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -124,9 +124,8 @@ impl Server {
     }
 
     fn answer(&mut self, number: u64, ask: Ask) -> Result<Heard, OutOfOrder> {
+        let (now, late_until) = (self.clock.now(), self.late_until());
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
-        let now = self.clock.now();
-        let late_until = landed_by(now, self.life.timing.dead_after());
         let id = match (peer.holder, &ask) {
             (Some(id), _) => id,
             (None, Ask::Register { .. } | Ask::Resume { .. } | Ask::Describe) => HolderId(0),
@@ -151,8 +150,9 @@ impl Server {
                 holder,
                 generation,
                 phases,
+                late,
             } => {
-                return self.resume(number, holder, generation, &phases);
+                return self.resume(number, holder, generation, (&phases, &late));
             }
             Ask::Acquire { .. } | Ask::Guard { .. } if self.stage != Stage::Serving => {
                 vec![(id, self.farewell())]
@@ -233,14 +233,15 @@ impl Server {
         number: u64,
         id: HolderId,
         generation: lease_core::id::Generation,
-        phases: &[Phase],
+        standing: (&[Phase], &[bool]),
     ) -> Result<Heard, OutOfOrder> {
         let process = self.own_process(number)?;
         if generation != self.life.generation {
             let why = "the host id has been joined again since".into();
             return Ok(Heard::Last(Tell::Refused { why }));
         }
-        self.table.resume(id, process.id(), phases)?;
+        let late_until = self.late_until();
+        self.table.resume(id, process.id(), standing, late_until)?;
         let mut victim = self.awaited.remove(&id).ok_or(OutOfOrder)?;
         victim.holder = Some(process);
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
@@ -252,6 +253,11 @@ impl Server {
         }
         let renewed = self.tenure.renewed();
         Ok(Heard::Answers(vec![(id, Tell::Resumed { renewed })]))
+    }
+
+    /// When nothing that has been written up to now can land any more.
+    pub(crate) fn late_until(&self) -> Moment {
+        self.clock.now().after(self.life.timing.takeover_after())
     }
 
     fn refusal(&self) -> Option<String> {

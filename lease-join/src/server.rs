@@ -316,18 +316,8 @@ impl Server {
                 }
                 Beat::Failed(why) => self.not_renewed(&why),
                 Beat::Lost(why) => self.lose(&why),
-                Beat::Left(Ok(())) => {
-                    if let Some(watchdog) = self.watchdog.take() {
-                        watchdog.disarm().context("cannot disarm the watchdog")?;
-                    }
-                    let place = &self.seat.place;
-                    place.remove_socket().context("cannot remove the socket")?;
-                    place
-                        .remove(Kept::Holders)
-                        .context("cannot remove the holders' file")?;
-                    place
-                        .remove(Kept::Heartbeat)
-                        .context("cannot remove the heartbeat's file")?;
+                Beat::Left(Ok(free)) => {
+                    self.clear(free)?;
                     let failure = self.failure.take();
                     return Ok(Some(failure.map_or(Ok(Status::Done.code()), Err)));
                 }
@@ -338,6 +328,30 @@ impl Server {
             }
         }
         Ok(None)
+    }
+
+    /// Nothing is guarded any more. What is `free` leaves no trace.
+    fn clear(&mut self, free: bool) -> anyhow::Result<()> {
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.disarm().context("cannot disarm the watchdog")?;
+        }
+        let place = &self.seat.place;
+        place.remove_socket().context("cannot remove the socket")?;
+        if !free {
+            let text = format!(
+                "{}: a write of this host may still land; the host id is left to expire, in {} s",
+                self.shown,
+                self.life.timing.dead_after().as_secs()
+            );
+            say(TOOL, text);
+            return Ok(());
+        }
+        place
+            .remove(Kept::Holders)
+            .context("cannot remove the holders' file")?;
+        place
+            .remove(Kept::Heartbeat)
+            .context("cannot remove the heartbeat's file")
     }
 
     fn note(&mut self, renewal: Renewal) {
@@ -438,7 +452,7 @@ impl Server {
             Stage::Stopping { .. } => match self.table.holders().next() {
                 None => {
                     self.stage = Stage::Leaving;
-                    self.heartbeat.leave();
+                    self.heartbeat.leave(self.table.all_quiet_from());
                     None
                 }
                 Some((_, holder)) if holder.link == Link::Unproven => {
@@ -549,7 +563,9 @@ impl Server {
             match asked.map(|claim| claim.asked.clone()) {
                 Some(asked) if *last => {
                     let wrote = self.died_writing.remove(&(id, *index));
-                    self.undertaker.give_back(id, *index, asked, wrote);
+                    let quiet_from = self.table.quiet_from(&asked.areas);
+                    self.undertaker
+                        .give_back((id, *index), asked, wrote, quiet_from);
                 }
                 _ => self.forget(id)?,
             }
@@ -558,9 +574,10 @@ impl Server {
     }
 
     fn hear_undertaker(&mut self) -> anyhow::Result<()> {
-        while let Some((id, index)) = self.undertaker.next() {
-            let now = self.clock.now();
-            match self.table.released(id, index, Left::Nothing, now) {
+        while let Some(((id, index), late)) = self.undertaker.next() {
+            let (doubt, late_until) = (false, self.late_until());
+            let left = Left { doubt, late };
+            match self.table.released(id, index, left, late_until) {
                 Ok(answers) => self.save_then_send(answers)?,
                 Err(OutOfOrder) => continue,
             }

@@ -9,7 +9,7 @@ use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::contain::{Guarded, Remains as Left};
 use lease_core::delta::{Lockspace, Tenure};
 use lease_core::device::{Access, Device};
-use lease_core::disk::{Absent, Disk};
+use lease_core::disk::{Absent, Disk, Fault};
 use lease_core::id::{Generation, HostId, Lver};
 use lease_core::process::Process;
 use lease_core::quorum::{Quorum, Replica};
@@ -21,7 +21,7 @@ use lease_core::registry::table::Holder;
 use lease_core::resource::{AcquireError, Member, Resource, Wanted};
 use lease_core::spec::Mode;
 use lease_core::tool::{Failure, Status, say};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -133,12 +133,15 @@ pub(crate) struct Estate {
     pub(crate) tenure: Arc<Tenure>,
 }
 
+/// A lease of a holder: which one of its resources.
+pub(crate) type Lease = (HolderId, usize);
+
 /// The threads that give leases back, and what they report.
 #[derive(Debug)]
 pub(crate) struct Undertaker {
     estate: Estate,
-    report: Sender<(HolderId, usize)>,
-    done: Receiver<(HolderId, usize)>,
+    report: Sender<(Lease, bool)>,
+    done: Receiver<(Lease, bool)>,
     wake: Wake,
 }
 
@@ -155,22 +158,34 @@ impl Undertaker {
     }
 
     /// Gives one lease back, for as long as it takes; gives up when the host id is lost. `wrote`:
-    /// its holder was writing when it died.
-    pub(crate) fn give_back(&self, holder: HolderId, index: usize, asked: Asked, wrote: bool) {
-        let (estate, report, wake) = (self.estate.clone(), self.report.clone(), self.wake.clone());
-        let died = BootClock::boot_time();
+    /// its holder was writing when it died. Before `quiet_from` an earlier write may land.
+    pub(crate) fn give_back(&self, lease: Lease, asked: Asked, wrote: bool, quiet_from: Moment) {
+        let (report, wake) = (self.report.clone(), self.wake.clone());
+        let clock = BootClock::default();
+        let mut task = Task {
+            quiet_from: quiet_from.max(self.estate.ballots_from),
+            died_writing: wrote.then(|| clock.now()),
+            estate: self.estate.clone(),
+            clock,
+            asked,
+            devices: Vec::new(),
+        };
         std::thread::spawn(move || {
-            let clock = BootClock::default();
             let mut said = false;
-            while !estate.tenure.is_lost() {
-                match give_back(&estate, &clock, &asked, wrote.then_some(died)) {
+            while !task.estate.tenure.is_lost() {
+                let result = task.attempt();
+                let late = task.settle();
+                match result {
                     Ok(()) => {
                         // Without a server there is nobody to tell.
-                        let _ = report.send((holder, index));
+                        let _ = report.send((lease, late));
                         return wake.wake();
                     }
                     Err(why) if !said => {
-                        say(TOOL, format!("cannot give back {} yet: {why}", asked.spec));
+                        say(
+                            TOOL,
+                            format!("cannot give back {} yet: {why}", task.asked.spec),
+                        );
                         said = true;
                     }
                     Err(_) => {}
@@ -180,85 +195,120 @@ impl Undertaker {
         });
     }
 
-    /// A lease that was given back since the last call.
-    pub(crate) fn next(&self) -> Option<(HolderId, usize)> {
+    /// A lease that was given back since the last call, and whether a write may still land on it.
+    pub(crate) fn next(&self) -> Option<(Lease, bool)> {
         self.done.try_recv().ok()
     }
 }
 
-/// Runs what was left to a known owner and releases it if that is us.
-fn give_back(
-    estate: &Estate,
-    clock: &BootClock,
-    asked: &Asked,
+/// One lease that is to be given back.
+struct Task {
+    estate: Estate,
+    clock: BootClock,
+    asked: Asked,
+    /// When its holder died, if it was writing then.
     died_writing: Option<Moment>,
-) -> Result<(), String> {
-    let limit = estate.tenure.timing().io_limit();
-    let open = |path: &Path, access| Device::open(path, access, limit).map_err(|e| e.to_string());
-    let mut devices = Vec::new();
-    let mut first_failure = None;
-    for (place, area) in asked.places.iter().zip(&asked.areas) {
-        match open(&place.path, Access::Write) {
-            Ok(device) if area.is_none_or(|area| area.identity == device.identity()) => {
-                devices.push(Some(device));
-            }
-            Ok(_) => return Err(format!("{place} is another file now")),
-            Err(why) => {
-                devices.push(None);
-                first_failure = first_failure.or(Some(why));
-            }
-        }
-    }
-    let there = devices
-        .iter()
-        .zip(&asked.places)
-        .find_map(|(d, place)| Some((d.as_ref()?, place)));
-    let Some((first, place)) = there else {
-        return Err(first_failure.unwrap_or_else(|| "it lies nowhere".into()));
-    };
-    let sector = first
-        .read(place.offset, FIRST_SECTOR)
-        .map_err(|e| e.to_string())?;
-    let leader = Leader::decode(&sector).map_err(|e| e.to_string())?;
-    let replicas = devices
-        .iter()
-        .zip(&asked.places)
-        .map(|(device, place)| Replica {
-            disk: device
-                .as_ref()
-                .map_or(&Absent as &dyn Disk, |device| device),
-            offset: place.offset,
-        });
-    let resource = Resource {
-        quorum: Quorum::new(replicas.collect()),
-        lockspace: estate.lockspace.name,
-        name: asked.resource,
-        geometry: leader.geometry(),
-        num_hosts: leader.num_hosts(),
-    };
-    let heartbeats = open(&estate.path, Access::Read)?;
-    let member = Member {
-        clock,
-        tenure: &estate.tenure,
-        lockspace: estate.lockspace,
-        heartbeats: &heartbeats,
-        host: estate.host,
-        generation: estate.generation,
-        ballots_from: quiet_from(estate, &devices, died_writing),
-    };
-    resource
-        .resolve(&member, &nobody(estate))
-        .map_err(|error: AcquireError| error.to_string())
+    /// No ballot before this moment.
+    quiet_from: Moment,
+    /// Its disks. They are kept as long as one of them has an I/O outstanding.
+    devices: Vec<Option<Device>>,
 }
 
-/// Where a dead process's write may still land, no ballot starts until it cannot: 8t + W.
-fn quiet_from(estate: &Estate, devices: &[Option<Device>], died_writing: Option<Moment>) -> Moment {
-    let over = devices.iter().flatten().all(Device::io_ends_with_process);
-    match died_writing {
-        Some(died) if !over => estate
-            .ballots_from
-            .max(died.after(estate.tenure.timing().dead_after())),
-        _ => estate.ballots_from,
+impl Task {
+    /// Brings what was left to a known owner, and releases it if that is us.
+    fn attempt(&mut self) -> Result<(), String> {
+        if self.devices.is_empty() {
+            self.devices = self.open()?;
+            self.wait_for_the_dead();
+        }
+        let (estate, asked) = (&self.estate, &self.asked);
+        let mut there = self.devices.iter().zip(&asked.places);
+        let first = there.find_map(|(device, place)| Some((device.as_ref()?, place)));
+        let (first, place) = first.ok_or("it lies nowhere")?;
+        let sector = first
+            .read(place.offset, FIRST_SECTOR)
+            .map_err(|e| e.to_string())?;
+        let leader = Leader::decode(&sector).map_err(|e| e.to_string())?;
+        let disk = |device| -> &dyn Disk { Option::map_or(device, &Absent, |disk: &Device| disk) };
+        let devices = self.devices.iter().map(Option::as_ref);
+        let replicas = devices.zip(&asked.places).map(|(device, place)| Replica {
+            disk: disk(device),
+            offset: place.offset,
+        });
+        let resource = Resource {
+            quorum: Quorum::new(replicas.collect()),
+            lockspace: estate.lockspace.name,
+            name: asked.resource,
+            geometry: leader.geometry(),
+            num_hosts: leader.num_hosts(),
+        };
+        let heartbeats = Device::open(&estate.path, Access::Read, self.limit());
+        let heartbeats = heartbeats.map_err(|e| e.to_string())?;
+        let member = Member {
+            clock: &self.clock,
+            tenure: &estate.tenure,
+            lockspace: estate.lockspace,
+            heartbeats: &heartbeats,
+            host: estate.host,
+            generation: estate.generation,
+            ballots_from: self.quiet_from,
+        };
+        resource
+            .resolve(&member, &nobody(estate))
+            .map_err(|error: AcquireError| error.to_string())
+    }
+
+    fn limit(&self) -> Duration {
+        self.estate.tenure.timing().io_limit()
+    }
+
+    fn open(&self) -> Result<Vec<Option<Device>>, String> {
+        let mut devices = Vec::new();
+        let mut first_failure = None;
+        for (place, area) in self.asked.places.iter().zip(&self.asked.areas) {
+            match Device::open(&place.path, Access::Write, self.limit()) {
+                Ok(device) if area.is_none_or(|area| area.identity == device.identity()) => {
+                    devices.push(Some(device));
+                }
+                Ok(_) => return Err(format!("{place} is another file now")),
+                Err(why) => {
+                    devices.push(None);
+                    first_failure = first_failure.or(Some(why.to_string()));
+                }
+            }
+        }
+        match first_failure {
+            Some(why) if devices.iter().all(Option::is_none) => Err(why),
+            _ => Ok(devices),
+        }
+    }
+
+    /// Where a dead process's write may still land, no ballot starts until it cannot.
+    fn wait_for_the_dead(&mut self) {
+        let mut devices = self.devices.iter().flatten();
+        let over = devices.all(Device::io_ends_with_process);
+        if let Some(died) = self.died_writing.filter(|_| !over) {
+            self.quiet_from = self.quiet_from.max(self.landed_by(died));
+        }
+    }
+
+    /// When nothing that was issued before can land any more.
+    fn landed_by(&self, issued: Moment) -> Moment {
+        issued.after(self.estate.tenure.timing().takeover_after())
+    }
+
+    /// What the last attempt wrote and was not told of is not forgotten: an I/O that is outstanding
+    /// is waited for; a write that has failed may still land. Whether one may.
+    fn settle(&mut self) -> bool {
+        let settled = self.devices.iter().flatten().map(Disk::settle);
+        let faults: Vec<Fault> = settled.filter_map(Result::err).collect();
+        if faults.contains(&Fault::Unsure) {
+            self.quiet_from = self.quiet_from.max(self.landed_by(self.clock.now()));
+        }
+        if !faults.contains(&Fault::Outstanding) {
+            self.devices.clear();
+        }
+        !faults.is_empty()
     }
 }
 

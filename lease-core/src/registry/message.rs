@@ -81,6 +81,8 @@ pub enum Ask {
         generation: Generation,
         /// What is done with each resource at this moment.
         phases: Vec<Phase>,
+        /// On which of them a write may still land.
+        late: Vec<bool>,
     },
     /// May the disk be written to acquire this resource?
     Acquire {
@@ -93,7 +95,7 @@ pub enum Ask {
         index: usize,
         /// The version that is held; `None`: not held.
         lver: Option<Lver>,
-        /// What is left behind on the disk if it is not held.
+        /// What is left behind on the disk.
         left: Left,
     },
     /// The command's process stands behind its gate; its pidfd comes with this message.
@@ -119,14 +121,19 @@ pub enum Ask {
 
 /// What an acquire or a release leaves behind on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Left {
-    /// Nothing that anyone will ever see as ours.
-    Nothing,
-    /// Nothing yet, but a write of ours may still land.
-    LateWrite,
+pub struct Left {
     /// It is not known whether the lease is ours.
-    Doubt,
+    pub doubt: bool,
+    /// A write of ours may still land.
+    pub late: bool,
+}
+
+impl Left {
+    /// Nothing that anyone will ever see.
+    pub const NOTHING: Self = Self {
+        doubt: false,
+        late: false,
+    };
 }
 
 /// What lease-join says.

@@ -13,7 +13,6 @@ use crate::process::ProcessId;
 use crate::spec::Mode;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// Most resources of one holder.
 pub const RESOURCES_MAX: usize = 64;
@@ -183,9 +182,9 @@ impl Table {
         if self.claim(id, index)?.phase != Phase::Acquiring {
             return Err(OutOfOrder);
         }
-        match lver {
-            Some(lver) => self.claim_mut(id, index)?.phase = Phase::Held(lver),
-            None => self.leave_behind(id, index, left, late_until)?,
+        self.leave_behind(id, index, left, late_until)?;
+        if let Some(lver) = lver {
+            self.claim_mut(id, index)?.phase = Phase::Held(lver);
         }
         Ok(self.turns_to_release())
     }
@@ -221,16 +220,22 @@ impl Table {
         &mut self,
         id: HolderId,
         process: ProcessId,
-        phases: &[Phase],
+        (phases, late): (&[Phase], &[bool]),
+        late_until: Moment,
     ) -> Result<(), OutOfOrder> {
         let holder = self.holders.get_mut(&id).ok_or(OutOfOrder)?;
-        let same = holder.process == process && holder.claims.len() == phases.len();
-        if holder.link != Link::Awaited || !same {
+        let all = [phases.len(), late.len()] == [holder.claims.len(); 2];
+        if holder.link != Link::Awaited || holder.process != process || !all {
             return Err(OutOfOrder);
         }
         holder.link = Link::Connected;
-        for (claim, phase) in holder.claims.iter_mut().zip(phases) {
+        for ((claim, phase), late) in holder.claims.iter_mut().zip(phases).zip(late) {
             claim.phase = *phase;
+            if *late {
+                let areas = claim.asked.areas.clone();
+                let until = late_until;
+                self.quarantines.push(Quarantine { areas, until });
+            }
         }
         Ok(())
     }
@@ -337,13 +342,13 @@ impl Table {
         late_until: Moment,
     ) -> Result<(), OutOfOrder> {
         let claim = self.claim_mut(id, index)?;
-        claim.phase = if left == Left::Doubt {
+        claim.phase = if left.doubt {
             Phase::Doubt
         } else {
             Phase::Idle
         };
         let areas = claim.asked.areas.clone();
-        if left == Left::LateWrite {
+        if left.late {
             self.quarantines.push(Quarantine {
                 areas,
                 until: late_until,
@@ -415,7 +420,8 @@ impl Table {
             .map(|(other, _, claim, holder)| (other, claim, holder))
     }
 
-    fn quiet_from(&self, areas: &[Option<AreaId>]) -> Moment {
+    /// When no late write of this host can land on a resource any more.
+    pub fn quiet_from(&self, areas: &[Option<AreaId>]) -> Moment {
         let hit = |q: &&Quarantine| overlap(&q.areas, areas);
         self.quarantines
             .iter()
@@ -423,6 +429,12 @@ impl Table {
             .map(|q| q.until)
             .max()
             .unwrap_or_default()
+    }
+
+    /// When no late write of this host can land anywhere any more.
+    pub fn all_quiet_from(&self) -> Moment {
+        let until = self.quarantines.iter().map(|q| q.until);
+        until.max().unwrap_or_default()
     }
 
     fn claim(&self, id: HolderId, index: usize) -> Result<&Claimed, OutOfOrder> {
@@ -438,11 +450,6 @@ impl Table {
             .and_then(|h| h.claims.get_mut(index))
             .ok_or(OutOfOrder)
     }
-}
-
-/// When a write issued at `issued` can no longer land.
-pub fn landed_by(issued: Moment, dead_after: Duration) -> Moment {
-    issued.after(dead_after)
 }
 
 fn overlap(one: &[Option<AreaId>], other: &[Option<AreaId>]) -> bool {

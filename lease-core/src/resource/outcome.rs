@@ -112,7 +112,7 @@ pub enum AcquireError {
     Unclear { owner: Stamp },
     #[error("other hosts' ballots keep getting in the way")]
     Undecided,
-    #[error("an earlier life of this host id may still write")]
+    #[error("earlier writes of this host may still land")]
     TooEarly { until: Moment },
     #[error("the host id was lost")]
     Lost,

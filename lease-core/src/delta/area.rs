@@ -1,0 +1,116 @@
+//! A lockspace's area: every host's heartbeat.
+
+use crate::disk::{Disk, Fault};
+use crate::id::{HostId, Name};
+use crate::layout::Geometry;
+use crate::record::RecordError;
+use crate::record::heartbeat::Heartbeat;
+use thiserror::Error;
+
+/// A lockspace on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lockspace {
+    /// Its name.
+    pub name: Name,
+    /// Byte of the disk at which its area starts.
+    pub offset: u64,
+    /// Sector and area size.
+    pub geometry: Geometry,
+}
+
+impl Lockspace {
+    /// Reads host `host`'s heartbeat: the outer failure is the storage's, the inner one the
+    /// record's.
+    pub fn read_host(
+        &self,
+        disk: &dyn Disk,
+        host: HostId,
+    ) -> Result<Result<Heartbeat, HeartbeatError>, Fault> {
+        let at = self.offset + self.geometry.heartbeat_at(host) as u64;
+        let sector = disk.read(at, self.geometry.sector_bytes())?;
+        Ok(self.decode(&sector))
+    }
+
+    /// Reads every heartbeat.
+    pub fn read_all(&self, disk: &dyn Disk) -> Result<Area, Fault> {
+        let bytes = disk.read(self.offset, self.geometry.heartbeats_len())?;
+        Ok(Area {
+            lockspace: *self,
+            bytes,
+        })
+    }
+
+    pub(super) fn write_host(
+        &self,
+        disk: &dyn Disk,
+        host: HostId,
+        record: &Heartbeat,
+    ) -> Result<(), Fault> {
+        let at = self.offset + self.geometry.heartbeat_at(host) as u64;
+        disk.write(at, &record.to_sector())
+    }
+
+    fn decode(&self, sector: &[u8]) -> Result<Heartbeat, HeartbeatError> {
+        let record = Heartbeat::decode(sector)?;
+        if *record.lockspace() != self.name {
+            return Err(HeartbeatError::Lockspace {
+                found: *record.lockspace(),
+            });
+        }
+        if record.geometry() != self.geometry {
+            return Err(HeartbeatError::Geometry {
+                found: record.geometry(),
+            });
+        }
+        Ok(record)
+    }
+}
+
+/// The heartbeats of a whole lockspace, as they were read. Sectors are of different moments.
+#[derive(Debug, Clone)]
+pub struct Area {
+    lockspace: Lockspace,
+    bytes: Vec<u8>,
+}
+
+impl Area {
+    /// Host `host`'s heartbeat.
+    pub fn host(&self, host: HostId) -> Result<Heartbeat, HeartbeatError> {
+        self.lockspace.decode(self.sector(host))
+    }
+
+    /// Every record that checks, of hosts that were ever joined.
+    pub fn joined(&self) -> impl Iterator<Item = (HostId, Heartbeat)> + '_ {
+        HostId::all(self.lockspace.geometry.max_hosts())
+            .filter_map(|host| Some((host, self.host(host).ok()?)))
+            .filter(|(_, record)| record.owner().is_some())
+    }
+
+    /// The io_timeout that the lockspace was formatted with, in seconds: that of a record which
+    /// nobody has joined yet; of `host`'s own where all have been.
+    pub fn formatted_io_timeout(&self, host: HostId) -> Option<u8> {
+        let untouched = HostId::all(self.lockspace.geometry.max_hosts())
+            .filter_map(|host| self.host(host).ok())
+            .find(|record| record.owner().is_none());
+        untouched
+            .or_else(|| self.host(host).ok())
+            .and_then(|record| record.io_timeout())
+    }
+
+    fn sector(&self, host: HostId) -> &[u8] {
+        let at = self.lockspace.geometry.heartbeat_at(host);
+        &self.bytes[at..at + self.lockspace.geometry.sector_bytes()]
+    }
+}
+
+/// Why a sector is not a heartbeat of this lockspace.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum HeartbeatError {
+    #[error("{0}")]
+    Record(#[from] RecordError),
+    #[error("it belongs to lockspace {found}")]
+    Lockspace { found: Name },
+    #[error("its record says {found}")]
+    Geometry { found: Geometry },
+}

@@ -1,0 +1,282 @@
+//! Writes of which nobody is told whether they are over: they have failed, or have not come back.
+//! Each may still land, over what was written since (assumption c of lease.7); so nothing is
+//! written that this could undo, and nobody is told that it cannot be.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+use lease_core::clock::Clock;
+use lease_core::delta::{self, Claim, HostLease, Lockspace, RenewError};
+use lease_core::device::{Access, Device};
+use lease_core::disk::{Disk, Fault};
+use lease_core::format;
+use lease_core::id::{Generation, Name};
+use lease_core::layout::Geometry;
+use lease_core::record::heartbeat::Heartbeat;
+use lease_core::timing::Timing;
+use nix::sys::signal::Signal;
+use std::time::Duration;
+use support::hosts::{Host, STAY};
+use support::path::StoragePath;
+use support::process::{SOON, now, wait_until};
+use support::script::{Fate, ScriptClock, ScriptDisk};
+use support::storage::{Storage, host_id};
+
+/// W of the real hosts; with t = 1 nothing that was issued lands later than 14 s after, by any
+/// clock 14.14.
+const WATCHDOG: u64 = 6;
+const LANDED_AFTER: f64 = 14.0;
+
+// ---- the heartbeat, scripted
+
+struct Beat {
+    disk: ScriptDisk,
+    clock: ScriptClock,
+    lease: HostLease,
+}
+
+fn timing() -> Timing {
+    Timing::new(10, 60).unwrap()
+}
+
+impl Beat {
+    /// A host id that was just joined.
+    fn joined() -> Self {
+        let (geometry, name) = (Geometry::ALL[0], Name::new(b"LS").unwrap());
+        let formatted = format::Lockspace {
+            geometry,
+            name,
+            io_timeout: 10,
+        };
+        let disk = ScriptDisk::new(formatted.area());
+        let clock = ScriptClock::at(10_000);
+        let lockspace = Lockspace {
+            name,
+            offset: 0,
+            geometry,
+        };
+        let claim = Claim {
+            host: host_id(1),
+            name: Name::new_host(b"host1").unwrap(),
+            timing: timing(),
+            boot_id: [7; 16],
+            at_least: Generation(0),
+            quiet_from: Default::default(),
+        };
+        let lease = delta::join(&lockspace, &disk, &clock, &claim, &mut |_| {}).unwrap();
+        Self { disk, clock, lease }
+    }
+
+    fn renew(&mut self) -> Result<(), RenewError> {
+        self.clock.pass(Duration::from_secs(20));
+        self.lease.renew(&self.disk, &self.clock).map(drop)
+    }
+
+    /// A renewal whose write fails, without a trace so far. Returns what it wrote.
+    fn fail_to_renew(&mut self) -> Vec<u8> {
+        self.disk.next_write(0, Fate::Fails);
+        self.disk.log();
+        assert!(matches!(self.renew(), Err(RenewError::Disk(_))));
+        let log = self.disk.log();
+        log.into_iter().find_map(|io| io.written).unwrap()
+    }
+
+    /// Leaves. Whether the host id is free then.
+    fn leave(&mut self) -> bool {
+        self.lease.leave(&self.disk, &self.clock).unwrap();
+        let free = Heartbeat::decode(&self.disk.at(0, 512)).unwrap().is_free();
+        assert_eq!(free, self.lease.heartbeat().is_free());
+        free
+    }
+}
+
+#[test]
+fn a_failed_renewal_that_lands_after_the_next_one_is_still_ours() {
+    let mut beat = Beat::joined();
+    let late = beat.fail_to_renew();
+    for _ in 0..2 {
+        assert_eq!(beat.renew(), Ok(()));
+    }
+    beat.disk.put_at(0, &late);
+    for _ in 0..10 {
+        assert_eq!(beat.renew(), Ok(()));
+    }
+    assert!(beat.leave());
+}
+
+#[test]
+fn what_cannot_have_been_late_is_somebody_elses() {
+    let mut beat = Beat::joined();
+    let late = beat.fail_to_renew();
+    // 8t + W, and 1 %.
+    for _ in 0..8 {
+        assert_eq!(beat.renew(), Ok(()));
+    }
+    beat.disk.put_at(0, &late);
+    assert!(matches!(beat.renew(), Err(RenewError::Lost(_))));
+}
+
+#[test]
+fn a_host_id_is_not_free_while_a_renewal_may_land_over_that() {
+    let mut beat = Beat::joined();
+    beat.fail_to_renew();
+    assert_eq!(beat.renew(), Ok(()));
+    assert!(!beat.leave());
+
+    let mut beat = Beat::joined();
+    beat.fail_to_renew();
+    for _ in 0..8 {
+        assert_eq!(beat.renew(), Ok(()));
+    }
+    assert!(beat.leave());
+}
+
+#[test]
+fn a_host_id_is_not_free_while_a_write_may_land_on_a_resource() {
+    let mut beat = Beat::joined();
+    assert_eq!(beat.renew(), Ok(()));
+    let until = beat.clock.now().after(Duration::from_secs(30));
+    beat.lease.expect_late_writes(until);
+    beat.lease.expect_late_writes(beat.clock.now());
+    assert!(!beat.leave());
+    for _ in 0..2 {
+        assert_eq!(beat.renew(), Ok(()));
+    }
+    assert!(beat.leave());
+}
+
+// ---- a real disk that fails
+
+#[test]
+fn a_write_that_failed_bars_all_others_and_no_read() {
+    let storage = Storage::new(1);
+    let path = StoragePath::to(&storage);
+    let open = || Device::open(&path.disk(), Access::Write, Duration::from_secs(10)).unwrap();
+    let (careful, mut bold) = (open(), open());
+    bold.write_after_failures();
+    let at = storage.offset(1) + 4096;
+    for device in [&careful, &bold] {
+        assert_eq!(device.write(at, &[1; 512]), Ok(()));
+        path.refuse();
+        assert!(matches!(device.read(at, 512), Err(Fault::Failed(_))));
+        assert_eq!(device.settle(), Ok(()));
+        assert!(matches!(device.write(at, &[2; 512]), Err(Fault::Failed(_))));
+        path.heal();
+        assert_eq!(device.read(at, 512), Ok(vec![1; 512]));
+    }
+    assert_eq!(careful.write(at, &[3; 512]), Err(Fault::Unsure));
+    assert_eq!(careful.settle(), Err(Fault::Unsure));
+    assert_eq!(bold.settle(), Ok(()));
+    assert_eq!(bold.write(at, &[4; 512]), Ok(()));
+    assert_eq!(careful.read(at, 512), Ok(vec![4; 512]));
+}
+
+#[test]
+fn a_release_that_failed_is_made_good_only_when_it_cannot_land_any_more() {
+    let storage = Storage::new(1);
+    let path = StoragePath::to(&storage);
+    let host = Host::new(&storage, 1).promising(WATCHDOG);
+    let host = host.by_way_of(&storage, &path.disk());
+    let join = host.join();
+    let resource = host.resource(&storage, 1);
+    let hold = host.holding(&[&resource]);
+    host.wait_for_renewal();
+    path.refuse();
+    let failed = now();
+    hold.signal(Signal::SIGTERM);
+    hold.wait_for_stderr("cannot release LS:R1");
+    path.heal();
+    hold.finish();
+    wait_until("lease-join releases it", SOON, || {
+        (storage.owner(1).0.is_none()).then_some(())
+    });
+    let took = now().since(failed).as_secs_f64();
+    println!("free after {took:.1} s");
+    assert!(took >= LANDED_AFTER, "{took} s");
+    // By then the host id can be given back as well.
+    join.signal(Signal::SIGTERM);
+    assert_eq!(join.finish().code, 0);
+    assert!(storage.heartbeat(1).is_free());
+}
+
+/// A resource on three disks, the last of which can be made to hang.
+struct Three {
+    storage: Storage,
+    _second: Storage,
+    _third: Storage,
+    path: StoragePath,
+    resource: String,
+}
+
+impl Three {
+    fn new() -> Self {
+        let [storage, second, third] = [(); 3].map(|()| Storage::new(1));
+        let path = StoragePath::to(&third);
+        let offset = storage.offset(1);
+        let resource = format!(
+            "{}:{}:{offset}:{}:{offset}",
+            storage.resource(1),
+            second.file().display(),
+            path.disk().display()
+        );
+        Self {
+            storage,
+            _second: second,
+            _third: third,
+            path,
+            resource,
+        }
+    }
+
+    /// Holds it, and releases while the third disk hangs; that goes on once lease-join was told.
+    fn release_half(&self, host: &Host) {
+        let hold = host.start_hold(&[&self.resource], &STAY);
+        hold.wait_for_stdout("held");
+        self.path.hang();
+        hold.signal(Signal::SIGTERM);
+        wait_until("it is released", SOON, || {
+            let holders = &host.describe()["holders"];
+            let phase = &holders[0]["resources"][0]["phase"];
+            (phase.is_null() || phase == "idle").then_some(())
+        });
+        self.path.go_on();
+        assert_eq!(hold.finish().code, 143);
+        // Two of three disks have it.
+        assert_eq!(self.storage.owner(1).0, None);
+    }
+}
+
+#[test]
+fn what_hangs_on_one_disk_of_three_is_not_forgotten_when_all_else_went_well() {
+    let three = Three::new();
+    let host = Host::new(&three.storage, 1).promising(WATCHDOG);
+    let join = host.join();
+    let start = now();
+    three.release_half(&host);
+    let again = host.hold(&["-n", &three.resource], &["true"]);
+    assert_eq!(again.code, 75, "{again:?}");
+    assert!(again.stderr.contains("may still land"), "{again:?}");
+    let again = host.start_hold(&["-w", "60", &three.resource], &["true"]);
+    assert_eq!(again.finish_within(Duration::from_secs(60)).code, 0);
+    let took = now().since(start).as_secs_f64();
+    assert!(took >= LANDED_AFTER, "{took} s");
+    join.signal(Signal::SIGTERM);
+    assert_eq!(join.finish().code, 0);
+    assert!(three.storage.heartbeat(1).is_free());
+}
+
+#[test]
+fn a_host_id_is_left_to_expire_while_a_write_may_land() {
+    let three = Three::new();
+    let host = Host::new(&three.storage, 1).promising(WATCHDOG);
+    let join = host.join();
+    three.release_half(&host);
+    join.signal(Signal::SIGTERM);
+    let ran = join.finish();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stderr.contains("left to expire"), "{ran:?}");
+    assert!(!three.storage.heartbeat(1).is_free());
+    // In time it goes on where it was, and knows what may still land.
+    let join = host.join();
+    let again = host.hold(&["-n", &three.resource], &["true"]);
+    assert_eq!(again.code, 75, "{again:?} {}", join.stderr());
+    assert!(again.stderr.contains("may still land"), "{again:?}");
+}
