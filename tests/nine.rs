@@ -20,7 +20,7 @@ use lease_core::spec::Mode;
 use lease_core::timing::Timing;
 use std::rc::Rc;
 use std::time::Duration;
-use support::script::{Fate, Io, ScriptClock, ScriptDisk, put};
+use support::script::{Fate, Io, ScriptClock, ScriptDisk, SlowDisk, put};
 use support::storage::host_id;
 
 const HOSTS: u64 = 3;
@@ -537,28 +537,6 @@ fn slow_renewal(seconds: u64) -> (World, HostLease, Moment, Result<(), RenewErro
     let result = lease.renew(&disk, &world.clock).map(|_| ());
     world.disk.log();
     (world, lease, began, result)
-}
-
-struct SlowDisk<'a> {
-    disk: &'a ScriptDisk,
-    clock: &'a ScriptClock,
-    write: Duration,
-}
-
-impl lease_core::disk::Disk for SlowDisk<'_> {
-    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, lease_core::disk::Fault> {
-        self.disk.read(offset, len)
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), lease_core::disk::Fault> {
-        self.disk.write(offset, bytes)?;
-        self.clock.pass(self.write);
-        Ok(())
-    }
-
-    fn settle(&self) -> Result<(), lease_core::disk::Fault> {
-        self.disk.settle()
-    }
 }
 
 #[test]
