@@ -358,6 +358,12 @@ fn values_are_compared_across_all_disks_of_the_majority() {
         value(1),
         "of another version"
     );
+    let no_bal = [vec![block(5, 7, 0, Some(value(2)))]];
+    assert_eq!(
+        paxos::choose(Lver(5), &no_bal, value(1)),
+        value(1),
+        "not accepted in any ballot"
+    );
 }
 
 #[test]
