@@ -397,6 +397,25 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_that_is_taken() {
+        let path = "p".repeat(1023);
+        let longest = lockspace(&format!("LS:1:{path}:0")).unwrap();
+        assert_eq!(longest.place.path.as_os_str().len(), PATH_MAX);
+        let four = resource("L:R:/a:0:/b:0:/c:0:/d:0").unwrap();
+        assert_eq!(four.places.len(), DISKS_MAX);
+        assert_eq!(four.mode.to_string(), "exclusive");
+        let shared = resource("L:R:/a:0:SH").unwrap();
+        assert_eq!(shared.mode.to_string(), "shared");
+    }
+
+    #[test]
+    fn fields_are_counted_between_colons_that_are_not_escaped() {
+        for (text, fields) in [("", 1), ("/a", 1), ("/a\\:b:0", 2), ("L:R:/a:0:SH", 5)] {
+            assert_eq!(count_fields(&text.into()), Ok(fields), "{text}");
+        }
+    }
+
+    #[test]
     fn a_path_alone_or_with_an_offset() {
         let parse = |text: &str| parse_path(&OsString::from(text));
         assert_eq!(parse("/a"), Ok(("/a".into(), None)));

@@ -8,6 +8,7 @@ pub mod hosts;
 pub mod path;
 pub mod process;
 pub mod sanlock;
+pub mod scene;
 pub mod script;
 pub mod storage;
 
