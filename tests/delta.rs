@@ -66,15 +66,17 @@ struct Beat {
 }
 
 /// Host 1 as it is joined by `claim`, generation 5.
-const OURS: fn() -> Beat = || Beat {
-    host: host_id(1),
-    name: "us",
-    boot_id: [1; 16],
-    watchdog: 60,
-    io_timeout: T,
-    generation: 5,
-    timestamp: 77,
-};
+fn ours() -> Beat {
+    Beat {
+        host: host_id(1),
+        name: "us",
+        boot_id: [1; 16],
+        watchdog: 60,
+        io_timeout: T,
+        generation: 5,
+        timestamp: 77,
+    }
+}
 
 impl Beat {
     fn record(&self) -> Heartbeat {
@@ -165,7 +167,7 @@ impl World {
 #[test]
 fn the_formatted_io_timeout_is_that_of_a_record_which_nobody_has_joined() {
     let world = World::formatted(7);
-    world.put(1, &OURS().record());
+    world.put(1, &ours().record());
     let formatted = |host| {
         let area = lockspace().read_all(&world.disk).unwrap();
         area.formatted_io_timeout(host_id(host))
@@ -177,7 +179,7 @@ fn the_formatted_io_timeout_is_that_of_a_record_which_nobody_has_joined() {
         let record = Beat {
             host,
             io_timeout,
-            ..OURS()
+            ..ours()
         };
         world.put(host.get(), &record.record());
     }
@@ -200,7 +202,7 @@ fn a_join_takes_the_next_generation_and_skips_what_a_failed_join_of_ours_may_hav
         let world = World::with(&Beat {
             boot_id,
             timestamp,
-            ..OURS()
+            ..ours()
         });
         let claim = Claim {
             at_least: Generation(at_least),
@@ -276,7 +278,7 @@ fn a_first_timestamp_is_the_second_at_least_1_and_never_the_one_that_stands_ther
         let world = World::with(&Beat {
             boot_id: [9; 16],
             timestamp: before,
-            ..OURS()
+            ..ours()
         });
         world.join(&claim()).unwrap();
         assert_eq!(world.record().timestamp(), after);
@@ -286,7 +288,7 @@ fn a_first_timestamp_is_the_second_at_least_1_and_never_the_one_that_stands_ther
 #[test]
 fn a_record_is_watched_for_longer_than_its_time() {
     for (boot_id, at_most, looked) in [([9; 16], 30_000, 31), ([1; 16], 141_400, 142)] {
-        let world = World::with(&Beat { boot_id, ..OURS() });
+        let world = World::with(&Beat { boot_id, ..ours() });
         let (lease, told) = world.join_telling(&claim());
         let watching = Waiting::Watching {
             name: Some(name("us")),
@@ -302,7 +304,7 @@ fn a_record_is_watched_for_longer_than_its_time() {
 
 // ---- resume
 
-/// What an earlier process knew, that had written `OURS` five seconds ago.
+/// What an earlier process knew, that had written `ours` five seconds ago.
 fn former() -> Former {
     Former {
         generation: Generation(5),
@@ -315,92 +317,34 @@ fn former() -> Former {
 
 #[test]
 fn a_heartbeat_that_differs_in_anything_is_not_resumed() {
-    let ours = OURS();
-    let table = [
-        (
-            "another boot",
-            Beat {
-                boot_id: [2; 16],
-                ..ours
-            },
-        ),
-        (
-            "another watchdog time",
-            Beat {
-                watchdog: 59,
-                ..ours
-            },
-        ),
-        (
-            "another host",
-            Beat {
-                host: host_id(2),
-                ..ours
-            },
-        ),
-        (
-            "an earlier life",
-            Beat {
-                generation: 4,
-                ..ours
-            },
-        ),
-        (
-            "a later life",
-            Beat {
-                generation: 6,
-                ..ours
-            },
-        ),
-        (
-            "another name",
-            Beat {
-                name: "other",
-                ..ours
-            },
-        ),
-        (
-            "another io_timeout",
-            Beat {
-                io_timeout: 11,
-                ..ours
-            },
-        ),
-        (
-            "a later renewal",
-            Beat {
-                timestamp: 78,
-                ..ours
-            },
-        ),
-        (
-            "an earlier renewal",
-            Beat {
-                timestamp: 76,
-                ..ours
-            },
-        ),
-        (
-            "free",
-            Beat {
-                timestamp: 0,
-                ..ours
-            },
-        ),
+    type Row = (&'static str, fn(&mut Beat));
+    let table: [Row; 10] = [
+        ("another boot", |beat| beat.boot_id = [2; 16]),
+        ("another watchdog time", |beat| beat.watchdog = 59),
+        ("another host", |beat| beat.host = host_id(2)),
+        ("an earlier life", |beat| beat.generation = 4),
+        ("a later life", |beat| beat.generation = 6),
+        ("another name", |beat| beat.name = "other"),
+        ("another io_timeout", |beat| beat.io_timeout = 11),
+        ("a later renewal", |beat| beat.timestamp = 78),
+        ("an earlier renewal", |beat| beat.timestamp = 76),
+        ("free", |beat| beat.timestamp = 0),
     ];
-    for (story, beat) in table {
+    for (story, change) in table {
+        let mut beat = ours();
+        change(&mut beat);
         let refused = World::with(&beat).resume(&former()).map(|_| ());
         let expected = Lost::Overwritten(Some(name(beat.name)));
         assert_eq!(refused, Err(expected.into()), "{story}");
     }
-    let mut bare = World::with(&ours);
+    let mut bare = World::with(&ours());
     bare.disk.put_at(200, &[0; 56]);
     let refused = bare.resume(&former()).map(|_| ());
     assert!(
         refused.is_err(),
         "without a note nothing says which boot it is of"
     );
-    bare = World::with(&ours);
+    bare = World::with(&ours());
     let lease = bare.resume(&former()).unwrap();
     assert_eq!(
         (lease.generation(), lease.renewed(), lease.ballots_from()),
@@ -414,7 +358,7 @@ fn a_write_in_flight_is_expected_before_and_after_a_resume_and_no_other() {
         in_flight: Some(79),
         ..former()
     };
-    let landed = OURS();
+    let landed = ours();
     let landed = Beat {
         timestamp: 79,
         ..landed
@@ -425,7 +369,7 @@ fn a_write_in_flight_is_expected_before_and_after_a_resume_and_no_other() {
     assert_eq!(world.renew(&mut lease), Ok(()));
     assert!(world.resume(&former()).is_err(), "nobody wrote that");
     // It lands later, over renewals, even.
-    let world = World::with(&OURS());
+    let world = World::with(&ours());
     let mut lease = world.resume(&in_flight).unwrap();
     assert_eq!(world.renew(&mut lease), Ok(()));
     world.put(1, &landed.record());
@@ -460,7 +404,7 @@ fn at_8t_to_the_nanosecond_a_lease_is_lost() {
         expected(world.renew(&mut lease));
         let (world, mut lease) = joined();
         expected(world.leave(&mut lease));
-        let world = World::with(&OURS());
+        let world = World::with(&ours());
         world.clock.pass(age - seconds(5));
         expected(world.resume(&former()).map(|_| ()));
 

@@ -41,7 +41,7 @@ fn ballots_written(log: &[Io], host: u64) -> Vec<Ballot> {
 
 #[test]
 fn phase_1_keeps_what_we_have_accepted_and_that_is_what_is_committed() {
-    let world = World::new();
+    let world = World::formatted();
     // We accepted host 2's value for version 1; it may have been decided by that.
     let before = accepted(2001, 2, 1);
     world.put_ballot(
@@ -66,7 +66,7 @@ fn phase_1_keeps_what_we_have_accepted_and_that_is_what_is_committed() {
 
 #[test]
 fn nothing_is_written_behind_a_write_that_hangs() {
-    let world = World::new();
+    let world = World::formatted();
     let held = world.acquired(1);
     world.disk.log();
     world.disk.next_write(ballot_at(1), Fate::Hangs);
@@ -84,7 +84,7 @@ fn nothing_is_written_behind_a_write_that_hangs() {
 
 #[test]
 fn a_release_that_lands_late_frees_nobody_elses_lease() {
-    let world = World::new();
+    let world = World::formatted();
     let held = world.acquired(1);
     world.disk.next_write(AREA, Fate::Hangs);
     // Our record says released; the leader's write hangs, and our host gives up and dies.
@@ -104,7 +104,7 @@ fn a_release_that_lands_late_frees_nobody_elses_lease() {
 
 #[test]
 fn a_host_id_is_not_given_back_while_a_write_hangs() {
-    let world = World::new();
+    let world = World::formatted();
     let mut lease = world.join();
     let at = geometry().heartbeat_at(host_id(1)) as u64;
     world.disk.next_write(at, Fate::Hangs);
@@ -130,7 +130,7 @@ fn a_host_id_is_not_given_back_while_a_write_hangs() {
 
 /// The last write of an acquire, or its ballot's last, fails one way or the other.
 fn in_doubt(at: u64, which: usize, fate: Fate) -> World {
-    let world = World::new();
+    let world = World::formatted();
     let mut count = 0;
     world.disk.rule(move |io, _| {
         count += usize::from(io.writes(at));
@@ -208,7 +208,7 @@ fn nothing_is_resolved_while_the_write_in_doubt_hangs() {
 #[test]
 fn a_damaged_ballot_record_ends_the_attempt() {
     for phase in [1, 2] {
-        let world = World::new();
+        let world = World::formatted();
         world.put_ballot(
             3,
             &BallotSector {
@@ -239,7 +239,7 @@ fn a_damaged_ballot_record_ends_the_attempt() {
 
 #[test]
 fn a_share_that_appears_before_the_commit_bars_the_exclusive_lease() {
-    let world = World::new();
+    let world = World::formatted();
     let heartbeat = world.put_heartbeat(2, 5);
     let mut seen = Sightings::default();
     seen.look(host_id(2), &heartbeat, timing(), world.clock.now());
@@ -267,7 +267,7 @@ fn a_share_that_appears_before_the_commit_bars_the_exclusive_lease() {
 
 /// Host 2 shares, and was seen without a change for longer than it can live.
 fn with_dead_sharer() -> (World, Sightings) {
-    let world = World::new();
+    let world = World::formatted();
     let heartbeat = world.put_heartbeat(2, 5);
     let mut seen = Sightings::default();
     seen.look(host_id(2), &heartbeat, timing(), Moment::default());
@@ -315,7 +315,7 @@ fn a_share_of_a_later_life_is_not_taken_for_the_dead_ones() {
 
 #[test]
 fn a_holder_sees_whether_its_lease_is_still_its_own() {
-    let world = World::new();
+    let world = World::formatted();
     let held = world.acquired(1);
     let check = || world.with(1, |resource, member, _| resource.still_held(member, &held));
     assert_eq!(check(), Ok(true));
@@ -356,7 +356,7 @@ fn a_holder_sees_whether_its_lease_is_still_its_own() {
 
 /// A renewal whose write takes `seconds`, and the lease after it.
 fn slow_renewal(seconds: u64) -> (World, HostLease, Moment, Result<(), RenewError>) {
-    let world = World::new();
+    let world = World::formatted();
     let mut lease = world.join();
     let began = world.clock.now();
     let disk = SlowDisk {

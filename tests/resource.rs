@@ -119,7 +119,7 @@ fn outbid(world: &World, record: &BallotSector) {
 
 #[test]
 fn an_uncontended_lease_costs_four_writes_and_is_looked_at_before_and_after() {
-    let world = World::new();
+    let world = World::formatted();
     let held = world.acquired(1);
     // The look, and the leader again; two phases; the commit between two looks at the leader; the
     // mode records and the leader after it. "leader" is also the area, which starts with it.
@@ -133,7 +133,7 @@ fn an_uncontended_lease_costs_four_writes_and_is_looked_at_before_and_after() {
 
 #[test]
 fn a_version_that_is_asked_for_is_the_only_one_that_will_do() {
-    let world = World::new();
+    let world = World::formatted();
     let refused = attempt(&world, |wanted| wanted.lver = Some(Lver(1)));
     let found = Lver(0);
     assert!(
@@ -146,7 +146,7 @@ fn a_version_that_is_asked_for_is_the_only_one_that_will_do() {
 
 #[test]
 fn a_host_takes_part_up_to_the_last_that_the_leader_names() {
-    let world = World::new();
+    let world = World::formatted();
     let num_hosts = HOSTS;
     let refused = world.acquire(HOSTS + 1, &mut Sightings::default());
     assert_eq!(refused, Err(AcquireError::NumHosts { num_hosts }));
@@ -158,7 +158,7 @@ fn a_host_takes_part_up_to_the_last_that_the_leader_names() {
 #[test]
 fn the_note_beside_the_ballot_says_who_holds_what_and_how() {
     for mode in [Mode::Exclusive, Mode::Shared] {
-        let world = World::new();
+        let world = World::formatted();
         let written = Rc::new(Cell::new(0));
         let seen = Rc::clone(&written);
         world.disk.rule(move |io, _| {
@@ -191,19 +191,19 @@ fn the_note_beside_the_ballot_says_who_holds_what_and_how() {
 
 #[test]
 fn a_leader_says_short_hold_only_on_the_way_to_a_share() {
-    let world = World::new();
+    let world = World::formatted();
     world.acquired(1);
     let short = |log: &[Io]| -> Vec<_> {
         let told = |leader: &Leader| (leader.short_hold(), leader.owner().is_some());
         leaders_written(log).iter().map(told).collect()
     };
     assert_eq!(short(&world.disk.log()), [(false, true)]);
-    let world = World::new();
+    let world = World::formatted();
     share(&world);
     assert_eq!(short(&world.disk.log()), [(true, true), (false, false)]);
     assert_eq!(
         world.leader().flags(),
-        World::new().leader().flags(),
+        World::formatted().leader().flags(),
         "all other flags are kept"
     );
 }
@@ -230,7 +230,7 @@ fn a_live_owner_on_its_way_to_a_share_is_told_from_one_that_stays() {
         ("its leader was written for it", false, shared, true),
     ];
     for (story, flag, note, passing) in table {
-        let world = World::new();
+        let world = World::formatted();
         put_leader(&world, 5, stamp(2, 1), stamp(2, 1), flag);
         let own = BallotSector {
             note: note.clone(),
@@ -265,7 +265,7 @@ fn alive(world: &World, host: u64) -> Sightings {
 
 #[test]
 fn who_is_outbid_pauses_longer_each_time_and_tries_again_with_a_larger_number() {
-    let world = World::new();
+    let world = World::formatted();
     // Host 2 outbids in the first phase, three times; each time with a number beyond ours.
     let mut reads = 0;
     let mut last = None;
@@ -298,7 +298,7 @@ fn who_is_outbid_pauses_longer_each_time_and_tries_again_with_a_larger_number() 
 
 #[test]
 fn who_is_outbid_looks_again_once_for_each_ballot() {
-    let world = World::new();
+    let world = World::formatted();
     outbid(&world, &block(1, 2002, None));
     world.acquired(1);
     let log = told(&world.disk.log()).join(" ");
@@ -308,7 +308,7 @@ fn who_is_outbid_looks_again_once_for_each_ballot() {
 
 #[test]
 fn who_is_always_outbid_gives_up_and_leaves_nothing_in_doubt() {
-    let world = World::new();
+    let world = World::formatted();
     world.disk.rule(|io, bytes| {
         if io.writes(ballot_at(1)) {
             let mbal = BallotSector::decode(io.written.as_ref().unwrap()).unwrap();
@@ -331,7 +331,7 @@ fn who_is_always_outbid_gives_up_and_leaves_nothing_in_doubt() {
 #[test]
 fn who_is_outbid_by_a_later_version_judges_it_before_it_goes_on() {
     // The leader has gone back: version 1 was decided for host 2, which shares.
-    let world = World::new();
+    let world = World::formatted();
     world.put_heartbeat(2, 5);
     outbid(&world, &shared_by_host_2(1));
     let unknown = world.acquire(1, &mut Sightings::default());
@@ -364,7 +364,7 @@ impl Clock for Told<'_> {
 fn who_is_told_to_stop_stops_after_a_lost_ballot_unless_its_value_is_at_stake() {
     let accepted = block(1, 1, Some(stamp(1, 1)));
     for (own, stops) in [(BallotSector::default(), true), (accepted, false)] {
-        let world = World::new();
+        let world = World::formatted();
         world.put_ballot(1, &own);
         let mut outbid = false;
         world.disk.rule(move |io, bytes| {
@@ -394,11 +394,11 @@ fn who_is_told_to_stop_stops_after_a_lost_ballot_unless_its_value_is_at_stake() 
 
 #[test]
 fn a_leader_that_moves_on_between_two_parts_of_a_look_is_not_behind() {
-    let world = World::new();
+    let world = World::formatted();
     // Host 2 holds version 1, and released it while we read.
     put_leader(&world, 1, stamp(2, 1), stamp(2, 1), false);
     let freed = world.leader().released(stamp(2, 1));
-    let torn = World::new().leader();
+    let torn = World::formatted().leader();
     world.disk.put_at(AREA, &torn.to_sector());
     let released = BallotSector {
         released: true,
@@ -414,7 +414,7 @@ fn a_leader_that_moves_on_between_two_parts_of_a_look_is_not_behind() {
 
 #[test]
 fn a_leader_that_stays_behind_is_looked_at_twice() {
-    let world = World::new();
+    let world = World::formatted();
     let released = BallotSector {
         released: true,
         ..block(4, 2, Some(stamp(2, 1)))
@@ -431,7 +431,7 @@ fn a_leader_that_stays_behind_is_looked_at_twice() {
 /// How long a waiter waits for host 2, which has version 5, to let go: `what` is put at `at` on
 /// the disk after a second and a half.
 fn waits(owner: bool, what: Option<(u64, Vec<u8>)>) -> Duration {
-    let world = World::new();
+    let world = World::formatted();
     put_leader(&world, 5, stamp(2, 1), stamp(3, 1), false);
     world.put_ballot(2, &block(5, 2, Some(stamp(2, 1))));
     world.put_heartbeat(2, 5);
@@ -469,7 +469,7 @@ fn waits(owner: bool, what: Option<(u64, Vec<u8>)>) -> Duration {
 
 #[test]
 fn a_waiter_goes_on_as_soon_as_anything_has_changed_and_not_before() {
-    let world = World::new();
+    let world = World::formatted();
     let released = BallotSector {
         released: true,
         ..block(5, 2, Some(stamp(2, 1)))
@@ -507,7 +507,7 @@ fn a_waiter_goes_on_as_soon_as_anything_has_changed_and_not_before() {
 #[test]
 fn what_is_resolved_is_released_only_if_we_own_its_last_version() {
     // We owned version 8; the leader has gone back to it, and we had started version 9.
-    let world = World::new();
+    let world = World::formatted();
     put_leader(&world, 8, stamp(1, 1), stamp(1, 1), false);
     let started = block(9, 2001, None);
     world.put_ballot(1, &started);
@@ -517,14 +517,14 @@ fn what_is_resolved_is_released_only_if_we_own_its_last_version() {
     assert_eq!(world.leader(), leader);
 
     // Of the same version: released.
-    let world = World::new();
+    let world = World::formatted();
     put_leader(&world, 8, stamp(1, 1), stamp(1, 1), false);
     world.put_ballot(1, &block(8, 2001, Some(stamp(1, 1))));
     assert_eq!(world.resolve(1), Ok(()));
     assert!(world.ballot(1).released && world.leader().owner().is_none());
 
     // Another's.
-    let world = World::new();
+    let world = World::formatted();
     put_leader(&world, 8, stamp(2, 1), stamp(2, 1), false);
     let leader = world.leader();
     assert_eq!(world.resolve(1), Ok(()));
@@ -533,7 +533,7 @@ fn what_is_resolved_is_released_only_if_we_own_its_last_version() {
 
 #[test]
 fn what_is_resolved_is_nobodys_short_hold_and_a_share_ends_with_its_note() {
-    let world = World::new();
+    let world = World::formatted();
     world.put_ballot(1, &block(1, 1, Some(stamp(1, 1))));
     let resolved = world.with(1, |resource, member, wanted| {
         let shared = Wanted {
@@ -547,7 +547,7 @@ fn what_is_resolved_is_nobodys_short_hold_and_a_share_ends_with_its_note() {
     assert!(written.iter().all(|leader| !leader.short_hold()));
     assert_eq!(written.len(), 2);
 
-    let world = World::new();
+    let world = World::formatted();
     share(&world);
     let before = world.ballot(1);
     assert!(before.shared.is_some() && before.note.is_some());
@@ -562,7 +562,7 @@ fn what_is_resolved_is_nobodys_short_hold_and_a_share_ends_with_its_note() {
 
 #[test]
 fn a_leader_that_another_wrote_for_its_owner_is_left_to_the_released_flag() {
-    let world = World::new();
+    let world = World::formatted();
     let held = world.acquired(1);
     put_leader(&world, 1, stamp(1, 1), stamp(2, 1), false);
     let leader = world.leader();
@@ -573,7 +573,7 @@ fn a_leader_that_another_wrote_for_its_owner_is_left_to_the_released_flag() {
 
 #[test]
 fn a_leader_of_another_owner_is_not_freed() {
-    let world = World::new();
+    let world = World::formatted();
     let held = world.acquired(1);
     for lver in [1, 2] {
         put_leader(&world, lver, stamp(2, 1), stamp(2, 1), false);
@@ -592,7 +592,7 @@ fn a_second_holder_shares_what_this_life_of_the_host_shares() {
             .with(1, |resource, member, _| resource.join_share(member))
             .unwrap()
     };
-    let world = World::new();
+    let world = World::formatted();
     assert_eq!(joined(&world), None, "nobody shares");
     let first = share(&world);
     let second = joined(&world).unwrap();

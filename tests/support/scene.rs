@@ -78,7 +78,7 @@ pub struct World {
 
 impl World {
     /// As formatted; it is the second 10000.
-    pub fn new() -> Self {
+    pub fn formatted() -> Self {
         let lockspace = format::Lockspace {
             geometry: geometry(),
             name: name("LS"),
