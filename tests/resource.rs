@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use lease_core::clock::{Clock, Interrupted, Moment};
+use lease_core::disk::Fault;
 use lease_core::id::{BallotNumber, Generation, Lver};
 use lease_core::liveness::Sightings;
+use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::ballot::{Ballot, BallotSector};
 use lease_core::record::holder_note::HolderNote;
 use lease_core::record::leader::{Leader, Stamp};
@@ -609,4 +611,23 @@ fn a_second_holder_shares_what_this_life_of_the_host_shares() {
     };
     world.put_ballot(1, &earlier);
     assert_eq!(joined(&world), None, "an earlier life's");
+}
+
+// ---- several disks
+
+#[test]
+fn while_one_disk_of_three_owes_an_answer_nothing_is_settled() {
+    let worlds = [(); 3].map(|()| World::formatted());
+    let replicas = worlds.iter().map(|world| Replica {
+        disk: &*world.disk,
+        offset: AREA,
+    });
+    let quorum = Quorum::new(replicas.collect());
+    assert_eq!(quorum.settle(), Ok(()));
+    worlds[1].disk.next_write(AREA, Fate::Hangs);
+    let written = quorum.write(0, &[0; 512]).unwrap();
+    assert_eq!(written, [(0, ()), (2, ())], "a majority");
+    assert_eq!(quorum.settle(), Err(Fault::Outstanding));
+    worlds[1].disk.land();
+    assert_eq!(quorum.settle(), Ok(()));
 }
