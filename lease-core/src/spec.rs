@@ -54,6 +54,7 @@ pub enum SpecError {
 )]
 pub struct Place {
     /// File or block device.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// Bytes from its start; a multiple of the area size.
     pub offset: u64,
@@ -315,6 +316,27 @@ fn escape_path(path: &Path) -> String {
         bytes.push(*byte);
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A path in JSON: as text that all its bytes come back from, UTF-8 or not.
+pub mod path_text {
+    use crate::id::{escape, unescape};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    /// As [`escape`] shows it.
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&escape(path.as_os_str().as_bytes()))
+    }
+
+    /// What [`serialize`] has made of a path.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = unescape(&text).ok_or_else(|| D::Error::custom("bad escape"))?;
+        Ok(OsString::from_vec(bytes).into())
+    }
 }
 
 #[cfg(test)]

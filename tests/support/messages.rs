@@ -13,6 +13,9 @@ use lease_core::registry::message::{
 };
 use lease_core::spec::{Mode, Place};
 use lease_core::timing::Timing;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 fn number(rng: &mut Rng) -> u64 {
     match rng.u8(..3) {
@@ -33,9 +36,20 @@ fn text(rng: &mut Rng) -> String {
         .collect()
 }
 
+fn bytes(rng: &mut Rng) -> Vec<u8> {
+    let length = rng.usize(1..=48);
+    std::iter::repeat_with(|| rng.u8(1..))
+        .take(length)
+        .collect()
+}
+
 fn name(rng: &mut Rng) -> Name {
-    let bytes: Vec<_> = std::iter::repeat_with(|| rng.u8(1..)).take(48).collect();
-    Name::from_field(&bytes[..rng.usize(1..=48)]).expect("a name")
+    Name::from_field(&bytes(rng)).expect("a name")
+}
+
+/// Most are no UTF-8.
+fn path(rng: &mut Rng) -> PathBuf {
+    OsString::from_vec(bytes(rng)).into()
 }
 
 fn host(rng: &mut Rng) -> HostId {
@@ -87,7 +101,7 @@ fn area(rng: &mut Rng) -> AreaId {
 
 fn place(rng: &mut Rng) -> Place {
     Place {
-        path: text(rng).into(),
+        path: path(rng),
         offset: number(rng),
     }
 }
@@ -104,7 +118,7 @@ fn asked(rng: &mut Rng) -> Asked {
 
 fn containment(rng: &mut Rng) -> Containment {
     match rng.u8(..3) {
-        0 => Containment::Cgroup(text(rng).into()),
+        0 => Containment::Cgroup(path(rng)),
         1 => Containment::PidNamespace,
         _ => Containment::Tree,
     }
@@ -160,7 +174,7 @@ fn welcome(rng: &mut Rng) -> Welcome {
         host: host(rng),
         generation: Generation(number(rng)),
         host_name: name(rng),
-        path: text(rng).into(),
+        path: path(rng),
         offset: number(rng),
         geometry: RESOURCE_GEOMETRY,
         timing: timing(rng),
