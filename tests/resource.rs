@@ -184,6 +184,7 @@ fn the_note_beside_the_ballot_says_who_holds_what_and_how() {
         });
         held(attempt(&world, |wanted| {
             wanted.mode = mode;
+            wanted.note.host = host_id(3); // Whatever the asker says of that.
             wanted.note.pid = 4711;
             wanted.note.command = b"qemu".to_vec();
         }));
@@ -308,26 +309,45 @@ fn who_is_outbid_looks_again_once_for_each_ballot() {
     assert!(log.starts_with(outbid), "{log}");
 }
 
-#[test]
-fn who_is_always_outbid_gives_up_and_leaves_nothing_in_doubt() {
-    let world = World::formatted();
+/// Host 2 outbids host 1 in each of its ballots, as soon as it has written.
+fn always_outbid(world: &World) {
     world.disk.rule(|io, bytes| {
         if io.writes(ballot_at(1)) {
-            let mbal = BallotSector::decode(io.written.as_ref().unwrap()).unwrap();
-            let ahead = block(1, mbal.ballot.mbal.0 + 1, None);
-            put(bytes, ballot_at(2), &ahead.to_sector(geometry().sector()));
+            let ours = BallotSector::decode(io.written.as_ref().unwrap()).unwrap();
+            let ahead = block(1, ours.ballot.mbal.0 + 1, None);
+            let sector = ahead.to_sector(geometry().sector());
+            put(bytes, ballot_at(2), &sector);
         }
         Fate::Done
     });
+}
+
+fn ballots(world: &World) -> usize {
+    let log = world.disk.log();
+    log.iter().filter(|io| io.writes(ballot_at(1))).count()
+}
+
+#[test]
+fn who_is_always_outbid_gives_up_after_32_ballots_and_says_what_is_in_doubt() {
+    let world = World::formatted();
+    always_outbid(&world);
     let contended = world.acquire(1, &mut Sightings::default());
     assert!(
         matches!(contended, Ok(Attempt::Refused(Refusal::Contended, _))),
         "{contended:?}"
     );
-    let log = world.disk.log();
-    let ballots = log.iter().filter(|io| io.writes(ballot_at(1))).count();
-    assert_eq!(ballots, 32);
+    assert_eq!(ballots(&world), 32);
     assert_eq!(world.ballot(1).ballot.bal, BallotNumber(0));
+
+    let in_doubt = AcquireError::InDoubt(Box::new(AcquireError::Undecided));
+    let at_stake = World::formatted();
+    at_stake.put_ballot(1, &block(1, 1, Some(stamp(1, 1))));
+    always_outbid(&at_stake);
+    let undecided = at_stake.acquire(1, &mut Sightings::default());
+    assert_eq!(undecided, Err(in_doubt.clone()));
+    assert_eq!(ballots(&at_stake), 32);
+    assert_eq!(at_stake.resolve(1), Err(in_doubt));
+    assert_eq!(ballots(&at_stake), 32);
 }
 
 #[test]
@@ -365,7 +385,10 @@ impl Clock for Told<'_> {
 #[test]
 fn who_is_told_to_stop_stops_after_a_lost_ballot_unless_its_value_is_at_stake() {
     let accepted = block(1, 1, Some(stamp(1, 1)));
-    for (own, stops) in [(BallotSector::default(), true), (accepted, false)] {
+    let mut never_accepted = accepted.clone();
+    never_accepted.ballot.bal = BallotNumber(0);
+    let nothing = BallotSector::default();
+    for (own, stops) in [(nothing, true), (never_accepted, true), (accepted, false)] {
         let world = World::formatted();
         world.put_ballot(1, &own);
         let mut outbid = false;
