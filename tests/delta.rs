@@ -368,6 +368,16 @@ fn a_write_in_flight_is_expected_before_and_after_a_resume_and_no_other() {
     let mut lease = world.resume(&in_flight).unwrap();
     assert_eq!(world.renew(&mut lease), Ok(()));
     assert!(world.resume(&former()).is_err(), "nobody wrote that");
+    // It has not: no renewal may look like it, or a watcher that has seen both would not know
+    // that anything was written in between.
+    let same_second = Former {
+        in_flight: Some(START),
+        ..former()
+    };
+    let world = World::with(&ours());
+    let mut lease = world.resume(&same_second).unwrap();
+    assert_eq!(world.renew(&mut lease), Ok(()));
+    assert_eq!(world.record().timestamp(), START + 1);
     // It lands later, over renewals, even.
     let world = World::with(&ours());
     let mut lease = world.resume(&in_flight).unwrap();

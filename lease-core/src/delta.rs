@@ -596,9 +596,9 @@ impl HostLease {
     /// Within one life no timestamp comes twice: whoever sees one again knows that nothing was
     /// written in between.
     fn later_timestamp(&self, now: Moment) -> u64 {
-        let unsure = self.unsure.iter().map(Heartbeat::timestamp).max();
-        let last = self.written.timestamp().max(unsure.unwrap_or(0));
-        now.seconds().max(last + 1)
+        let known = self.unsure.iter().chain(&self.late);
+        let last = known.map(Heartbeat::timestamp).max().unwrap_or(0);
+        now.seconds().max(last.max(self.written.timestamp()) + 1)
     }
 
     fn check_time(&self, clock: &dyn Clock) -> Result<(), Lost> {
