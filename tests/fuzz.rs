@@ -1,5 +1,6 @@
 //! Every decoder, the strings, the registry's messages and whole areas under mutated bytes, with a
-//! fixed seed: no panic, no hang, and what decodes gives the same bytes again.
+//! fixed seed: no panic, no hang, and what decodes gives the same bytes again. And the other way
+//! round: a message is heard as it was said.
 //!
 //! `FUZZ=n`: so many executions of each; `TARGET=name`: of one only. With coverage:
 //! `cd tests/fuzz && cargo +nightly fuzz run leader` (or another of its targets).
@@ -7,7 +8,9 @@
 #![allow(clippy::unwrap_used)]
 
 use fastrand::Rng;
+use lease_core::registry::message::{Ask, Tell};
 use support::fuzz::{TARGETS, mend};
+use support::messages;
 
 /// Numbers at which things break.
 const EDGES: [u64; 12] = [
@@ -56,7 +59,6 @@ fn overwrite(bytes: &mut [u8], at: usize, part: &[u8]) {
 
 #[test]
 fn mutated_bytes_do_no_harm_to_any_decoder() {
-    let asked = std::env::var("FUZZ").ok();
     let only = std::env::var("TARGET").ok();
     for (name, good, target) in TARGETS {
         if only.as_ref().is_some_and(|only| only != name) {
@@ -67,11 +69,10 @@ fn mutated_bytes_do_no_harm_to_any_decoder() {
         } else {
             100_000
         };
-        let executions = asked.as_ref().map_or(few, |n| n.parse().unwrap());
         let mut rng = Rng::with_seed(7);
         let good = good();
         target(&good);
-        for _ in 0..executions {
+        for _ in 0..executions(few) {
             let mut bytes = good.clone();
             mutate(&mut rng, &mut bytes);
             if rng.bool() {
@@ -81,5 +82,25 @@ fn mutated_bytes_do_no_harm_to_any_decoder() {
             target(&bytes);
             assert!(start.elapsed().as_secs() < 10, "{name} takes too long");
         }
+    }
+}
+
+fn executions(few: u32) -> u32 {
+    std::env::var("FUZZ").map_or(few, |n| n.parse().unwrap())
+}
+
+/// One line each, and the same at the other end.
+#[test]
+fn every_message_is_heard_as_it_was_said() {
+    let mut rng = Rng::with_seed(7);
+    for _ in 0..executions(20_000) {
+        let ask = messages::ask(&mut rng);
+        let line = serde_json::to_string(&ask).unwrap();
+        assert!(!line.contains('\n'), "{line}");
+        assert_eq!(serde_json::from_str::<Ask>(&line).unwrap(), ask, "{line}");
+        let tell = messages::tell(&mut rng);
+        let line = serde_json::to_string(&tell).unwrap();
+        assert!(!line.contains('\n'), "{line}");
+        assert_eq!(serde_json::from_str::<Tell>(&line).unwrap(), tell, "{line}");
     }
 }

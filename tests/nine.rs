@@ -4,187 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use lease_core::clock::{Clock, Moment};
-use lease_core::delta::{self, Claim, HostLease, Lockspace, RenewError, Tenure};
-use lease_core::format;
-use lease_core::id::{BallotNumber, Generation, HostId, Lver, Name};
-use lease_core::layout::Geometry;
+use lease_core::delta::{HostLease, RenewError, Tenure};
+use lease_core::id::{BallotNumber, Generation, Lver};
 use lease_core::liveness::Sightings;
-use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::ballot::{Ballot, BallotSector};
 use lease_core::record::heartbeat::Heartbeat;
-use lease_core::record::holder_note::HolderNote;
-use lease_core::record::host_note::HostNote;
-use lease_core::record::leader::{Leader, Stamp};
-use lease_core::resource::{AcquireError, Attempt, Held, Member, Refusal, Resource, Wanted};
-use lease_core::spec::Mode;
-use lease_core::timing::Timing;
-use std::rc::Rc;
+use lease_core::record::leader::Stamp;
+use lease_core::resource::{AcquireError, Attempt, Refusal};
 use std::time::Duration;
-use support::script::{Fate, Io, ScriptClock, ScriptDisk, put};
+use support::scene::{AREA, World, ballot_at, geometry, timing};
+use support::script::{Fate, Io, SlowDisk, put};
 use support::storage::host_id;
-
-const HOSTS: u64 = 3;
-const AREA: u64 = 1 << 20;
-
-fn geometry() -> Geometry {
-    Geometry::ALL[0]
-}
-
-fn name(text: &str) -> Name {
-    Name::new(text.as_bytes()).unwrap()
-}
-
-fn timing() -> Timing {
-    Timing::new(10, 60).unwrap()
-}
-
-/// Where a host's ballot record is on the disk.
-fn ballot_at(host: u64) -> u64 {
-    AREA + geometry().ballot_at(host_id(host)) as u64
-}
-
-fn lockspace() -> Lockspace {
-    Lockspace {
-        name: name("LS"),
-        offset: 0,
-        geometry: geometry(),
-    }
-}
-
-fn note(host: HostId) -> HolderNote {
-    HolderNote {
-        host,
-        generation: Generation(0),
-        lver: Lver(0),
-        mode: Mode::Exclusive,
-        pid: 1,
-        start: 1,
-        host_name: Vec::new(),
-        command: Vec::new(),
-    }
-}
-
-/// A lockspace and a resource on one disk, and a clock.
-struct World {
-    disk: Rc<ScriptDisk>,
-    clock: ScriptClock,
-}
-
-impl World {
-    fn new() -> Self {
-        let lockspace = format::Lockspace {
-            geometry: geometry(),
-            name: name("LS"),
-            io_timeout: 10,
-        };
-        let resource = format::Resource {
-            geometry: geometry(),
-            lockspace: name("LS"),
-            name: name("RS"),
-            num_hosts: HOSTS,
-        };
-        let mut bytes = lockspace.area();
-        bytes.extend(resource.area());
-        let clock = ScriptClock::at(10_000);
-        let disk = Rc::new(ScriptDisk::new(bytes));
-        Self { disk, clock }
-    }
-
-    fn leader(&self) -> Leader {
-        Leader::decode(&self.disk.at(AREA, 512)).unwrap()
-    }
-
-    fn ballot(&self, host: u64) -> BallotSector {
-        BallotSector::decode(&self.disk.at(ballot_at(host), 512)).unwrap()
-    }
-
-    fn put_ballot(&self, host: u64, ballot: &BallotSector) {
-        let sector = ballot.to_sector(geometry().sector());
-        self.disk.put_at(ballot_at(host), &sector);
-    }
-
-    /// A host's heartbeat, as if it had been renewed at `timestamp`.
-    fn put_heartbeat(&self, host: u64, timestamp: u64) -> Heartbeat {
-        let note = HostNote {
-            watchdog: 60,
-            host: host_id(host),
-            generation: Generation(1),
-            boot_id: [0; 16],
-        };
-        let free = Heartbeat::new(geometry(), &name("LS"), 10);
-        let joined = free.joined(&name("other"), timestamp, 10, note);
-        let at = geometry().heartbeat_at(host_id(host)) as u64;
-        self.disk.put_at(at, &joined.to_sector());
-        joined
-    }
-
-    /// Does something as a host in its first life, with its lease renewed just now.
-    fn with<T>(&self, host: u64, act: impl FnOnce(&Resource<'_>, &Member<'_>, &Wanted) -> T) -> T {
-        let tenure = Tenure::new(timing(), self.clock.now());
-        let member = Member {
-            clock: &self.clock,
-            tenure: &tenure,
-            lockspace: lockspace(),
-            heartbeats: &*self.disk,
-            host: host_id(host),
-            generation: Generation(1),
-            ballots_from: Moment::default(),
-        };
-        let replica = Replica {
-            disk: &*self.disk,
-            offset: AREA,
-        };
-        let resource = Resource {
-            quorum: Quorum::new(vec![replica]),
-            lockspace: name("LS"),
-            name: name("RS"),
-            geometry: geometry(),
-            num_hosts: HOSTS,
-        };
-        let wanted = Wanted {
-            mode: Mode::Exclusive,
-            lver: None,
-            note: note(host_id(host)),
-        };
-        act(&resource, &member, &wanted)
-    }
-
-    fn acquire(&self, host: u64, seen: &mut Sightings) -> Result<Attempt, AcquireError> {
-        self.with(host, |resource, member, wanted| {
-            resource.acquire(member, wanted, seen)
-        })
-    }
-
-    fn acquired(&self, host: u64) -> Held {
-        match self.acquire(host, &mut Sightings::default()) {
-            Ok(Attempt::Held(held)) => *held,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn release(&self, host: u64, held: &Held) -> Result<(), AcquireError> {
-        self.with(host, |resource, member, _| resource.release(member, held))
-    }
-
-    fn resolve(&self, host: u64) -> Result<(), AcquireError> {
-        self.with(host, |resource, member, wanted| {
-            resource.resolve(member, wanted)
-        })
-    }
-
-    /// Joins as host 1.
-    fn join(&self) -> HostLease {
-        let claim = Claim {
-            host: host_id(1),
-            name: name("host1"),
-            timing: timing(),
-            boot_id: [1; 16],
-            at_least: Generation(0),
-            quiet_from: Moment::default(),
-        };
-        delta::join(&lockspace(), &*self.disk, &self.clock, &claim, &mut |_| {}).unwrap()
-    }
-}
 
 fn accepted(number: u64, host: u64, lver: u64) -> Ballot {
     Ballot {
@@ -211,7 +41,7 @@ fn ballots_written(log: &[Io], host: u64) -> Vec<Ballot> {
 
 #[test]
 fn phase_1_keeps_what_we_have_accepted_and_that_is_what_is_committed() {
-    let world = World::new();
+    let world = World::formatted();
     // We accepted host 2's value for version 1; it may have been decided by that.
     let before = accepted(2001, 2, 1);
     world.put_ballot(
@@ -236,7 +66,7 @@ fn phase_1_keeps_what_we_have_accepted_and_that_is_what_is_committed() {
 
 #[test]
 fn nothing_is_written_behind_a_write_that_hangs() {
-    let world = World::new();
+    let world = World::formatted();
     let held = world.acquired(1);
     world.disk.log();
     world.disk.next_write(ballot_at(1), Fate::Hangs);
@@ -254,7 +84,7 @@ fn nothing_is_written_behind_a_write_that_hangs() {
 
 #[test]
 fn a_release_that_lands_late_frees_nobody_elses_lease() {
-    let world = World::new();
+    let world = World::formatted();
     let held = world.acquired(1);
     world.disk.next_write(AREA, Fate::Hangs);
     // Our record says released; the leader's write hangs, and our host gives up and dies.
@@ -274,7 +104,7 @@ fn a_release_that_lands_late_frees_nobody_elses_lease() {
 
 #[test]
 fn a_host_id_is_not_given_back_while_a_write_hangs() {
-    let world = World::new();
+    let world = World::formatted();
     let mut lease = world.join();
     let at = geometry().heartbeat_at(host_id(1)) as u64;
     world.disk.next_write(at, Fate::Hangs);
@@ -300,7 +130,7 @@ fn a_host_id_is_not_given_back_while_a_write_hangs() {
 
 /// The last write of an acquire, or its ballot's last, fails one way or the other.
 fn in_doubt(at: u64, which: usize, fate: Fate) -> World {
-    let world = World::new();
+    let world = World::formatted();
     let mut count = 0;
     world.disk.rule(move |io, _| {
         count += usize::from(io.writes(at));
@@ -378,7 +208,7 @@ fn nothing_is_resolved_while_the_write_in_doubt_hangs() {
 #[test]
 fn a_damaged_ballot_record_ends_the_attempt() {
     for phase in [1, 2] {
-        let world = World::new();
+        let world = World::formatted();
         world.put_ballot(
             3,
             &BallotSector {
@@ -409,7 +239,7 @@ fn a_damaged_ballot_record_ends_the_attempt() {
 
 #[test]
 fn a_share_that_appears_before_the_commit_bars_the_exclusive_lease() {
-    let world = World::new();
+    let world = World::formatted();
     let heartbeat = world.put_heartbeat(2, 5);
     let mut seen = Sightings::default();
     seen.look(host_id(2), &heartbeat, timing(), world.clock.now());
@@ -437,7 +267,7 @@ fn a_share_that_appears_before_the_commit_bars_the_exclusive_lease() {
 
 /// Host 2 shares, and was seen without a change for longer than it can live.
 fn with_dead_sharer() -> (World, Sightings) {
-    let world = World::new();
+    let world = World::formatted();
     let heartbeat = world.put_heartbeat(2, 5);
     let mut seen = Sightings::default();
     seen.look(host_id(2), &heartbeat, timing(), Moment::default());
@@ -485,7 +315,7 @@ fn a_share_of_a_later_life_is_not_taken_for_the_dead_ones() {
 
 #[test]
 fn a_holder_sees_whether_its_lease_is_still_its_own() {
-    let world = World::new();
+    let world = World::formatted();
     let held = world.acquired(1);
     let check = || world.with(1, |resource, member, _| resource.still_held(member, &held));
     assert_eq!(check(), Ok(true));
@@ -526,7 +356,7 @@ fn a_holder_sees_whether_its_lease_is_still_its_own() {
 
 /// A renewal whose write takes `seconds`, and the lease after it.
 fn slow_renewal(seconds: u64) -> (World, HostLease, Moment, Result<(), RenewError>) {
-    let world = World::new();
+    let world = World::formatted();
     let mut lease = world.join();
     let began = world.clock.now();
     let disk = SlowDisk {
@@ -537,28 +367,6 @@ fn slow_renewal(seconds: u64) -> (World, HostLease, Moment, Result<(), RenewErro
     let result = lease.renew(&disk, &world.clock).map(|_| ());
     world.disk.log();
     (world, lease, began, result)
-}
-
-struct SlowDisk<'a> {
-    disk: &'a ScriptDisk,
-    clock: &'a ScriptClock,
-    write: Duration,
-}
-
-impl lease_core::disk::Disk for SlowDisk<'_> {
-    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, lease_core::disk::Fault> {
-        self.disk.read(offset, len)
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), lease_core::disk::Fault> {
-        self.disk.write(offset, bytes)?;
-        self.clock.pass(self.write);
-        Ok(())
-    }
-
-    fn settle(&self) -> Result<(), lease_core::disk::Fault> {
-        self.disk.settle()
-    }
 }
 
 #[test]

@@ -358,6 +358,20 @@ fn values_are_compared_across_all_disks_of_the_majority() {
         value(1),
         "of another version"
     );
+    let mut no_value = block(5, 9, 0, None);
+    no_value.ballot.bal = BallotNumber(9);
+    let two = [blocks(no_value, block(5, 3, 3, Some(value(3))))];
+    assert_eq!(
+        paxos::choose(Lver(5), &two, value(1)),
+        value(3),
+        "a block without a value has accepted nothing"
+    );
+    let no_bal = [vec![block(5, 7, 0, Some(value(2)))]];
+    assert_eq!(
+        paxos::choose(Lver(5), &no_bal, value(1)),
+        value(1),
+        "not accepted in any ballot"
+    );
 }
 
 #[test]

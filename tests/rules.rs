@@ -737,7 +737,10 @@ fn a_takeover_waits_one_percent_longer_than_the_owner_may_live() {
 
 /// Host 2 has finished host 1's ballot for version 1 and stalls before it writes the leader.
 fn a_stalled_commit() -> (Stage, Actor, Actor) {
-    let mut stage = Stage::joined(3);
+    a_stalled_commit_of(Stage::joined(3))
+}
+
+fn a_stalled_commit_of(mut stage: Stage) -> (Stage, Actor, Actor) {
     let first = stage.hold(0, errand(Exclusive, 1));
     stage.until(first, accepts(1));
     stage.step(first);
@@ -946,6 +949,33 @@ fn of_a_share_on_several_disks_the_newest_record_counts() {
         "{}",
         stage.story()
     );
+}
+
+#[test]
+fn a_release_that_reads_only_disks_whose_leader_has_gone_back_frees_it_on_the_others_too() {
+    let setups = [1, 2, 3].map(|host| {
+        let mut setup = setup(host);
+        setup.disks = 3;
+        setup
+    });
+    let (mut stage, first, second) = a_stalled_commit_of(Stage::of(&setups));
+    stage.finish(first);
+    let third = stage.hold(2, errand(Exclusive, 1));
+    stage.until_held(third);
+    // The commit that stalled reaches two disks of three, and the release reads just those.
+    stage.step(second);
+    stage.step(second);
+    stage.kill(second);
+    stage.until(third, writes_block(3));
+    stage.until(third, reads_leader);
+    stage.step(third);
+    stage.step(third);
+    stage.fails(third, false);
+    stage.finish(third);
+    stage.pass(seconds(3));
+    assert_eq!(watched(&mut stage, 0), "held", "{}", stage.story());
+    assert_eq!(stage.leader(0).lver(), Lver(3));
+    assert_safe(&stage);
 }
 
 #[test]

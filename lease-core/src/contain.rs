@@ -6,6 +6,7 @@
 //! for finding whom to kill while lease-hold lives, never a proof once it is dead.
 
 use crate::process::{Process, ProcessId};
+use crate::spec::path_text;
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::signal::kill;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 #[serde(rename_all = "snake_case")]
 pub enum Containment {
     /// In this directory of a cgroup2 file system.
-    Cgroup(PathBuf),
+    Cgroup(#[serde(with = "path_text")] PathBuf),
     /// In the PID namespace of the guarded process, which is its init.
     PidNamespace,
     /// Not at all: only found as descendants.

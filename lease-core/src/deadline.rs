@@ -215,4 +215,88 @@ mod tests {
             assert_eq!(acts(&steps), expected, "{story}");
         }
     }
+
+    /// After these steps: when the next one is due, and whether a lease is lost.
+    fn after(steps: &[(Moment, Standing)]) -> (Moment, bool) {
+        let mut deadline = Deadline::Running;
+        let mut last = standing();
+        for (now, standing) in steps {
+            deadline.step(*now, *standing);
+            last = *standing;
+        }
+        (deadline.due(last), deadline.lost())
+    }
+
+    #[test]
+    fn when_the_next_step_is_due_and_whether_a_lease_is_lost() {
+        let fine = standing();
+        let stop = Standing { stop: true, ..fine };
+        let taken = Standing {
+            taken: true,
+            ..fine
+        };
+        let (kill, again) = (at(105), at(105).after(KILL_AGAIN));
+        let stopped = (at(89), stop);
+        let table: [(&str, Vec<(Moment, Standing)>, Moment, bool); 9] = [
+            ("running: at 8t", vec![], at(100), false),
+            ("lost: after the grace", vec![(at(100), fine)], kill, true),
+            ("stopping: after ten seconds", vec![stopped], at(99), false),
+            (
+                "stopping: at 8t, if that is sooner",
+                vec![(at(95), stop)],
+                at(100),
+                false,
+            ),
+            (
+                "lost while stopping: at the earlier end",
+                vec![(at(97), stop), (at(100), stop)],
+                kill,
+                true,
+            ),
+            (
+                "killed for the loss: soon again",
+                vec![(kill, fine)],
+                again,
+                true,
+            ),
+            (
+                "killed after a stop",
+                vec![stopped, (at(99), stop)],
+                at(99).after(KILL_AGAIN),
+                false,
+            ),
+            (
+                "killed after a stop, and then lost",
+                vec![stopped, (at(99), stop), (at(101), stop)],
+                at(101).after(KILL_AGAIN),
+                true,
+            ),
+            (
+                "taken on the disk",
+                vec![(at(90), taken)],
+                at(90).after(KILL_AGAIN),
+                true,
+            ),
+        ];
+        for (story, steps, due, lost) in table {
+            assert_eq!(after(&steps), (due, lost), "{story}");
+        }
+    }
+
+    #[test]
+    fn between_two_rounds_of_killing_there_is_a_pause() {
+        let mut deadline = Deadline::Running;
+        let again = at(105).after(KILL_AGAIN);
+        assert_eq!(deadline.step(at(105), standing()), Act::Kill);
+        let early = Moment(again.0 - 1);
+        assert_eq!(deadline.step(early, standing()), Act::Nothing);
+        assert_eq!(deadline.step(again, standing()), Act::Kill);
+        // What is lost stays lost, whatever is heard later.
+        let renewed = Standing {
+            expires: at(200),
+            ..standing()
+        };
+        assert_eq!(deadline.step(at(106), renewed), Act::Kill);
+        assert!(deadline.lost());
+    }
 }

@@ -147,6 +147,7 @@ pub fn join(
             generation,
             written: record,
             unsure: Vec::new(),
+            highest: record.timestamp(),
             renewed: issued,
             ballots_from,
             quiet_from: ballots_from,
@@ -295,6 +296,8 @@ pub struct HostLease {
     /// Writes of which it is not known whether they happened, or still may, and when each was
     /// issued.
     unsure: Vec<(Heartbeat, Moment)>,
+    /// The largest timestamp that was written in this life, or may have been.
+    highest: u64,
     renewed: Moment,
     ballots_from: Moment,
     /// Before this moment the record is not freed.
@@ -368,11 +371,14 @@ impl HostLease {
         let now = clock.now();
         check_time(former.renewed, claim.timing, now)?;
         let in_flight = former.in_flight.map(|timestamp| record.stamped(timestamp));
+        let known = [record.timestamp(), former.written];
+        let highest = known.into_iter().chain(former.in_flight).max();
         Ok(Self {
             lockspace: *lockspace,
             claim: *claim,
             generation: former.generation,
             written: record,
+            highest: highest.unwrap_or(0),
             unsure: in_flight.map(|record| (record, now)).into_iter().collect(),
             renewed: former.renewed,
             ballots_from: former.ballots_from,
@@ -506,11 +512,9 @@ impl HostLease {
 
     /// Within one life no timestamp comes twice: whoever sees one again knows that nothing was
     /// written in between.
-    fn later_timestamp(&self, now: Moment) -> u64 {
-        let unsure = self.unsure.iter().map(|(record, _)| record.timestamp());
-        let unsure = unsure.max();
-        let last = self.written.timestamp().max(unsure.unwrap_or(0));
-        now.seconds().max(last + 1)
+    fn later_timestamp(&mut self, now: Moment) -> u64 {
+        self.highest = now.seconds().max(self.highest + 1);
+        self.highest
     }
 
     fn check_time(&self, clock: &dyn Clock) -> Result<(), Lost> {

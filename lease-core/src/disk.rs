@@ -81,3 +81,36 @@ impl<D: Disk + ?Sized> Disk for &D {
         (**self).settle()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_could_not_be_opened_reads_and_writes_nothing_and_owes_nothing() {
+        let disk: &dyn Disk = &&Absent;
+        assert!(matches!(disk.read(0, 512), Err(Fault::Failed(_))));
+        assert!(matches!(disk.write(0, &[0; 512]), Err(Fault::Failed(_))));
+        assert_eq!(disk.settle(), Ok(()));
+    }
+
+    #[test]
+    fn a_reference_to_a_disk_is_that_disk() {
+        struct Hung;
+        impl Disk for Hung {
+            fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+                Ok(vec![offset as u8; len])
+            }
+            fn write(&self, _: u64, _: &[u8]) -> Result<(), Fault> {
+                Err(Fault::TimedOut(1))
+            }
+            fn settle(&self) -> Result<(), Fault> {
+                Err(Fault::Outstanding)
+            }
+        }
+        let disk: &dyn Disk = &&Hung;
+        assert_eq!(disk.read(7, 2), Ok(vec![7, 7]));
+        assert_eq!(disk.write(0, &[]), Err(Fault::TimedOut(1)));
+        assert_eq!(disk.settle(), Err(Fault::Outstanding));
+    }
+}

@@ -255,6 +255,7 @@ mod tests {
         assert_eq!(Name::new(&[b'a'; 49]), Err(IdError::TooLong(48)));
         assert!(Name::new(&[b'a'; 48]).is_ok());
         assert_eq!(Name::new_host(&[b'a'; 48]), Err(IdError::TooLong(47)));
+        assert!(Name::new_host(&[b'a'; 47]).is_ok());
         for bad in [
             &b"a\nb"[..],
             b"a:b",
@@ -266,6 +267,16 @@ mod tests {
         ] {
             assert_eq!(Name::new(bad), Err(IdError::Character), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn ids_and_names_are_shown_as_they_are_given() {
+        let host = HostId::new(17).unwrap();
+        assert_eq!(host.to_string(), "17");
+        assert_eq!(serde_json::to_string(&host).unwrap(), "17");
+        assert!(serde_json::from_str::<HostId>("0").is_err());
+        let name = Name::from_field(b"a\xff").unwrap();
+        assert_eq!(format!("{name} {name:?}"), r#"a\xff "a\\xff""#);
     }
 
     #[test]

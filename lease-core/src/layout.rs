@@ -275,6 +275,17 @@ mod tests {
     }
 
     #[test]
+    fn a_geometry_is_told_and_shown_by_its_sizes() {
+        let large = Geometry::ALL[4];
+        assert_eq!(large.to_string(), "4096-byte sectors, 8M areas");
+        for geometry in Geometry::ALL {
+            let told = <[u64; 2]>::from(geometry);
+            assert_eq!(Geometry::try_from(told), Ok(geometry));
+        }
+        assert_eq!(<[u64; 2]>::from(large), [4096, 8]);
+    }
+
+    #[test]
     fn every_record_fits_its_area() {
         for g in Geometry::ALL {
             let last = HostId::new(g.max_hosts()).unwrap();

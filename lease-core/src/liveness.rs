@@ -260,6 +260,41 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_dead_a_nanosecond_after_its_time_and_not_at_its_end() {
+        let mut seen = Sightings::default();
+        seen.look(host(), &beat(5, 7), ours(), at(100));
+        let until = old(100, 10);
+        let judge = |now| seen.judge(host(), Generation(5), &beat(5, 7), now);
+        assert_eq!(judge(until), Verdict::Unknown { until });
+        assert_eq!(judge(Moment(until.0 + 1)), Verdict::Dead);
+    }
+
+    #[test]
+    fn a_free_heartbeat_or_another_hosts_ends_what_was_known() {
+        let elsewhere = HostId::new(4).unwrap();
+        for (host, record) in [(host(), beat(5, 0)), (elsewhere, beat(5, 7))] {
+            let known = Sighting::first(&beat(5, 7), ours(), at(100));
+            let mut seen = Sightings::from(vec![(host, known)]);
+            assert_eq!(seen.iter().collect::<Vec<_>>(), [(host, &known)]);
+            seen.look(host, &record, ours(), at(101));
+            assert_eq!(seen.of(host), None);
+            let verdict = seen.judge(host, Generation(5), &record, at(102));
+            assert_eq!(verdict, Verdict::Gone);
+        }
+    }
+
+    #[test]
+    fn what_was_seen_is_told_to_others_whole() {
+        let mut seen = Sightings::default();
+        for (second, timestamp) in [(100, 7), (101, 8)] {
+            seen.look(host(), &beat(5, timestamp), ours(), at(second));
+        }
+        let json = serde_json::to_string(&seen).unwrap();
+        assert_eq!(serde_json::from_str::<Sightings>(&json).unwrap(), seen);
+        assert_eq!(seen.iter().count(), 1);
+    }
+
+    #[test]
     fn a_host_without_a_note_is_given_sixty_seconds() {
         let bare = {
             let mut sector = beat(5, 7).to_sector();

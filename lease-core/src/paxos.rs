@@ -87,14 +87,15 @@ pub fn judge(proposer: &Proposer, mbal: BallotNumber, blocks: &[BallotSector]) -
 /// Section 3, end of phase 1: the value of the block with the largest `bal`; our own if no block
 /// has one.
 pub fn choose(lver: Lver, disks: &[Blocks], own: Stamp) -> Stamp {
-    let accepted = |ballot: &&Ballot| ballot.lver == lver && ballot.bal > BallotNumber(0);
-    let last = disks
-        .iter()
-        .flatten()
-        .map(|b| &b.ballot)
-        .filter(accepted)
-        .max_by_key(|b| b.bal);
-    last.and_then(|ballot| ballot.value).unwrap_or(own)
+    let accepted = |ballot: &Ballot| {
+        let of_this = ballot.lver == lver && ballot.bal > BallotNumber(0);
+        of_this.then_some((ballot.bal, ballot.value?))
+    };
+    let blocks = disks.iter().flatten();
+    let last = blocks
+        .filter_map(|block| accepted(&block.ballot))
+        .max_by_key(|(bal, _)| *bal);
+    last.map_or(own, |(_, value)| value)
 }
 
 /// A number larger than any in the blocks, that only this host uses: its id modulo max_hosts.

@@ -34,6 +34,11 @@ impl<'a> Quorum<'a> {
         Self { replicas }
     }
 
+    /// How many disks there are.
+    pub fn disks(&self) -> usize {
+        self.replicas.len()
+    }
+
     /// How many disks decide.
     pub fn majority(&self) -> usize {
         self.replicas.len() / 2 + 1

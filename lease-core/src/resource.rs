@@ -76,7 +76,7 @@ pub struct Member<'a> {
     pub generation: Generation,
     /// Before this moment writes of an earlier life of the host id, or at this resource of a
     /// process that died or was not told how its write ended, may still land: no ballot before a
-    /// renewal that was issued later. That renewal also shows that none has landed on our heartbeat.
+    /// renewal that was issued later. That renewal also shows that none landed on our heartbeat.
     pub ballots_from: Moment,
 }
 
@@ -150,6 +150,7 @@ impl Resource<'_> {
                     return Ok(attempt);
                 }
                 if self.read_leader()? != view.leader {
+                    ballots += 1; // Not for ever: a damaged disk alone may have the newest.
                     continue;
                 }
             }
@@ -173,8 +174,8 @@ impl Resource<'_> {
         view: &View,
         seen: &mut Sightings,
     ) -> Result<Option<Attempt>, AcquireError> {
-        if wanted.lver.is_some_and(|lver| lver != view.leader.lver()) {
-            let found = view.leader.lver();
+        let found = view.last();
+        if wanted.lver.is_some_and(|lver| lver != found) {
             let why = Refusal::Version { found };
             return Ok(Some(Attempt::Refused(why, view.snapshot(&[]))));
         }
@@ -250,15 +251,20 @@ impl Resource<'_> {
         let mut ballots = 0;
         while ballots < BALLOTS_MAX {
             let view = self.look(member)?;
-            if view.at_stake(member) {
+            let own = view.newest_of(member.host);
+            // Of a version that we have started, a disk that is not seen may have our value.
+            let unseen = !view.everywhere && own.ballot.lver == view.version();
+            if unseen || view.at_stake(member) {
                 self.ballot_until_decided(member, &wanted, view, &mut ballots)?;
                 continue;
             }
-            let own = view.newest_of(member.host);
             let leader = view.leader;
-            let ours = leader.owner().is_some_and(|owner| member.is(owner));
-            if !ours || own.ballot.lver > leader.lver() {
-                return self.end_share(member, own);
+            let ours = |owner: Option<Stamp>| owner.is_some_and(|owner| member.is(owner));
+            if !ours(leader.owner()) || own.ballot.lver > leader.lver() {
+                if ours(leader.last_owner()) {
+                    self.free_everywhere(member, &view)?;
+                }
+                return self.end_share(member, &own);
             }
             let held = Held {
                 lver: leader.lver(),
@@ -271,18 +277,21 @@ impl Resource<'_> {
         Err(AcquireError::Undecided.doubtful(true))
     }
 
-    fn end_share(&self, member: &Member<'_>, own: BallotSector) -> Result<(), AcquireError> {
-        if own.shared.is_none() {
+    /// A leader that we have freed may be ours yet on a disk that is not seen. Whoever has started
+    /// the next version does not ask.
+    fn free_everywhere(&self, member: &Member<'_>, view: &View) -> Result<(), AcquireError> {
+        let goes_on = |block: &BallotSector| block.ballot.lver > view.leader.lver();
+        if view.everywhere || view.disks.iter().flatten().any(goes_on) {
             return Ok(());
         }
-        self.write_own(
-            member,
-            &BallotSector {
-                shared: None,
-                note: None,
-                ..own
-            },
-        )
+        self.write_leader(member, &view.leader)
+    }
+
+    fn end_share(&self, member: &Member<'_>, own: &BallotSector) -> Result<(), AcquireError> {
+        match own.shared {
+            Some(_) => self.write_released(member, own),
+            None => Ok(()),
+        }
     }
 
     /// Whether a lease that we hold is still ours on the disk. Compares who owns it, not bytes:
@@ -321,12 +330,7 @@ impl Resource<'_> {
     /// another host wrote it for us it is left: that host's write could otherwise come after ours.
     /// After a failure call [`Resource::resolve`].
     pub fn release(&self, member: &Member<'_>, held: &Held) -> Result<(), AcquireError> {
-        let own = BallotSector {
-            ballot: held.own.ballot,
-            released: true,
-            ..BallotSector::default()
-        };
-        self.write_own(member, &own)?;
+        self.write_released(member, &held.own)?;
         if held.mode == Mode::Exclusive {
             self.free(member, held)?;
         }
@@ -416,6 +420,7 @@ impl Resource<'_> {
         Ok(View {
             leader,
             finished_by_another: leaders.iter().any(by_another),
+            everywhere: disks.len() == self.quorum.disks() && leaders.iter().all(|l| *l == leader),
             disks,
         })
     }
@@ -751,7 +756,7 @@ impl Resource<'_> {
         self.write_own(member, &held.own)?;
         if !self.still_leads(member, &held)? {
             // We were taken for dead before our share was written: it does not count.
-            self.end_share(member, held.own)?;
+            self.end_share(member, &held.own)?;
             let snapshot = self.look(member)?.snapshot(&[]);
             return Ok(Attempt::Refused(Refusal::Contended, snapshot));
         }
@@ -769,6 +774,16 @@ impl Resource<'_> {
     fn write_own(&self, member: &Member<'_>, own: &BallotSector) -> Result<(), AcquireError> {
         let at = self.geometry.ballot_at(member.host);
         self.write(member, at, &own.to_sector(self.geometry.sector()))
+    }
+
+    /// We have let go of the version of this ballot, or share it no more.
+    fn write_released(&self, member: &Member<'_>, own: &BallotSector) -> Result<(), AcquireError> {
+        let own = BallotSector {
+            ballot: own.ballot,
+            released: true,
+            ..BallotSector::default()
+        };
+        self.write_own(member, &own)
     }
 
     fn write_leader(&self, member: &Member<'_>, leader: &Leader) -> Result<(), AcquireError> {

@@ -54,6 +54,7 @@ pub enum SpecError {
 )]
 pub struct Place {
     /// File or block device.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// Bytes from its start; a multiple of the area size.
     pub offset: u64,
@@ -317,6 +318,27 @@ fn escape_path(path: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// A path in JSON: as text that all its bytes come back from, UTF-8 or not.
+pub mod path_text {
+    use crate::id::{escape, unescape};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    /// As [`escape`] shows it.
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&escape(path.as_os_str().as_bytes()))
+    }
+
+    /// What [`serialize`] has made of a path.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = unescape(&text).ok_or_else(|| D::Error::custom("bad escape"))?;
+        Ok(OsString::from_vec(bytes).into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,6 +416,25 @@ mod tests {
             resource(&format!("L:{long}:/p:0")),
             Err(SpecError::ResourceName(IdError::TooLong(48)))
         );
+    }
+
+    #[test]
+    fn the_largest_that_is_taken() {
+        let path = "p".repeat(1023);
+        let longest = lockspace(&format!("LS:1:{path}:0")).unwrap();
+        assert_eq!(longest.place.path.as_os_str().len(), PATH_MAX);
+        let four = resource("L:R:/a:0:/b:0:/c:0:/d:0").unwrap();
+        assert_eq!(four.places.len(), DISKS_MAX);
+        assert_eq!(four.mode.to_string(), "exclusive");
+        let shared = resource("L:R:/a:0:SH").unwrap();
+        assert_eq!(shared.mode.to_string(), "shared");
+    }
+
+    #[test]
+    fn fields_are_counted_between_colons_that_are_not_escaped() {
+        for (text, fields) in [("", 1), ("/a", 1), ("/a\\:b:0", 2), ("L:R:/a:0:SH", 5)] {
+            assert_eq!(count_fields(&text.into()), Ok(fields), "{text}");
+        }
     }
 
     #[test]

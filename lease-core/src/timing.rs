@@ -177,6 +177,21 @@ mod tests {
         );
         let t1 = Timing::new(1, 2).unwrap();
         assert_eq!(t1.dead_after(), Duration::from_secs(10));
+        assert_eq!((t1.io_timeout(), t1.watchdog()), (1, 2));
+    }
+
+    #[test]
+    fn the_times_beside_the_table() {
+        let t10 = Timing::new(10, 60).unwrap();
+        let seconds = [
+            t10.grace_most(),
+            t10.strike_within(),
+            t10.join_look(),
+            t10.join_settle(),
+            t10.seen_alive(),
+        ]
+        .map(|d| d.as_secs());
+        assert_eq!(seconds, [45, 15, 30, 20, 40]);
     }
 
     #[test]

@@ -71,6 +71,25 @@ fn every_mutant_changes_one_place_and_names_a_test() {
     }
 }
 
+/// What `tests/mutants/run` leaves out speaks of code that is there, and says why.
+#[test]
+fn every_mutant_that_no_test_catches_is_explained_and_has_its_line() {
+    let text = std::fs::read_to_string(root().join("tests/mutants/equivalent.txt")).unwrap();
+    for block in text.split("\n== ").skip(1) {
+        let mut lines = block.lines();
+        let (file, what) = lines.next().unwrap().split_once(": ").unwrap();
+        let line = lines.next().unwrap().strip_prefix("< ").unwrap();
+        let reason = lines.next().unwrap_or_default();
+        assert!(reason.ends_with('.'), "{what}: no reason");
+        let source = std::fs::read_to_string(root().join(file)).unwrap();
+        let stands = source.lines().any(|other| other.trim() == line);
+        assert!(stands, "{file}: there is no line {line:?}");
+        let function = what.rsplit(" in ").next().unwrap().rsplit("::").next();
+        let named = function.is_some_and(|name| source.contains(&format!("fn {name}")));
+        assert!(named, "{file}: there is no function for {what:?}");
+    }
+}
+
 #[test]
 #[ignore = "builds the workspace once for each mutant"]
 fn every_mutant_is_caught_by_the_test_that_is_named_for_it() {

@@ -5,9 +5,11 @@ pub mod family;
 pub mod files;
 pub mod fuzz;
 pub mod hosts;
+pub mod messages;
 pub mod path;
 pub mod process;
 pub mod sanlock;
+pub mod scene;
 pub mod script;
 pub mod storage;
 

@@ -150,6 +150,32 @@ impl Disk for ScriptDisk {
     }
 }
 
+/// The disk, with writes that take their time.
+pub struct SlowDisk<'a> {
+    /// The disk.
+    pub disk: &'a ScriptDisk,
+    /// Whose time it takes.
+    pub clock: &'a ScriptClock,
+    /// How long a write takes.
+    pub write: Duration,
+}
+
+impl Disk for SlowDisk<'_> {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.disk.read(offset, len)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.disk.write(offset, bytes)?;
+        self.clock.pass(self.write);
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.disk.settle()
+    }
+}
+
 /// A clock that stands still unless somebody waits.
 #[derive(Debug, Default)]
 pub struct ScriptClock(Cell<u64>);

@@ -96,7 +96,7 @@ impl Ballot {
             lver: Lver(u64_at(sector, LVER)),
         };
         let stored = u32_at(sector, CHECKSUM);
-        if stored == 0 && inp == 0 && ballot.is_unused() {
+        if stored == 0 && inp == 0 && ballot == Self::default() {
             return Ok(Self::default());
         }
         check_sum(NAME, stored, &sector[..CHECKSUM])?;
@@ -108,14 +108,6 @@ impl Ballot {
             });
         }
         Ok(ballot)
-    }
-
-    fn is_unused(&self) -> bool {
-        *self
-            == Self {
-                value: self.value,
-                ..Self::default()
-            }
     }
 
     fn encode(&self, sector: &mut [u8]) {

@@ -315,6 +315,15 @@ mod tests {
     }
 
     #[test]
+    fn an_io_timeout_is_1_to_255_seconds_and_0_leaves_it_to_the_reader() {
+        for (seconds, told) in [(0, None), (1, Some(1)), (255, Some(255))] {
+            let record = decoded(FREED).timed(seconds);
+            let read = Heartbeat::decode(&record.to_sector()).unwrap();
+            assert_eq!(read.io_timeout(), told);
+        }
+    }
+
+    #[test]
     fn a_note_of_another_life_is_absent() {
         let joined = decoded(FREED).joined(&name("h"), 600, 2, note(2));
         let mut sector = joined.to_sector();

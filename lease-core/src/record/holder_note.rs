@@ -160,5 +160,12 @@ mod tests {
             bytes[at] ^= 0x80;
             assert_eq!(HolderNote::decode(&bytes), None, "byte {at}");
         }
+        for at in [0, FORMAT_AT] {
+            let mut bytes = note().encode();
+            bytes[at] += 1;
+            let sum = crc32fast::hash(&bytes[..CHECKSUM_AT]);
+            put(&mut bytes, CHECKSUM_AT, &sum.to_le_bytes());
+            assert_eq!(HolderNote::decode(&bytes), None, "byte {at}, checked");
+        }
     }
 }

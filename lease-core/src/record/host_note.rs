@@ -107,6 +107,13 @@ mod tests {
             assert_eq!(HostNote::decode(&bytes), None, "byte {at}");
         }
         assert_eq!(HostNote::decode(&[0; HOST_NOTE_LEN]), None);
+        for at in [0, FORMAT_AT] {
+            let mut bytes = note().encode();
+            bytes[at] += 1;
+            let sum = crc32fast::hash(&bytes[..CHECKSUM_AT]);
+            put(&mut bytes, CHECKSUM_AT, &sum.to_le_bytes());
+            assert_eq!(HostNote::decode(&bytes), None, "byte {at}, checked");
+        }
     }
 
     #[test]

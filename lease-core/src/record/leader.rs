@@ -520,6 +520,22 @@ mod tests {
         assert_eq!(leader.geometry(), Geometry::ALL[0]);
         assert_eq!(leader.owner(), Some(stamp(1, 931)));
         assert!(!leader.released(stamp(1, 931)).short_hold());
+        let owner = stamp(1, 931);
+        for (short, flags) in [(Some(true), 0x11), (Some(false), 0x10), (None, 0x11)] {
+            let next = leader.committed(Lver(9), owner, owner, short);
+            assert_eq!(next.flags(), flags);
+        }
+        let fresh = decoded(FRESH).committed(Lver(1), owner, owner, Some(true));
+        assert_eq!(fresh.flags(), 0x11);
+    }
+
+    #[test]
+    fn an_older_record_does_not_name_its_area_size() {
+        let mut old = decoded(SHORT);
+        old.raw.put_u32(FLAGS, SHORT_HOLD);
+        let read = Leader::decode(&old.to_sector()).unwrap();
+        assert!(!read.names_area_size());
+        assert_eq!(read.geometry(), Geometry::ALL[0]);
     }
 
     #[test]

@@ -138,6 +138,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn sanlocks_numbers() {
+        let record = "";
+        let (stored, computed) = (0, 0);
+        let sum = RecordError::Checksum {
+            record,
+            stored,
+            computed,
+        };
+        let table = [
+            (magic(record, 0), -223),
+            (RecordError::Cleared { record }, -223),
+            (version(record, 0), -224),
+            (sum, -229),
+            (range(record, "", 0), -223),
+        ];
+        for (error, number) in table {
+            assert_eq!(error.sanlock_number(), number, "{error}");
+        }
+    }
+
     fn magic(record: &'static str, found: u32) -> RecordError {
         RecordError::Magic { record, found }
     }

@@ -6,7 +6,7 @@ use crate::device::Identity;
 use crate::id::{Generation, HostId, Lver, Name};
 use crate::layout::Geometry;
 use crate::liveness::Sightings;
-use crate::spec::{Mode, Place};
+use crate::spec::{Mode, Place, path_text};
 use crate::timing::Timing;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -210,6 +210,7 @@ pub struct Welcome {
     /// Our host name.
     pub host_name: Name,
     /// File or device of the lockspace, absolute.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// Bytes from its start.
     pub offset: u64,
@@ -240,6 +241,7 @@ pub struct Description {
     /// Our host name.
     pub host_name: Name,
     /// File or device of the lockspace.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// Bytes from its start.
     pub offset: u64,

@@ -15,6 +15,8 @@ pub(super) struct View {
     /// Another host than its owner has written it, on some disk.
     pub(super) finished_by_another: bool,
     pub(super) disks: Vec<Blocks>,
+    /// All disks were read, and all have this leader.
+    pub(super) everywhere: bool,
 }
 
 impl View {
@@ -28,6 +30,11 @@ impl View {
         };
         let started = self.disks.iter().flatten().map(next).max();
         started.unwrap_or_default().max(self.leader.lver().next())
+    }
+
+    /// The version before that: the last that anybody has had.
+    pub(super) fn last(&self) -> Lver {
+        Lver(self.version().0.saturating_sub(1))
     }
 
     /// The leader has gone back by more than what a commit under way explains.

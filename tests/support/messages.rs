@@ -1,0 +1,238 @@
+//! Random messages of the registry, each with anything that its fields can hold.
+#![allow(clippy::expect_used)] // A test's helper fails the test by panicking.
+
+use crate::sim::RESOURCE_GEOMETRY;
+use fastrand::Rng;
+use lease_core::clock::Moment;
+use lease_core::contain::Containment;
+use lease_core::device::Identity;
+use lease_core::id::{Generation, HostId, Lver, Name};
+use lease_core::liveness::{Sighting, Sightings};
+use lease_core::registry::message::{
+    AreaId, Ask, Asked, HolderId, Left, Phase, Rival, Tell, Turn, Welcome,
+};
+use lease_core::spec::{Mode, Place};
+use lease_core::timing::Timing;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+fn number(rng: &mut Rng) -> u64 {
+    match rng.u8(..3) {
+        0 => rng.u64(..3),
+        1 => u64::MAX - rng.u64(..3),
+        _ => rng.u64(..),
+    }
+}
+
+fn moment(rng: &mut Rng) -> Moment {
+    Moment(number(rng))
+}
+
+fn text(rng: &mut Rng) -> String {
+    let length = rng.usize(..20);
+    std::iter::repeat_with(|| rng.char(..))
+        .take(length)
+        .collect()
+}
+
+fn bytes(rng: &mut Rng) -> Vec<u8> {
+    let length = rng.usize(1..=48);
+    std::iter::repeat_with(|| rng.u8(1..))
+        .take(length)
+        .collect()
+}
+
+fn name(rng: &mut Rng) -> Name {
+    Name::from_field(&bytes(rng)).expect("a name")
+}
+
+/// Most are no UTF-8.
+fn path(rng: &mut Rng) -> PathBuf {
+    OsString::from_vec(bytes(rng)).into()
+}
+
+fn host(rng: &mut Rng) -> HostId {
+    HostId::new(rng.u64(1..=2000)).expect("a host id")
+}
+
+fn timing(rng: &mut Rng) -> Timing {
+    Timing::new(rng.u8(1..), rng.u16(1..=60)).expect("a timing")
+}
+
+fn some<T>(rng: &mut Rng, of: impl Fn(&mut Rng) -> T) -> Option<T> {
+    rng.bool().then(|| of(rng))
+}
+
+fn several<T>(rng: &mut Rng, of: impl Fn(&mut Rng) -> T) -> Vec<T> {
+    (0..rng.usize(..4)).map(|_| of(rng)).collect()
+}
+
+fn lver(rng: &mut Rng) -> Lver {
+    Lver(number(rng))
+}
+
+fn phase(rng: &mut Rng) -> Phase {
+    let lver = lver(rng);
+    let all = [
+        Phase::Idle,
+        Phase::Acquiring,
+        Phase::Held(lver),
+        Phase::Leaving(lver),
+        Phase::Releasing,
+        Phase::Doubt,
+    ];
+    all[rng.usize(..all.len())]
+}
+
+fn left(rng: &mut Rng) -> Left {
+    Left {
+        doubt: rng.bool(),
+        late: rng.bool(),
+    }
+}
+
+fn area(rng: &mut Rng) -> AreaId {
+    AreaId {
+        identity: Identity {
+            device: number(rng),
+            inode: number(rng),
+        },
+        offset: number(rng),
+    }
+}
+
+fn place(rng: &mut Rng) -> Place {
+    Place {
+        path: path(rng),
+        offset: number(rng),
+    }
+}
+
+fn asked(rng: &mut Rng) -> Asked {
+    Asked {
+        resource: name(rng),
+        mode: [Mode::Exclusive, Mode::Shared][rng.usize(..2)],
+        areas: several(rng, |rng| some(rng, area)),
+        places: several(rng, place),
+        spec: text(rng),
+    }
+}
+
+fn containment(rng: &mut Rng) -> Containment {
+    match rng.u8(..3) {
+        0 => Containment::Cgroup(path(rng)),
+        1 => Containment::PidNamespace,
+        _ => Containment::Tree,
+    }
+}
+
+/// What a lease-hold says.
+pub fn ask(rng: &mut Rng) -> Ask {
+    let index = rng.usize(..);
+    match rng.u8(..9) {
+        0 => Ask::Register {
+            command: text(rng),
+            resources: several(rng, asked),
+        },
+        1 => Ask::Describe,
+        2 => Ask::Resume {
+            holder: HolderId(number(rng)),
+            generation: Generation(number(rng)),
+            phases: several(rng, phase),
+            late: several(rng, Rng::bool),
+        },
+        3 => Ask::Acquire { index },
+        4 => Ask::Acquired {
+            index,
+            lver: some(rng, lver),
+            left: left(rng),
+        },
+        5 => Ask::Guard {
+            containment: containment(rng),
+        },
+        6 => Ask::Gone,
+        7 => Ask::Release { index },
+        _ => Ask::Released {
+            index,
+            left: left(rng),
+        },
+    }
+}
+
+fn sighting(rng: &mut Rng) -> (HostId, Sighting) {
+    let sighting = Sighting {
+        generation: Generation(number(rng)),
+        timestamp: number(rng),
+        timing: timing(rng),
+        since: moment(rng),
+        changed: some(rng, moment),
+    };
+    (host(rng), sighting)
+}
+
+fn welcome(rng: &mut Rng) -> Welcome {
+    Welcome {
+        holder: HolderId(number(rng)),
+        lockspace: name(rng),
+        host: host(rng),
+        generation: Generation(number(rng)),
+        host_name: name(rng),
+        path: path(rng),
+        offset: number(rng),
+        geometry: RESOURCE_GEOMETRY,
+        timing: timing(rng),
+        renewed: moment(rng),
+        ballots_from: moment(rng),
+        hosts: Sightings::from(several(rng, sighting)),
+    }
+}
+
+fn turn(rng: &mut Rng) -> Turn {
+    match some(rng, moment) {
+        Some(not_before) => Turn::Ballot { not_before },
+        None => Turn::Share,
+    }
+}
+
+fn rival(rng: &mut Rng) -> Rival {
+    Rival {
+        pid: rng.i32(..),
+        command: text(rng),
+        passing: rng.bool(),
+        crashed: rng.bool(),
+    }
+}
+
+/// What a lease-join says; all but the description, which is for people.
+pub fn tell(rng: &mut Rng) -> Tell {
+    let index = rng.usize(..);
+    match rng.u8(..10) {
+        0 => Tell::Registered(Box::new(welcome(rng))),
+        1 => Tell::Resumed {
+            renewed: moment(rng),
+        },
+        2 => Tell::Refused { why: text(rng) },
+        3 => Tell::Turn {
+            index,
+            how: turn(rng),
+        },
+        4 => Tell::Busy {
+            index,
+            by: rival(rng),
+        },
+        5 => Tell::Go {
+            generation: Generation(number(rng)),
+            renewed: moment(rng),
+        },
+        6 => Tell::ReleaseTurn {
+            index,
+            last: rng.bool(),
+        },
+        7 => Tell::Renewed {
+            renewed: moment(rng),
+        },
+        8 => Tell::Lost { why: text(rng) },
+        _ => Tell::Stop,
+    }
+}
