@@ -4,46 +4,19 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use lease_core::clock::{Clock, Interrupted, Moment};
-use lease_core::disk::Fault;
 use lease_core::id::{BallotNumber, Generation, Lver};
 use lease_core::liveness::Sightings;
-use lease_core::quorum::{Quorum, Replica};
-use lease_core::record::ballot::{Ballot, BallotSector};
+use lease_core::record::ballot::BallotSector;
 use lease_core::record::holder_note::HolderNote;
 use lease_core::record::leader::{Leader, Stamp};
-use lease_core::resource::{
-    AcquireError, Attempt, Held, Member, Refusal, Resource, Snapshot, Wanted,
-};
+use lease_core::resource::{AcquireError, Attempt, Held, Member, Refusal, Snapshot, Wanted};
 use lease_core::spec::Mode;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
-use support::scene::{AREA, HOSTS, World, ballot_at, geometry};
+use support::scene::{AREA, HOSTS, World, ballot_at, block, geometry, stamp};
 use support::script::{Fate, Io, put};
-use support::sim::area_offset;
-use support::sim::port::Op;
-use support::sim::stage::{Actor, Stage, accepts, setup, writes_leader};
 use support::storage::host_id;
-
-fn stamp(host: u64, generation: u64) -> Stamp {
-    Stamp {
-        host: host_id(host),
-        generation: Generation(generation),
-        timestamp: 5,
-    }
-}
-
-fn block(lver: u64, number: u64, value: Option<Stamp>) -> BallotSector {
-    BallotSector {
-        ballot: Ballot {
-            mbal: BallotNumber(number),
-            bal: BallotNumber(if value.is_some() { number } else { 0 }),
-            value,
-            lver: Lver(lver),
-        },
-        ..BallotSector::default()
-    }
-}
 
 /// Host 2 has decided this version, and shares.
 fn shared_by_host_2(lver: u64) -> BallotSector {
@@ -658,143 +631,4 @@ fn a_second_holder_shares_what_this_life_of_the_host_shares() {
     };
     world.put_ballot(1, &earlier);
     assert_eq!(joined(&world), None, "an earlier life's");
-}
-
-// ---- several disks
-
-#[test]
-fn while_one_disk_of_three_owes_an_answer_nothing_is_settled() {
-    let worlds = [(); 3].map(|()| World::formatted());
-    let replicas = worlds.iter().map(|world| Replica {
-        disk: &*world.disk,
-        offset: AREA,
-    });
-    let quorum = Quorum::new(replicas.collect());
-    assert_eq!(quorum.settle(), Ok(()));
-    worlds[1].disk.next_write(AREA, Fate::Hangs);
-    let written = quorum.write(0, &[0; 512]).unwrap();
-    assert_eq!(written, [(0, ()), (2, ())], "a majority");
-    assert_eq!(quorum.settle(), Err(Fault::Outstanding));
-    worlds[1].disk.land();
-    assert_eq!(quorum.settle(), Ok(()));
-}
-
-// ---- several disks, one of them down at a time
-
-/// Two hosts; three disks.
-fn on_three_disks() -> Stage {
-    let setups = [1, 2].map(|host| {
-        let mut setup = setup(host);
-        setup.disks = 3;
-        setup
-    });
-    Stage::of(&setups)
-}
-
-/// Goes on to its end while a disk answers nothing but errors.
-fn finish_without(stage: &mut Stage, actor: Actor, disk: usize) {
-    while let Some(op) = stage.pending(actor) {
-        match op {
-            Op::Read { handle, .. } | Op::Write { handle, .. } if handle.disk == disk => {
-                stage.fails(actor, false);
-            }
-            _ => stage.step(actor),
-        }
-    }
-}
-
-fn on_stage(resource: &Resource<'_>, member: &Member<'_>) -> Result<Attempt, AcquireError> {
-    resource.acquire(member, &wanted(), &mut Sightings::default())
-}
-
-fn wanted() -> Wanted {
-    World::formatted().with(1, |_, _, wanted| wanted.clone())
-}
-
-/// Whether another host gets it, with this disk down.
-fn had_by_host_2(stage: &mut Stage, without: usize) -> bool {
-    let (actor, attempt) = stage.act(1, on_stage);
-    finish_without(stage, actor, without);
-    matches!(*attempt.borrow(), Some(Ok(Attempt::Held(_))))
-}
-
-#[test]
-fn a_value_that_was_accepted_on_a_disk_that_is_down_is_resolved_all_the_same() {
-    let mut stage = on_three_disks();
-    let (actor, ended) = stage.act(0, |resource, member| {
-        let attempt = on_stage(resource, member);
-        let doubt = matches!(attempt, Err(AcquireError::InDoubt(_)));
-        (doubt, resource.resolve(member, &wanted()))
-    });
-    stage.until(actor, accepts(1));
-    stage.step(actor);
-    stage.fails(actor, false);
-    stage.fails(actor, false);
-    finish_without(&mut stage, actor, 0);
-    assert_eq!(*ended.borrow(), Some((true, Ok(()))));
-    assert!(had_by_host_2(&mut stage, 1), "{}", stage.story());
-}
-
-#[test]
-fn a_release_that_reached_one_disk_is_resolved_on_the_others_too() {
-    let mut stage = on_three_disks();
-    let (actor, ended) = stage.act(0, |resource, member| {
-        let held = match on_stage(resource, member) {
-            Ok(Attempt::Held(held)) => held,
-            other => panic!("{other:?}"),
-        };
-        let released = resource.release(member, &held);
-        (released.is_ok(), resource.resolve(member, &wanted()))
-    });
-    let frees = |op: &Op| {
-        let freed = |bytes: &Vec<u8>| Leader::decode(bytes).unwrap().owner().is_none();
-        matches!(op, Op::Write { bytes, .. } if writes_leader(op) && freed(bytes))
-    };
-    stage.until(actor, frees);
-    stage.step(actor);
-    stage.fails(actor, false);
-    stage.fails(actor, false);
-    finish_without(&mut stage, actor, 2);
-    assert_eq!(*ended.borrow(), Some((false, Ok(()))));
-    assert!(had_by_host_2(&mut stage, 0), "{}", stage.story());
-}
-
-#[test]
-fn an_attempt_comes_to_an_end_where_a_damaged_disk_alone_has_the_newest_leader() {
-    let mut stage = on_three_disks();
-    let at = area_offset(1);
-    let newer = stage
-        .leader(0)
-        .committed(Lver(1), stamp(2, 0), stamp(2, 0), Some(false))
-        .released(stamp(2, 0));
-    stage.disks[0].write(at, &newer.to_sector());
-    stage.disks[0].write(at + 4 * 512, &[0xAB; 512]);
-    let (actor, attempt) = stage.act(0, on_stage);
-    stage.finish(actor);
-    let attempt = attempt.borrow();
-    let refused = matches!(*attempt, Some(Ok(Attempt::Refused(Refusal::Contended, _))));
-    assert!(refused, "{attempt:?}");
-}
-
-#[test]
-fn a_share_that_ended_is_not_seen_again_on_a_disk_that_missed_its_end() {
-    let mut stage = on_three_disks();
-    // Another wrote the leader for host 1, which came to share and was overtaken by host 2.
-    let sharing = BallotSector {
-        shared: Some(Generation(1)),
-        ..block(1, 1, Some(stamp(1, 1)))
-    };
-    let over = stage
-        .leader(0)
-        .committed(Lver(2), stamp(2, 1), stamp(2, 1), Some(false))
-        .released(stamp(2, 1));
-    for disk in &mut stage.disks {
-        let sector = sharing.to_sector(geometry().sector());
-        disk.write(area_offset(1) + 2 * 512, &sector);
-        disk.write(area_offset(1), &over.to_sector());
-    }
-    let (actor, ended) = stage.act(0, |resource, member| resource.resolve(member, &wanted()));
-    finish_without(&mut stage, actor, 0);
-    assert_eq!(*ended.borrow(), Some(Ok(())));
-    assert!(had_by_host_2(&mut stage, 2), "{}", stage.story());
 }

@@ -7,15 +7,15 @@ use crate::storage::host_id;
 use lease_core::clock::{Clock, Moment};
 use lease_core::delta::{self, Claim, HostLease, Lockspace, Tenure};
 use lease_core::format;
-use lease_core::id::{Generation, HostId, Lver, Name};
+use lease_core::id::{BallotNumber, Generation, HostId, Lver, Name};
 use lease_core::layout::Geometry;
 use lease_core::liveness::Sightings;
 use lease_core::quorum::{Quorum, Replica};
-use lease_core::record::ballot::BallotSector;
+use lease_core::record::ballot::{Ballot, BallotSector};
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::holder_note::HolderNote;
 use lease_core::record::host_note::HostNote;
-use lease_core::record::leader::Leader;
+use lease_core::record::leader::{Leader, Stamp};
 use lease_core::resource::{AcquireError, Attempt, Held, Member, Resource, Wanted};
 use lease_core::spec::Mode;
 use lease_core::timing::Timing;
@@ -65,6 +65,28 @@ fn note(host: HostId) -> HolderNote {
         start: 1,
         host_name: Vec::new(),
         command: Vec::new(),
+    }
+}
+
+/// One life of a host.
+pub fn stamp(host: u64, generation: u64) -> Stamp {
+    Stamp {
+        host: host_id(host),
+        generation: Generation(generation),
+        timestamp: 5,
+    }
+}
+
+/// A ballot record; its value, if it has one, was accepted.
+pub fn block(lver: u64, number: u64, value: Option<Stamp>) -> BallotSector {
+    BallotSector {
+        ballot: Ballot {
+            mbal: BallotNumber(number),
+            bal: BallotNumber(if value.is_some() { number } else { 0 }),
+            value,
+            lver: Lver(lver),
+        },
+        ..BallotSector::default()
     }
 }
 
