@@ -1,8 +1,9 @@
 //! The real disk: a file or block device, past the page cache.
 //!
-//! One worker thread a disk does the I/O and owns the buffer; whoever asked waits for an answer
-//! with a time limit. So at most one I/O is under way, a hung disk never hangs the caller, and an
-//! I/O that timed out bars the next one until it has come back.
+//! One worker thread a disk opens it and does the I/O; whoever asked waits for an answer with a time
+//! limit. The buffer goes along with the request and comes back with the answer. So at most one I/O
+//! is under way, a hung disk never hangs the caller, and an I/O that timed out keeps its buffer and
+//! bars the next one until it has come back.
 
 use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};
@@ -61,11 +62,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Device {
     path: PathBuf,
-    identity: Identity,
-    size: u64,
-    is_file: bool,
-    io_ends_with_process: bool,
-    sector: SectorSize,
+    found: Found,
     limit: Duration,
     worker: Mutex<Worker>,
 }
@@ -74,68 +71,60 @@ pub struct Device {
 #[derive(Debug)]
 struct Worker {
     requests: Sender<Request>,
-    answers: Receiver<io::Result<Vec<u8>>>,
-    /// An I/O was sent and its answer has not been taken yet.
-    outstanding: Option<Kind>,
+    answers: Receiver<Answer>,
+    /// Kept from one I/O to the next; `None` while one is under way: an I/O was sent and its answer
+    /// has not been taken yet.
+    buffer: Option<Buffer>,
     /// A write has failed that may still land.
     unsure: bool,
     /// Whether a write that has failed is over: it is on the disk or not, and stays so.
     failure_is_final: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Read,
-    Write,
+/// An I/O: the bytes of `buffer`, read or written at `offset`.
+struct Request {
+    write: bool,
+    offset: u64,
+    buffer: Buffer,
 }
 
-enum Request {
-    Read { offset: u64, len: usize },
-    Write { offset: u64, bytes: Vec<u8> },
+/// How it went.
+struct Answer {
+    write: bool,
+    result: io::Result<()>,
+    buffer: Buffer,
 }
 
 impl Device {
     /// Opens `path`, which must be a regular file or a block device, for direct I/O of at most
     /// `limit` each.
     pub fn open(path: &Path, access: Access, limit: Duration) -> Result<Self, OpenError> {
-        let (send, receive) = channel();
+        let (requests, inbox) = channel();
+        let (outbox, answers) = channel();
+        let (tell, told) = channel();
         let owned = path.to_owned();
         // Opening may hang as any I/O may.
-        std::thread::spawn(move || {
-            // Nobody waits any more: what was opened is closed again.
-            let _ = send.send(open_file(&owned, access));
+        std::thread::spawn(move || match open_file(&owned, access) {
+            Ok((file, found)) => {
+                // If nobody waits any more, nobody asks either, and it is closed again.
+                let _ = tell.send(Ok(found));
+                serve(&file, &inbox, &outbox);
+            }
+            Err(error) => drop(tell.send(Err(error))),
         });
-        let opened = receive.recv_timeout(limit);
-        let Opened { file, stat, size } =
-            opened.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;
-        let is_file = kind(&stat) == SFlag::S_IFREG;
-        let identity = match is_file {
-            true => Identity {
-                device: stat.st_dev,
-                inode: stat.st_ino,
-            },
-            false => Identity {
-                device: stat.st_rdev,
-                inode: 0,
-            },
-        };
-        let sector = if is_file {
-            SectorSize::B512
-        } else {
-            logical_sector(&file)
-        };
-        let failure_is_final = is_file && is_local(&file);
-        let io_ends_with_process = !is_file || failure_is_final;
-        let worker = Mutex::new(Worker::start(file, failure_is_final));
+        let found = told.recv_timeout(limit);
+        let found = found.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;
         Ok(Self {
             path: path.to_owned(),
-            identity,
-            size,
-            is_file,
-            io_ends_with_process,
-            sector,
             limit,
-            worker,
+            worker: Mutex::new(Worker {
+                requests,
+                answers,
+                buffer: Some(Buffer::default()),
+                unsure: false,
+                failure_is_final: found.failure_is_final,
+            }),
+            found,
         })
     }
 
@@ -157,51 +146,29 @@ impl Device {
 
     /// What it is, whatever path leads to it.
     pub fn identity(&self) -> Identity {
-        self.identity
+        self.found.identity
     }
 
     /// Whether an I/O is over, one way or the other, once the process that issued it is dead. So it
     /// is where the kernel itself does the I/O and lets no process end before. A network file
     /// system's client lets a killed process go, and the write may still land.
     pub fn io_ends_with_process(&self) -> bool {
-        self.io_ends_with_process
+        !self.found.is_file || self.found.failure_is_final
     }
 
     /// Its bytes when it was opened.
     pub fn size(&self) -> u64 {
-        self.size
+        self.found.size
     }
 
     /// Whether it is a regular file rather than a block device.
     pub fn is_file(&self) -> bool {
-        self.is_file
+        self.found.is_file
     }
 
     /// The geometry that formatting uses here if nothing else is asked for.
     pub fn default_geometry(&self) -> Geometry {
-        Geometry::default_for(self.sector)
-    }
-
-    fn ask(&self, request: Request) -> Result<Vec<u8>, Fault> {
-        let kind = request.kind();
-        let mut worker = self.worker();
-        worker.collect(Duration::ZERO)?;
-        if kind == Kind::Write && worker.unsure {
-            return Err(Fault::Unsure);
-        }
-        worker
-            .requests
-            .send(request)
-            .map_err(|_| Fault::Failed("its thread is gone".into()))?;
-        worker.outstanding = Some(kind);
-        match worker.answers.recv_timeout(self.limit) {
-            Ok(answer) => {
-                worker.came_back(&answer);
-                answer.map_err(|error| Fault::Failed(describe(&error)))
-            }
-            Err(RecvTimeoutError::Timeout) => Err(Fault::TimedOut(self.limit.as_secs())),
-            Err(RecvTimeoutError::Disconnected) => Err(Fault::Failed("its thread is gone".into())),
-        }
+        Geometry::default_for(self.found.sector)
     }
 
     fn worker(&self) -> MutexGuard<'_, Worker> {
@@ -211,83 +178,112 @@ impl Device {
 
 impl Disk for Device {
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
-        self.ask(Request::Read { offset, len })
+        let mut worker = self.worker();
+        let bytes = worker.ask(false, offset, len, |_| {}, self.limit)?;
+        Ok(bytes.to_vec())
+    }
+
+    fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+        let mut worker = self.worker();
+        see(worker.ask(false, offset, len, |_| {}, self.limit)?);
+        Ok(())
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        self.ask(Request::Write {
-            offset,
-            bytes: bytes.to_vec(),
-        })
-        .map(drop)
+        let fill = |buffer: &mut [u8]| buffer.copy_from_slice(bytes);
+        let mut worker = self.worker();
+        worker.ask(true, offset, bytes.len(), fill, self.limit)?;
+        Ok(())
     }
 
     fn settle(&self) -> Result<(), Fault> {
         let mut worker = self.worker();
-        worker.collect(self.limit)?;
-        if worker.unsure {
-            return Err(Fault::Unsure);
-        }
-        Ok(())
-    }
-}
-
-impl Request {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Read { .. } => Kind::Read,
-            Self::Write { .. } => Kind::Write,
+        worker.buffer = Some(worker.collect(self.limit)?);
+        match worker.unsure {
+            true => Err(Fault::Unsure),
+            false => Ok(()),
         }
     }
 }
 
 impl Worker {
-    fn start(file: File, failure_is_final: bool) -> Self {
-        let (requests, inbox) = channel();
-        let (outbox, answers) = channel();
-        std::thread::spawn(move || serve(&file, &inbox, &outbox));
-        Self {
-            requests,
-            answers,
-            outstanding: None,
-            unsure: false,
-            failure_is_final,
+    /// One I/O, of `len` bytes that `fill` has made ready. Returns them as they are after it.
+    fn ask(
+        &mut self,
+        write: bool,
+        offset: u64,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+        limit: Duration,
+    ) -> Result<&[u8], Fault> {
+        let mut buffer = self.collect(Duration::ZERO)?;
+        if write && self.unsure {
+            self.buffer = Some(buffer);
+            return Err(Fault::Unsure);
+        }
+        fill(buffer.resize(len));
+        let request = Request {
+            write,
+            offset,
+            buffer,
+        };
+        if self.requests.send(request).is_err() {
+            return Err(gone());
+        }
+        let answer = match self.answers.recv_timeout(limit) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => return Err(Fault::TimedOut(limit.as_secs())),
+            Err(RecvTimeoutError::Disconnected) => return Err(gone()),
+        };
+        self.came_back(&answer);
+        let buffer = self.buffer.insert(answer.buffer);
+        match answer.result {
+            Ok(()) => Ok(buffer.bytes()),
+            Err(error) => Err(Fault::Failed(describe(&error))),
         }
     }
 
-    fn came_back(&mut self, answer: &io::Result<Vec<u8>>) {
-        let kind = self.outstanding.take();
-        self.unsure |= kind == Some(Kind::Write) && answer.is_err() && !self.failure_is_final;
+    fn came_back(&mut self, answer: &Answer) {
+        self.unsure |= answer.write && answer.result.is_err() && !self.failure_is_final;
     }
 
-    /// Takes the answer of an I/O that timed out earlier, if it comes within `patience`.
-    fn collect(&mut self, patience: Duration) -> Result<(), Fault> {
-        if self.outstanding.is_none() {
-            return Ok(());
+    /// The buffer, once no I/O is under way: waits up to `patience` for the answer of one that
+    /// timed out earlier.
+    fn collect(&mut self, patience: Duration) -> Result<Buffer, Fault> {
+        if let Some(buffer) = self.buffer.take() {
+            return Ok(buffer);
         }
         match self.answers.recv_timeout(patience) {
-            Ok(answer) => self.came_back(&answer),
-            Err(RecvTimeoutError::Disconnected) => self.outstanding = None,
-            Err(RecvTimeoutError::Timeout) => return Err(Fault::Outstanding),
+            Ok(answer) => {
+                self.came_back(&answer);
+                Ok(answer.buffer)
+            }
+            Err(RecvTimeoutError::Disconnected) => Ok(Buffer::default()),
+            Err(RecvTimeoutError::Timeout) => Err(Fault::Outstanding),
         }
-        Ok(())
     }
 }
 
+fn gone() -> Fault {
+    Fault::Failed("its thread is gone".into())
+}
+
 /// The worker's life: one request after another, until nobody asks any more.
-fn serve(file: &File, requests: &Receiver<Request>, answers: &Sender<io::Result<Vec<u8>>>) {
-    let mut buffer = Buffer::default();
+fn serve(file: &File, requests: &Receiver<Request>, answers: &Sender<Answer>) {
     while let Ok(request) = requests.recv() {
-        let answer = match request {
-            Request::Read { offset, len } => {
-                let buffer = buffer.of(len);
-                file.read_exact_at(buffer, offset).map(|()| buffer.to_vec())
-            }
-            Request::Write { offset, bytes } => {
-                let buffer = buffer.of(bytes.len());
-                buffer.copy_from_slice(&bytes);
-                file.write_all_at(buffer, offset).map(|()| Vec::new())
-            }
+        let Request {
+            write,
+            offset,
+            mut buffer,
+        } = request;
+        let result = match write {
+            true => file.write_all_at(buffer.bytes(), offset),
+            false => file.read_exact_at(buffer.bytes_mut(), offset),
+        };
+        let answer = Answer {
+            write,
+            result,
+            buffer,
         };
         if answers.send(answer).is_err() {
             return;
@@ -295,28 +291,45 @@ fn serve(file: &File, requests: &Receiver<Request>, answers: &Sender<io::Result<
     }
 }
 
-/// Memory that direct I/O can use: its start is aligned. It is kept from one I/O to the next.
-#[derive(Default)]
-struct Buffer(Vec<u8>);
+/// Memory that direct I/O can use: its start is aligned. It only grows.
+#[derive(Debug, Default)]
+struct Buffer {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
 
 impl Buffer {
-    fn of(&mut self, len: usize) -> &mut [u8] {
-        if self.0.len() < len + BUFFER_ALIGN {
-            self.0.resize(len + BUFFER_ALIGN, 0);
+    /// Makes it `len` bytes, of whatever content.
+    fn resize(&mut self, len: usize) -> &mut [u8] {
+        if self.memory.len() < len + BUFFER_ALIGN {
+            self.memory = vec![0; len + BUFFER_ALIGN];
+            self.start = self.memory.as_ptr().align_offset(BUFFER_ALIGN);
         }
-        let start = self.0.as_ptr().align_offset(BUFFER_ALIGN);
-        &mut self.0[start..start + len]
+        self.len = len;
+        self.bytes_mut()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
     }
 }
 
-/// A file with what was found out about it.
-struct Opened {
-    file: File,
-    stat: FileStat,
+/// What was found out about an open file.
+#[derive(Debug)]
+struct Found {
+    identity: Identity,
     size: u64,
+    is_file: bool,
+    failure_is_final: bool,
+    sector: SectorSize,
 }
 
-fn open_file(path: &Path, access: Access) -> Result<Opened, OpenError> {
+fn open_file(path: &Path, access: Access) -> Result<(File, Found), OpenError> {
     // A look before opening: opening a FIFO would wait, a device node might act.
     let stat = nix::sys::stat::stat(path).map_err(OpenError::System)?;
     match kind(&stat) {
@@ -340,8 +353,34 @@ fn open_file(path: &Path, access: Access) -> Result<Opened, OpenError> {
         Err(errno) => return Err(OpenError::System(errno)),
     };
     let stat = nix::sys::stat::fstat(&file).map_err(OpenError::System)?;
-    let size = size_of(&file).map_err(OpenError::System)?;
-    Ok(Opened { file, stat, size })
+    let found = find_out(&file, &stat).map_err(OpenError::System)?;
+    Ok((file, found))
+}
+
+fn find_out(file: &File, stat: &FileStat) -> Result<Found, Errno> {
+    let size = size_of(file)?;
+    Ok(match kind(stat) {
+        SFlag::S_IFREG => Found {
+            identity: Identity {
+                device: stat.st_dev,
+                inode: stat.st_ino,
+            },
+            size,
+            is_file: true,
+            failure_is_final: is_local(file),
+            sector: SectorSize::B512,
+        },
+        _ => Found {
+            identity: Identity {
+                device: stat.st_rdev,
+                inode: 0,
+            },
+            size,
+            is_file: false,
+            failure_is_final: false,
+            sector: logical_sector(file),
+        },
+    })
 }
 
 fn kind(stat: &FileStat) -> SFlag {

@@ -35,6 +35,13 @@ pub trait Disk {
     /// On failure nothing is known of the content.
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault>;
 
+    /// Reads as [`Disk::read`] does, and shows the bytes instead of handing them over. On failure
+    /// nothing is shown.
+    fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+        see(&self.read(offset, len)?);
+        Ok(())
+    }
+
     /// Writes `bytes` at byte `offset`; on success they are on stable storage and every later
     /// read on any host returns them. Offset and length are multiples of the sector size.
     ///
@@ -46,6 +53,21 @@ pub trait Disk {
     /// Waits until no write can land any more, for as long as one I/O may take; fails with
     /// [`Fault::Outstanding`] or [`Fault::Unsure`] if one still may.
     fn settle(&self) -> Result<(), Fault>;
+}
+
+/// What `make` makes of the bytes that a read shows.
+pub fn read_as<T>(
+    disk: &dyn Disk,
+    offset: u64,
+    len: usize,
+    make: impl FnOnce(&[u8]) -> T,
+) -> Result<T, Fault> {
+    let mut make = Some(make);
+    let mut made = None;
+    disk.inspect(offset, len, &mut |bytes| {
+        made = make.take().map(|make| make(bytes));
+    })?;
+    made.ok_or_else(|| Fault::Failed("it has shown nothing".to_owned()))
 }
 
 /// A disk that could not be opened: it is in no majority.
@@ -73,6 +95,9 @@ impl Disk for Absent {
 impl<D: Disk + ?Sized> Disk for &D {
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
         (**self).read(offset, len)
+    }
+    fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+        (**self).inspect(offset, len, see)
     }
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
         (**self).write(offset, bytes)

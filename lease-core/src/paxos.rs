@@ -205,7 +205,7 @@ fn write_and_read(
     }
     let len = geometry.ballots_len(proposer.num_hosts);
     let votes = quorum.read_after(&written, 0, len, |area| {
-        let blocks = decode_blocks(proposer, &area)?;
+        let blocks = decode_blocks(proposer, area)?;
         if blocks[proposer.host.index()].ballot != own.ballot {
             return Err(BallotError::Overwritten);
         }

@@ -8,7 +8,7 @@
 //! A disk with an outstanding I/O answers [`Fault::Outstanding`] at once and so stays out of
 //! every majority until that I/O has come back.
 
-use crate::disk::{Disk, Fault};
+use crate::disk::{Disk, Fault, read_as};
 use crate::layout::Geometry;
 
 /// One disk and the byte at which the resource's area starts on it.
@@ -58,7 +58,7 @@ impl<'a> Quorum<'a> {
         &self,
         at: usize,
         len: usize,
-        check: impl Fn(Vec<u8>) -> Result<T, E>,
+        check: impl Fn(&[u8]) -> Result<T, E>,
     ) -> Result<Votes<T>, E> {
         self.read_on(0..self.replicas.len(), at, len, check)
     }
@@ -69,7 +69,7 @@ impl<'a> Quorum<'a> {
         written: &Votes<()>,
         at: usize,
         len: usize,
-        check: impl Fn(Vec<u8>) -> Result<T, E>,
+        check: impl Fn(&[u8]) -> Result<T, E>,
     ) -> Result<Votes<T>, E> {
         self.read_on(written.iter().map(|(index, ())| *index), at, len, check)
     }
@@ -86,10 +86,10 @@ impl<'a> Quorum<'a> {
         indices: impl Iterator<Item = usize>,
         at: usize,
         len: usize,
-        check: impl Fn(Vec<u8>) -> Result<T, E>,
+        check: impl Fn(&[u8]) -> Result<T, E>,
     ) -> Result<Votes<T>, E> {
         self.collect(indices, |replica| {
-            check(replica.disk.read(replica.offset + at as u64, len)?)
+            read_as(replica.disk, replica.offset + at as u64, len, &check)?
         })
     }
 

@@ -411,8 +411,8 @@ impl Resource<'_> {
         let proposer = self.proposer(member, Lver(0));
         let len = self.geometry.ballots_len(self.num_hosts);
         let votes = self.quorum.read(0, len, |area| {
-            let leader = self.check_leader(&area)?;
-            Ok::<_, AcquireError>((leader, paxos::decode_blocks(&proposer, &area)?))
+            let leader = self.check_leader(area)?;
+            Ok::<_, AcquireError>((leader, paxos::decode_blocks(&proposer, area)?))
         })?;
         let (leaders, disks): (Vec<_>, Vec<_>) = votes.into_iter().map(|(_, seen)| seen).unzip();
         let leader = newest(&leaders)?;
@@ -429,7 +429,7 @@ impl Resource<'_> {
         let len = self.geometry.sector_bytes();
         let votes = self
             .quorum
-            .read(0, len, |sector| self.check_leader(&sector))?;
+            .read(0, len, |sector| self.check_leader(sector))?;
         let leaders: Vec<_> = votes.into_iter().map(|(_, leader)| leader).collect();
         newest(&leaders)
     }
@@ -460,7 +460,7 @@ impl Resource<'_> {
         let votes = self
             .quorum
             .read(at, self.geometry.sector_bytes(), |bytes| {
-                BallotSector::decode(&bytes).map_err(|error| {
+                BallotSector::decode(bytes).map_err(|error| {
                     AcquireError::from(BallotError::Record {
                         host: member.host,
                         error,

@@ -179,6 +179,14 @@ impl Disk for Logged {
         Ok(bytes)
     }
 
+    fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+        let issued = BootClock::boot_time();
+        self.device.inspect(offset, len, &mut |bytes| {
+            self.note(0, issued);
+            see(bytes);
+        })
+    }
+
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
         let record = Heartbeat::decode(bytes).map_err(|why| Fault::Failed(why.to_string()))?;
         let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 //! A lockspace's area: every host's heartbeat.
 
-use crate::disk::{Disk, Fault};
+use crate::disk::{Disk, Fault, read_as};
 use crate::id::{HostId, Name};
 use crate::layout::Geometry;
 use crate::record::RecordError;
@@ -27,17 +27,15 @@ impl Lockspace {
         host: HostId,
     ) -> Result<Result<Heartbeat, HeartbeatError>, Fault> {
         let at = self.offset + self.geometry.heartbeat_at(host) as u64;
-        let sector = disk.read(at, self.geometry.sector_bytes())?;
-        Ok(self.decode(&sector))
+        read_as(disk, at, self.geometry.sector_bytes(), |sector| {
+            self.decode(sector)
+        })
     }
 
     /// Reads every heartbeat.
     pub fn read_all(&self, disk: &dyn Disk) -> Result<Area, Fault> {
-        let bytes = disk.read(self.offset, self.geometry.heartbeats_len())?;
-        Ok(Area {
-            lockspace: *self,
-            bytes,
-        })
+        let len = self.geometry.heartbeats_len();
+        read_as(disk, self.offset, len, |bytes| Area::of(*self, bytes))
     }
 
     pub(super) fn write_host(
@@ -70,10 +68,22 @@ impl Lockspace {
 #[derive(Debug, Clone)]
 pub struct Area {
     lockspace: Lockspace,
+    /// Of the sectors at the end that are all the same, as formatting leaves them, only the first.
     bytes: Vec<u8>,
 }
 
 impl Area {
+    fn of(lockspace: Lockspace, bytes: &[u8]) -> Self {
+        let sectors = bytes.chunks(lockspace.geometry.sector_bytes());
+        let last = sectors.clone().next_back().unwrap_or_default();
+        let same = sectors.rev().take_while(|sector| *sector == last).count();
+        let left = same.saturating_sub(1) * last.len();
+        Self {
+            lockspace,
+            bytes: bytes[..bytes.len() - left].to_vec(),
+        }
+    }
+
     /// Host `host`'s heartbeat.
     pub fn host(&self, host: HostId) -> Result<Heartbeat, HeartbeatError> {
         self.lockspace.decode(self.sector(host))
@@ -98,8 +108,10 @@ impl Area {
     }
 
     fn sector(&self, host: HostId) -> &[u8] {
+        let len = self.lockspace.geometry.sector_bytes();
         let at = self.lockspace.geometry.heartbeat_at(host);
-        &self.bytes[at..at + self.lockspace.geometry.sector_bytes()]
+        let at = at.min(self.bytes.len() - len);
+        &self.bytes[at..at + len]
     }
 }
 
