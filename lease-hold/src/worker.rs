@@ -15,6 +15,7 @@ use lease_core::resource::{AcquireError, Attempt, Held, Member, Resource, Snapsh
 use lease_core::spec::{Place, ResourceSpec};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
 use lease_core::tool::{Failure, Status, say};
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -80,16 +81,20 @@ pub(crate) fn open_all(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
 }
 
 fn open_each(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
+    let Some((first, others)) = specs.split_first() else {
+        return Ok(Vec::new());
+    };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = specs
+        let threads: Vec<_> = others
             .iter()
             .map(|spec| scope.spawn(|| open(spec)))
             .collect();
+        let first = open(first);
         let lost = || Failure::new(Status::Internal, "a thread ended too early");
-        threads
+        let others = threads
             .into_iter()
-            .map(|thread| thread.join().map_err(|_| lost())?)
-            .collect()
+            .map(|thread| thread.join().map_err(|_| lost())?);
+        std::iter::once(first).chain(others).collect()
     })
 }
 
@@ -227,7 +232,7 @@ impl Opened {
 
     /// Starts the worker. It ends when nobody can ask it any more.
     pub(crate) fn start(
-        self,
+        mut self,
         index: usize,
         welcome: Arc<Welcome>,
         tenure: Arc<Tenure>,
@@ -235,15 +240,23 @@ impl Opened {
         events: Sender<Event>,
     ) -> Sender<Job> {
         let (jobs, inbox) = channel();
+        let limit = tenure.timing().io_limit();
+        let devices = self.devices.iter_mut().flatten();
+        devices.for_each(|device| device.set_limit(limit));
         std::thread::spawn(move || {
             let seen = welcome.hosts.clone();
+            let heartbeats = Heartbeats {
+                path: welcome.path.clone(),
+                limit,
+                device: OnceCell::new(),
+            };
             let mut worker = Worker {
                 opened: self,
                 welcome,
                 tenure,
                 clock,
                 seen,
-                heartbeats: None,
+                heartbeats,
             };
             worker.serve(&inbox, |answer| {
                 events.send(Event::Done(index, answer)).is_ok()
@@ -264,7 +277,7 @@ struct Worker {
     tenure: Arc<Tenure>,
     clock: BootClock,
     seen: Sightings,
-    heartbeats: Option<Device>,
+    heartbeats: Heartbeats,
 }
 
 impl Worker {
@@ -277,9 +290,6 @@ impl Worker {
     }
 
     fn work(&mut self, job: Job) -> Answer {
-        if let Err(fault) = self.open_heartbeats() {
-            return job.failed(AcquireError::Disk(fault));
-        }
         let Self {
             opened,
             welcome,
@@ -288,9 +298,6 @@ impl Worker {
             seen,
             heartbeats,
         } = self;
-        let Some(heartbeats) = heartbeats else {
-            return job.failed(AcquireError::Disk(Fault::Outstanding));
-        };
         let disk = |device| -> &dyn Disk { Option::map_or(device, &Absent, |disk: &Device| disk) };
         let replicas = opened
             .devices
@@ -339,37 +346,37 @@ impl Worker {
             }
         }
     }
+}
 
-    /// Opens the lockspace's disk, once.
-    fn open_heartbeats(&mut self) -> Result<(), Fault> {
-        if self.heartbeats.is_none() {
-            let limit = self.tenure.timing().io_limit();
-            let device = Device::open(&self.welcome.path, Access::Read, limit)
-                .map_err(|why| Fault::Failed(format!("{}: {why}", self.welcome.path.display())))?;
-            self.opened
-                .devices
-                .iter_mut()
-                .flatten()
-                .for_each(|device| device.set_limit(limit));
-            self.heartbeats = Some(device);
+/// The lockspace's disk, opened when it is first looked at: who meets nobody does not need it.
+struct Heartbeats {
+    path: PathBuf,
+    limit: Duration,
+    device: OnceCell<Device>,
+}
+
+impl Heartbeats {
+    fn device(&self) -> Result<&Device, Fault> {
+        if let Some(device) = self.device.get() {
+            return Ok(device);
         }
-        Ok(())
+        let device = Device::open(&self.path, Access::Read, self.limit)
+            .map_err(|why| Fault::Failed(format!("{}: {why}", self.path.display())))?;
+        Ok(self.device.get_or_init(|| device))
     }
 }
 
-impl Job {
-    /// The answer if it could not even be begun.
-    fn failed(&self, error: AcquireError) -> Answer {
-        match self {
-            Self::Acquire(..) => Answer::Attempted(Err(error), Left::NOTHING),
-            Self::Share => Answer::Shared(Err(error)),
-            Self::Watch(..) => Answer::Watched(Err(error)),
-            Self::Check(_) => Answer::Checked(Err(error)),
-            Self::Release(_) => {
-                let (doubt, late) = (true, false);
-                Answer::Released(Err(error), Left { doubt, late })
-            }
-        }
+impl Disk for Heartbeats {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.device()?.read(offset, len)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.device()?.write(offset, bytes)
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.device.get().map_or(Ok(()), Device::settle)
     }
 }
 
