@@ -188,3 +188,30 @@ fn a_share_that_ended_is_not_seen_again_on_a_disk_that_missed_its_end() {
     assert_eq!(*ended.borrow(), Some(Ok(())));
     assert!(had_by_host_2(&mut stage, 2), "{}", stage.story());
 }
+
+#[test]
+fn the_end_of_a_share_on_one_disk_says_nothing_of_a_version_that_was_only_started() {
+    let mut stage = on_three_disks();
+    let sharing = BallotSector {
+        shared: Some(Generation(1)),
+        released: true,
+        ..block(1, 1, Some(stamp(1, 1)))
+    };
+    let started = block(3, 2001, None);
+    let over = stage
+        .leader(0)
+        .committed(Lver(2), stamp(2, 1), stamp(2, 1), Some(false))
+        .released(stamp(2, 1));
+    let (at, own) = (area_offset(1), area_offset(1) + 2 * 512);
+    for (disk, block) in stage.disks.iter_mut().zip([&started, &started, &sharing]) {
+        disk.write(own, &block.to_sector(geometry().sector()));
+        disk.write(at, &over.to_sector());
+    }
+    let (actor, ended) = stage.act(0, |resource, member| resource.resolve(member, &wanted()));
+    stage.finish(actor);
+    assert_eq!(*ended.borrow(), Some(Ok(())));
+    for disk in &stage.disks {
+        let block = BallotSector::decode(&disk.read(own, 512)).unwrap();
+        assert_eq!(block, started);
+    }
+}

@@ -17,6 +17,7 @@ use lease_core::timing::Timing;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
+use support::sim::host::Setup;
 use support::sim::port::{Handle, Op, Port};
 use support::sim::stage::{
     Actor, Late, Stage, accepts, errand, reads_leader, setup, writes_block, writes_heartbeat,
@@ -925,16 +926,17 @@ fn a_share_under_a_leader_that_another_wrote_opens_it_only_once_it_is_sure() {
 
 // ---- several disks
 
+fn on_three_disks() -> Stage {
+    let setups = [1, 2].map(|host| Setup {
+        disks: 3,
+        ..setup(host)
+    });
+    Stage::of(&setups)
+}
+
 #[test]
 fn of_a_share_on_several_disks_the_newest_record_counts() {
-    let setups: Vec<_> = (1..=2)
-        .map(|host| {
-            let mut setup = setup(host);
-            setup.disks = 3;
-            setup
-        })
-        .collect();
-    let mut stage = Stage::of(&setups);
+    let mut stage = on_three_disks();
     let first = stage.hold(0, errand(Shared, 1));
     stage.until_held(first);
     stage.until(first, writes_block(1));
@@ -979,15 +981,40 @@ fn a_release_that_reads_only_disks_whose_leader_has_gone_back_frees_it_on_the_ot
 }
 
 #[test]
+fn a_share_that_ended_on_one_disk_only_is_ended_on_most_of_them_by_resolving() {
+    let mut stage = on_three_disks();
+    let (first, resolved) = stage.act(0, |resource, member| {
+        let Ok(Attempt::Held(held)) = try_once(resource, member, Shared) else {
+            return None;
+        };
+        let released = resource.release(member, &held).is_ok();
+        Some((released, resource.resolve(member, &wanted(Shared))))
+    });
+    let shares = |bytes: &[u8]| BallotSector::decode(bytes).unwrap().shared.is_some();
+    stage.until(
+        first,
+        |op| matches!(op, Op::Write { bytes, .. } if writes_block(1)(op) && shares(bytes)),
+    );
+    stage.until(
+        first,
+        |op| matches!(op, Op::Write { bytes, .. } if writes_block(1)(op) && !shares(bytes)),
+    );
+    stage.fails(first, false);
+    stage.fails(first, false);
+    stage.finish(first);
+    assert_eq!(resolved.take(), Some(Some((false, Ok(())))));
+    let sharing =
+        |disk: &&support::sim::disk::Platter| shares(&disk.read(area_offset(1) + 1024, 512));
+    assert!(
+        stage.disks.iter().filter(sharing).count() < 2,
+        "{}",
+        stage.story()
+    );
+}
+
+#[test]
 fn a_leader_that_another_wrote_on_some_disks_only_is_open_once_released() {
-    let setups: Vec<_> = (1..=2)
-        .map(|host| {
-            let mut setup = setup(host);
-            setup.disks = 3;
-            setup
-        })
-        .collect();
-    let mut stage = Stage::of(&setups);
+    let mut stage = on_three_disks();
     put_leader(&mut stage, 5, stamp(2, 1), stamp(2, 1));
     let by_owner = stage.disks[0].clone();
     put_leader(&mut stage, 5, stamp(2, 1), stamp(1, 1));

@@ -1,9 +1,10 @@
 //! The real disk: a file or block device, past the page cache.
 //!
-//! One worker thread a disk opens it and does the I/O; whoever asked waits for an answer with a time
-//! limit. The buffer goes along with the request and comes back with the answer. So at most one I/O
-//! is under way, a hung disk never hangs the caller, and an I/O that timed out keeps its buffer and
-//! bars the next one until it has come back.
+//! One worker thread a disk opens it and does the I/O; whoever asked waits for an answer with a
+//! time limit. The buffer goes along with the request and comes back with the answer. So at most
+//! one I/O is under way, a hung disk never hangs the caller, and an I/O that timed out keeps its
+//! buffer and bars the next one until it has come back. A write that has failed bars all others,
+//! unless the disk is one on which it is over by then.
 
 use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};

@@ -264,7 +264,12 @@ impl Resource<'_> {
                 if ours(leader.last_owner()) {
                     self.free_everywhere(member, &view)?;
                 }
-                return self.end_share(member, &own);
+                // It may have ended on some disks only.
+                let shares = |block: &BallotSector| block.shared.is_some();
+                return match view.blocks_of(member.host).any(shares) {
+                    true => self.end_share(member, &own),
+                    false => Ok(()),
+                };
             }
             let held = Held {
                 lver: leader.lver(),
@@ -287,11 +292,15 @@ impl Resource<'_> {
         self.write_leader(member, &view.leader)
     }
 
+    /// Whoever shares was the owner of that version, and lets go of it with its share. Of a version
+    /// that was only started nothing of the kind is said: it may be another's.
     fn end_share(&self, member: &Member<'_>, own: &BallotSector) -> Result<(), AcquireError> {
-        match own.shared {
-            Some(_) => self.write_released(member, own),
-            None => Ok(()),
-        }
+        let ended = BallotSector {
+            ballot: own.ballot,
+            released: own.released || own.shared.is_some(),
+            ..BallotSector::default()
+        };
+        self.write_own(member, &ended)
     }
 
     /// Whether a lease that we hold is still ours on the disk. Compares who owns it, not bytes:
@@ -330,7 +339,12 @@ impl Resource<'_> {
     /// another host wrote it for us it is left: that host's write could otherwise come after ours.
     /// After a failure call [`Resource::resolve`].
     pub fn release(&self, member: &Member<'_>, held: &Held) -> Result<(), AcquireError> {
-        self.write_released(member, &held.own)?;
+        let own = BallotSector {
+            ballot: held.own.ballot,
+            released: true,
+            ..BallotSector::default()
+        };
+        self.write_own(member, &own)?;
         if held.mode == Mode::Exclusive {
             self.free(member, held)?;
         }
@@ -777,15 +791,6 @@ impl Resource<'_> {
     }
 
     /// We have let go of the version of this ballot, or share it no more.
-    fn write_released(&self, member: &Member<'_>, own: &BallotSector) -> Result<(), AcquireError> {
-        let own = BallotSector {
-            ballot: own.ballot,
-            released: true,
-            ..BallotSector::default()
-        };
-        self.write_own(member, &own)
-    }
-
     fn write_leader(&self, member: &Member<'_>, leader: &Leader) -> Result<(), AcquireError> {
         self.write(member, 0, &leader.to_sector())
     }
