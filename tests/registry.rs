@@ -250,8 +250,9 @@ fn a_crowd_of_holders_dies_in_time() {
     );
     assert_eq!(storage.sharers(1, 1), [1]);
 
-    let renewed = a.wait_for_renewal();
+    a.wait_for_renewal();
     join.kill();
+    let renewed = a.renewed();
     let all = || (!guarded.iter().any(|pid| runs(*pid))).then(now);
     let ended = wait_until("the end of all", SOON, all)
         .since(renewed)

@@ -108,8 +108,9 @@ fn started_again_too_late_the_former_tree_is_ended_first() {
             let join = a.join();
             let killed = Family::start(&a, contain, &[&storage.resource(1)]);
             let stopped = Family::start(&a, contain, &[&storage.resource(2)]);
-            let renewed = a.wait_for_renewal();
+            a.wait_for_renewal();
             end(&join, Signal::SIGKILL);
+            let renewed = a.renewed();
             // One of the two holders cannot do it by itself.
             stopped.hold.signal(Signal::SIGSTOP);
             wait_until("the loss", SOON, || {
@@ -167,6 +168,43 @@ fn a_lease_hold_that_was_killed_meanwhile_is_cleared_after() {
             family.assert_no_trace();
             let ran = b.hold(&["-w", "30", &resource], &["true"]);
             assert_eq!(ran.code, 0, "{ran:?}");
+        },
+    );
+}
+
+#[test]
+fn what_is_given_back_while_it_is_away_is_free_once_it_is_back() {
+    let modes = ["", ":SH"];
+    let all: Vec<(&str, &str)> = CONTAINMENTS
+        .iter()
+        .flat_map(|contain| modes.map(|mode| (*contain, mode)))
+        .collect();
+    together(
+        &all,
+        |case| format!("{case:?}"),
+        |(contain, mode)| {
+            let storage = Storage::new(1);
+            let resource = format!("{}{mode}", storage.resource(1));
+            let a = Host::new(&storage, 1).promising(WATCHDOG);
+            let join = a.join();
+            let args = ["--contain", contain, &resource];
+            let mut command = a.hold_command(&args, &["sh", "-c", "echo held; read -r x; exit 7"]);
+            let mut hold = Process::start_with(&mut command, std::process::Stdio::piped());
+            hold.wait_for_stdout("held");
+            end(&join, Signal::SIGUSR1);
+            hold.say("go on\n");
+            let ran = hold.finish();
+            assert_eq!(ran.code, 7, "{ran:?}");
+            let join = a.join();
+            assert_eq!(generation(&join), 1);
+            wait_until("it is free", SOON, || {
+                let free = storage.owner(1).0.is_none() && storage.sharers(1, 1).is_empty();
+                free.then_some(())
+            });
+            let ran = a.hold(&["-w", "30", &storage.resource(1)], &["true"]);
+            assert_eq!(ran.code, 0, "{ran:?}");
+            join.signal(Signal::SIGTERM);
+            assert_eq!(join.finish().code, 0, "{}", join.stderr());
         },
     );
 }

@@ -56,15 +56,15 @@ impl StoragePath {
         nbdfuse
             .arg(mount.join("disk"))
             .args(["--unix", &at("socket")]);
-        let mut nbdfuse = start(&mut nbdfuse);
-        wait_until("nbdfuse", SOON, || {
-            assert_eq!(
-                nbdfuse.try_wait().expect("our child"),
-                None,
-                "nbdfuse (root, /dev/fuse?)"
-            );
+        let mut child = start(&mut nbdfuse);
+        wait_until("nbdfuse (root, /dev/fuse?)", SOON, || {
+            // The socket is there before nbdkit listens on it.
+            if child.try_wait().expect("our child").is_some() {
+                child = start(&mut nbdfuse);
+            }
             mount.join("disk").exists().then_some(())
         });
+        let nbdfuse = child;
         Self {
             dir,
             nbdkit,
