@@ -156,7 +156,7 @@ fn signals_are_acted_on_while_io_hangs() {
         site.path.hang();
         site.wait_for_age(3.0);
         hold.signal(Signal::SIGTERM);
-        wait_for_end(pid, Duration::from_secs(2));
+        wait_for_end(pid, Duration::from_secs(4));
         // It cannot release.
         let said = || hold.stderr().contains("cannot release LS:R1").then_some(());
         wait_until("it says so", SOON, said);
@@ -173,7 +173,7 @@ fn signals_are_acted_on_while_io_hangs() {
         site.path.hang();
         site.wait_for_age(3.0);
         site.join.signal(Signal::SIGTERM);
-        wait_for_end(family.command, Duration::from_secs(2));
+        wait_for_end(family.command, Duration::from_secs(4));
         let ended = family.wait_for_end(SOON);
         assert!(ended.since(site.host.renewed()).as_secs_f64() < DEAD_AFTER);
         site.path.go_on();

@@ -36,14 +36,16 @@ impl Keeper {
     /// Forks it; `None` where a namespace's init is to do this. Call this while there is one
     /// thread.
     pub(crate) fn start(cage: &Cage, run_dir: &Path) -> anyhow::Result<Option<Self>> {
-        let target = match cage.containment() {
+        let group = match cage.containment() {
             Containment::PidNamespace => return Ok(None),
             Containment::Cgroup(path) => {
                 let file = File::options().write(true).open(path.join("cgroup.kill"));
-                Target::Group(file.context("cannot open cgroup.kill")?)
+                Some(file.context("cannot open cgroup.kill")?)
             }
-            Containment::Tree => Target::ChildrenOf(std::process::id().cast_signed()),
+            Containment::Tree => None,
         };
+        let holder = std::process::id().cast_signed();
+        let target = Target { group, holder };
         let run_dir = std::path::absolute(run_dir).context("no working directory")?;
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
         ours.set_nonblocking(true).context("cannot make a socket")?;
@@ -80,46 +82,33 @@ impl Drop for Keeper {
 }
 
 /// Whom to kill.
-enum Target {
-    /// What is in a control group: its `cgroup.kill`, which is no other's that gets its name later.
-    Group(File),
+struct Target {
+    /// What is in a control group, by its `cgroup.kill`: no other's that gets its name later.
+    group: Option<File>,
     /// What descends from our lease-hold.
-    ChildrenOf(i32),
+    holder: i32,
 }
 
 impl Target {
     fn kill(&self) {
-        match self {
-            Self::Group(file) => {
-                // It may be gone.
-                let _ = write(file, b"1");
-            }
-            // Its number may be another's once we are not its child any more.
-            Self::ChildrenOf(pid) if getppid().as_raw() != *pid => {}
-            Self::ChildrenOf(pid) => {
-                let own: Vec<ProcessId> = Process::own().iter().map(Process::id).collect();
-                let found = descendants(*pid, &own).into_iter();
-                let alive = found.filter_map(ProcessId::open);
-                alive.for_each(|process| process.kill());
-            }
+        if let Some(group) = &self.group {
+            // It may be gone.
+            let _ = write(group, b"1");
         }
-    }
-
-    fn kept(&self) -> Option<i32> {
-        match self {
-            Self::Group(file) => Some(file.as_raw_fd()),
-            Self::ChildrenOf(_) => None,
+        // Its number may be another's once we are not its child any more.
+        if getppid().as_raw() == self.holder {
+            let own: Vec<ProcessId> = Process::own().iter().map(Process::id).collect();
+            let found = descendants(self.holder, &own).into_iter();
+            let alive = found.filter_map(ProcessId::open);
+            alive.for_each(|process| process.kill());
         }
     }
 }
 
 /// The life of the process: whatever fails in it, it ends, and nothing is different from before.
 fn keep(control: UnixStream, target: Target, run_dir: PathBuf) {
-    let kept: Vec<i32> = target
-        .kept()
-        .into_iter()
-        .chain([control.as_raw_fd()])
-        .collect();
+    let group = target.group.as_ref().map(AsRawFd::as_raw_fd);
+    let kept: Vec<i32> = group.into_iter().chain([control.as_raw_fd()]).collect();
     if child::close_all_but(&kept).is_err() || stand_apart().is_err() {
         return;
     }
