@@ -170,8 +170,8 @@ fn a_loss_is_announced_as_asked_for() {
             let renewed = a.renewed();
             let ended = wait_for_end(pid, SOON).since(renewed).as_secs_f64();
             println!("{contain}: killed {ended:.1} s after the last renewal");
-            // A grace of 4 s from the loss on, 8 s after the renewal; less what clocks step by. Half
-            // of W would be 10 s.
+            // A grace of 4 s from the loss on, 8 s after the renewal; less what clocks step by.
+            // Half of W would be 10 s.
             assert!((11.5..17.5).contains(&ended), "{ended} s");
             let ran = hold.finish();
             assert_eq!(ran.code, 124, "{ran:?}");
