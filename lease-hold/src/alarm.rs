@@ -76,7 +76,7 @@ mod tests {
         };
         let rings = BootClock::boot_time().after(Duration::from(left));
         let late = rings.since(until);
-        assert!(late < Duration::from_millis(200), "{late:?}");
+        assert!(late < Duration::from_secs(5), "{late:?}");
         assert!(rings >= until);
     }
 }

@@ -123,3 +123,45 @@ impl Files {
         told.recv_timeout(FILES_WITHIN).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// Carries a deadline that is so far away, and returns how long it took to end.
+    fn carry_for(far: Duration, stream: UnixStream) -> Duration {
+        stream.set_nonblocking(true).unwrap();
+        let start = BootClock::boot_time();
+        let carried = Carried {
+            last_moment: start.after(far),
+            hosts: Vec::new(),
+        };
+        let (alarm, nowhere) = (Alarm::new().unwrap(), Path::new("/proc/self"));
+        carry(&mut Wire::new(stream), &alarm, nowhere, &carried).unwrap();
+        BootClock::boot_time().since(start)
+    }
+
+    #[test]
+    fn all_ends_at_the_last_moment_that_is_known_of() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let short = Duration::from_millis(50);
+        assert!(carry_for(short, theirs.try_clone().unwrap()) >= short);
+        // Told of a later one, and then of an earlier one, by somebody who says no more.
+        let later = Duration::from_millis(300);
+        let at = BootClock::boot_time().after(later);
+        let mut wire = Wire::new(ours);
+        wire.send(&LastMoment { at }).unwrap();
+        let at = Moment::default();
+        wire.send(&LastMoment { at }).unwrap();
+        let took = carry_for(short, theirs);
+        assert!(took > later - short, "{took:?}");
+    }
+
+    #[test]
+    fn all_ends_at_once_without_a_lease_hold() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(ours);
+        assert!(carry_for(Duration::from_secs(3600), theirs) < Duration::from_secs(60));
+    }
+}

@@ -183,3 +183,36 @@ fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
     line.push(b'\n');
     Ok(line)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Wire, Wire) {
+        let (one, other) = UnixStream::pair().unwrap();
+        other.set_nonblocking(true).unwrap();
+        (Wire::new(one), Wire::new(other))
+    }
+
+    #[test]
+    fn all_that_was_said_is_read_before_the_end() {
+        const LINES: u32 = 50;
+        let (mut peer, mut wire) = pair();
+        assert!(wire.drain().unwrap(), "nothing was said, and it is open");
+        let long = "x".repeat(1000);
+        for number in 0..LINES {
+            peer.send(&(number, &long)).unwrap();
+        }
+        assert!(!peer.is_behind());
+        // It ends with something unread.
+        wire.send(&"unheard").unwrap();
+        drop(peer);
+        assert!(!wire.drain().unwrap());
+        for number in 0..LINES {
+            let (said, _): (u32, String) = wire.take_message().unwrap().unwrap();
+            assert_eq!(said, number);
+        }
+        assert_eq!(wire.take_message::<(u32, String)>().unwrap(), None);
+        assert!(!wire.fill().unwrap());
+    }
+}
