@@ -162,8 +162,8 @@ impl Session {
         let Welcome {
             holder, generation, ..
         } = *self.welcome;
-        send(&mut self.wire, &Ask::Gone, None);
-        if self.wire.is_none()
+        let told = self.wire.as_mut().map(|wire| wire.send(&Ask::Gone));
+        if !matches!(told, Some(Ok(())))
             && let Ok(place) = Place::open(&self.run_dir, &self.name())
         {
             // Without the mark the next lease-join cannot know.
@@ -262,7 +262,7 @@ impl Session {
             let clock = BootClock::default();
             // For some time in any case: whether it is too late may not be known yet.
             let until = clock.now().after(tenure.timing().lost_after());
-            while clock.now() < until.max(tenure.deadline()) {
+            while !tenure.is_lost() && clock.now() < until.max(tenure.deadline()) {
                 std::thread::sleep(LOOK_AGAIN);
                 let place = Place::open(&run_dir, &lockspace).ok();
                 if let Some(stream) = place.and_then(|place| place.connect().ok()) {
