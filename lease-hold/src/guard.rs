@@ -31,6 +31,9 @@ use std::time::Duration;
 /// How long the command of --on-loss is spared, whatever has to be killed.
 const SPARED_FOR: Duration = Duration::from_secs(1);
 
+/// Why a command was never run.
+const BEFORE_START: &str = "before the command was started";
+
 /// How it ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -106,6 +109,9 @@ pub(crate) fn run(
         }
         asked.retain(|number| !hub.sessions()[*number].start());
     }
+    if !hub.holds() {
+        return Ok(Ended::Lost(BEFORE_START.into()));
+    }
     hub.child = Some(gated.open()?);
     Watch::new(hub, held, command, environment, orders).run()
 }
@@ -160,7 +166,7 @@ fn wait_for_go(hub: &mut Hub, mut missing: usize) -> Result<(), Ended> {
         let session = &mut hub.sessions()[session];
         session.tenure.note_renewal(renewed);
         if session.welcome.generation != generation || !session.tenure.holds(now) {
-            return Err(Ended::Lost("before the command was started".into()));
+            return Err(Ended::Lost(BEFORE_START.into()));
         }
         missing -= 1;
     }
