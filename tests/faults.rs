@@ -1,6 +1,6 @@
 //! Storage that misbehaves on one host's path to it: errors, hangs, slowness. What is transient
 //! loses nothing; what stays kills in time; and nothing that hangs keeps anybody from acting.
-//! t = 1, W = 6: lost 8 s after the last renewal, everything dead by 14 s.
+//! t = 1, W = 10: lost 8 s after the last renewal, everything dead by 18 s.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use nix::sys::signal::Signal;
@@ -11,9 +11,9 @@ use support::path::StoragePath;
 use support::process::{Process, SOON, now, together, wait_for_end, wait_until};
 use support::storage::Storage;
 
-const WATCHDOG: u64 = 6;
+const WATCHDOG: u64 = 10;
 const LOST_AFTER: f64 = 8.0;
-const DEAD_AFTER: f64 = 14.0;
+const DEAD_AFTER: f64 = 18.0;
 
 /// A host with its own path to a storage, joined.
 struct Site {

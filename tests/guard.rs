@@ -1,6 +1,6 @@
 //! The guard around a command: what it starts is held together and ended as a whole, whoever of
 //! lease-hold, lease-join and the command is killed or stopped. t = 1 and, where time matters,
-//! W = 6: lost 8 s after the last renewal, everything dead by 14 s.
+//! W = 10: lost 8 s after the last renewal, everything dead by 18 s.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use lease_core::clock::Moment;
@@ -16,11 +16,11 @@ use support::process::{Process, SOON, now, runs, state, together, wait_for_end, 
 use support::storage::Storage;
 
 /// W where time matters.
-const WATCHDOG: u64 = 6;
+const WATCHDOG: u64 = 10;
 /// The lease is lost so many seconds after the last renewal.
 const LOST_AFTER: f64 = 8.0;
 /// And everything is dead.
-const DEAD_AFTER: f64 = 14.0;
+const DEAD_AFTER: f64 = 18.0;
 
 fn host(storage: &Storage, id: u64) -> Host {
     Host::new(storage, id).promising(WATCHDOG)
