@@ -208,6 +208,24 @@ fn what_is_given_back_while_it_is_away_is_free_once_it_is_back() {
 }
 
 #[test]
+fn what_it_is_not_to_hear_of_does_not_make_it_leave() {
+    let storage = Storage::new(1);
+    let a = Host::new(&storage, 1).promising(WATCHDOG);
+    let tool = a.join_command();
+    let words = std::iter::once(tool.get_program()).chain(tool.get_args());
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP INT; exec \"$@\"", "sh"]);
+    let join = Process::start(shell.args(words));
+    join.wait_for_stdout("joined");
+    join.signal(Signal::SIGHUP);
+    join.signal(Signal::SIGINT);
+    a.wait_for_renewal();
+    assert_eq!(a.describe()["state"], "serving");
+    join.signal(Signal::SIGTERM);
+    assert_eq!(join.finish().code, 0);
+}
+
+#[test]
 fn a_lease_hold_in_the_middle_of_everything_lives_through_restarts() {
     let storage = Storage::new(1);
     let resource = storage.resource(1);
