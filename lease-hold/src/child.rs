@@ -20,7 +20,7 @@ use lease_core::registry::wire::Wire;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::unistd::{ForkResult, Pid, fork, getppid, pipe2, read, write};
@@ -30,7 +30,6 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -106,13 +105,6 @@ fn put_back() -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Lets a command find signals and standard descriptors as this process did.
-#[allow(unsafe_code)]
-pub(crate) fn as_we_were(command: &mut std::process::Command) -> &mut std::process::Command {
-    // SAFETY: `put_back` makes system calls only, which is safe in a child that has been forked.
-    unsafe { command.pre_exec(|| Ok(put_back()?)) }
 }
 
 /// A forked child that has not executed anything yet.
@@ -340,6 +332,40 @@ fn let_through(gate: BorrowedFd<'_>) -> bool {
     }
 }
 
+/// Executes a command in a child, as this process was started itself, and waits until it does.
+/// Returns the child, and a descriptor for it.
+pub(crate) fn start(file: &CStr, arguments: &[CString]) -> anyhow::Result<(Pid, OwnedFd)> {
+    let mut variables = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let text = [name.as_bytes(), value.as_bytes()].join(&b'=');
+        variables.push(CString::new(text)?);
+    }
+    let execution = Execution {
+        file,
+        arguments: pointers(arguments),
+        variables: pointers(&variables),
+        signals: &SigSet::thread_get_mask()?,
+        parent: Pid::this(),
+        kept: None,
+    };
+    let gated = fork_to_gate(&execution, None, None, None)?;
+    write(&gated.gate, &[1])?;
+    let mut fds = [PollFd::new(gated.failure.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    match told_failure(&gated.failure)? {
+        Some(errno) => Err(errno.into()),
+        None => Ok((gated.pid, gated.pidfd)),
+    }
+}
+
+/// What a child has said of why it could not execute anything; nothing if it did execute.
+fn told_failure(failure: &OwnedFd) -> Result<Option<Errno>, Errno> {
+    let mut errno = [0; 4];
+    let count = read(failure, &mut errno)?;
+    let told = Errno::from_raw(i32::from_ne_bytes(errno));
+    Ok((count == errno.len()).then_some(told))
+}
+
 /// Starts a shell command beside the guarded one, with the same environment, and waits for
 /// nothing: whether it can be executed is its own affair. `None`: it could not be forked.
 #[allow(unsafe_code)]
@@ -491,13 +517,11 @@ impl Child {
     }
 
     fn hear_failure(&mut self) -> Option<Event> {
-        let mut errno = [0; 4];
-        let count = match read(self.failure.as_ref()?, &mut errno) {
-            Err(Errno::EAGAIN | Errno::EINTR) => return None,
-            other => other.unwrap_or(0),
-        };
-        self.failure = None;
-        (count == errno.len()).then(|| Event::NotExecuted(i32::from_ne_bytes(errno)))
+        let told = told_failure(self.failure.as_ref()?);
+        if !matches!(told, Err(Errno::EAGAIN | Errno::EINTR)) {
+            self.failure = None;
+        }
+        told.ok()?.map(Event::NotExecuted)
     }
 
     fn hear_init(&mut self) -> Vec<Event> {
@@ -509,7 +533,9 @@ impl Child {
         while let Ok(Some(report)) = wire.take_message::<Report>() {
             match report {
                 Report::Started => self.command = self.command.take().or(wire.take_descriptor()),
-                Report::NotExecuted { errno } => events.push(Event::NotExecuted(errno)),
+                Report::NotExecuted { errno } => {
+                    events.push(Event::NotExecuted(Errno::from_raw(errno)));
+                }
                 Report::Stopped { signal } => events.push(Event::Stopped(signal)),
                 Report::Exited { code } => events.push(Event::Exited(code)),
             }

@@ -336,7 +336,7 @@ impl<'a> Watch<'a> {
             Event::TreeGone => self.gone = true,
             // A command that was stopped in any other way is its own affair.
             Event::Stopped(signal) if signals::stops(signal) => signals::stop(),
-            Event::NotExecuted(errno) => self.not_executed = Some(Errno::from_raw(errno)),
+            Event::NotExecuted(errno) => self.not_executed = Some(errno),
             _ => {}
         }
     }

@@ -14,6 +14,7 @@ use lease_core::id::Name;
 use lease_core::registry::message::{Tell, Welcome};
 use lease_core::spec::ResourceSpec;
 use lease_core::tool::show;
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -39,8 +40,8 @@ pub(crate) enum Event {
     Signal(i32, bool),
     /// A worker is done.
     Done(usize, Answer),
-    /// The command could not be executed: errno.
-    NotExecuted(i32),
+    /// The command could not be executed.
+    NotExecuted(Errno),
     /// The command ended, with this exit code.
     Exited(u8),
     /// The command was stopped by this signal.

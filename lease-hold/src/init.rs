@@ -13,15 +13,13 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// The name under which lease-hold executes itself as an init.
 const CALLED: &str = "lease-hold-init";
@@ -78,20 +76,21 @@ fn run(mut words: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let control: RawFd = words.next()?.to_str()?.parse().ok()?;
     let carried: Carried = serde_json::from_str(words.next()?.to_str()?).ok()?;
     let run_dir = PathBuf::from(words.next()?);
-    let (file, name) = (words.next()?, words.next()?);
+    let mut strings = words.map(|word| CString::new(word.into_vec()).ok());
+    let file = strings.next()??;
+    let arguments: Vec<CString> = strings.collect::<Option<_>>()?;
     let mut wire = Wire::new(UnixStream::from(child::inherited(control)?));
     child::wait_for_children().ok()?;
     carry_deadline(wire.stream().try_clone().ok()?, run_dir, carried)?;
-    let mut command = Command::new(file);
-    match child::as_we_were(command.arg0(name).args(words)).spawn() {
-        Ok(child) => {
-            let pid = child.id().cast_signed();
-            let fd = pidfd_open(rustix::process::Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    match child::start(&file, &arguments) {
+        Ok((pid, fd)) => {
             wire.send_with(&Report::Started, fd.as_fd()).ok()?;
-            reap(Pid::from_raw(pid), &mut wire);
+            reap(pid, &mut wire);
         }
         Err(why) => {
-            let errno = why.raw_os_error().unwrap_or(libc::ENOEXEC);
+            let errno = why
+                .downcast_ref()
+                .map_or(libc::EAGAIN, |errno: &Errno| *errno as i32);
             wire.send(&Report::NotExecuted { errno }).ok()?;
         }
     }
