@@ -1,5 +1,6 @@
 //! What happens when a process, a host or its lease is lost: who is killed, when, and who may take
-//! over. t = 1 and W = 2: lost 8 s after the last renewal, everything dead by 10 s.
+//! over. t = 1 and W = 2: lost 8 s after the last renewal, everything dead by 10 s; by 14 s where
+//! that is looked at, with W = 6.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use lease_core::id::{Generation, Lver, Name};
@@ -12,8 +13,9 @@ use support::hosts::{Host, WATCHDOG};
 use support::process::{Process, SOON, now, runs, wait_until};
 use support::storage::{Storage, host_id};
 
-/// After a loss that is seen on the disk: a renewal period, and some more for a slow machine.
-const AT_ONCE: Duration = Duration::from_secs(5);
+/// After a loss that is seen on the disk: a renewal period, and some more for a slow machine, but
+/// less than a lease lasts.
+const AT_ONCE: Duration = Duration::from_secs(7);
 
 /// A command that leaves a daemon behind and stays itself. Prints the pids of both.
 const DAEMONIC: &str = "sh -c 'setsid sh -c \"echo daemon \\$\\$; exec sleep 100\" & exit'
@@ -243,12 +245,14 @@ fn a_lease_join_that_is_started_again_in_time_goes_on() {
 #[test]
 fn without_its_lease_join_a_command_is_killed_in_time() {
     let storage = Storage::new(1);
-    let (a, join) = Host::joined(&storage, 1);
+    let a = Host::new(&storage, 1).promising(6);
+    let join = a.join();
     let (hold, pids) = with_daemon(&a, &[&storage.resource(1)]);
     let stubborn = "trap '' TERM; echo held; while :; do sleep 0.05; done";
     let stubborn = ["sh", "-c", stubborn];
     let other = Storage::new(1);
-    let (c, join_c) = Host::joined(&other, 1);
+    let c = Host::new(&other, 1).promising(6);
+    let join_c = c.join();
     let stubborn = c.start_hold(&[&other.resource(1)], &stubborn);
     stubborn.wait_for_stdout("held");
     let before = storage.area(1);
@@ -260,7 +264,7 @@ fn without_its_lease_join_a_command_is_killed_in_time() {
     for (hold, renewed) in [&hold, &stubborn].into_iter().zip(renewals) {
         lost(&hold.finish(), "no renewal in time");
         let age = seconds() - renewed;
-        assert!((8.0..10.0).contains(&age), "{age} s after the last renewal");
+        assert!((8.0..14.0).contains(&age), "{age} s after the last renewal");
     }
     assert!(!pids.iter().any(|pid| runs(*pid)));
     assert!(storage.area(1) == before);
@@ -269,13 +273,14 @@ fn without_its_lease_join_a_command_is_killed_in_time() {
 #[test]
 fn a_lease_join_that_stands_still_is_not_waited_for() {
     let storage = Storage::new(1);
-    let (a, join) = Host::joined(&storage, 1);
+    let a = Host::new(&storage, 1).promising(6);
+    let join = a.join();
     let (hold, pids) = with_daemon(&a, &[&storage.resource(1)]);
     join.signal(Signal::SIGSTOP);
     let renewed = renewed(&storage, 1);
     lost(&hold.finish(), "no renewal in time");
     let age = seconds() - renewed;
-    assert!((8.0..11.0).contains(&age), "{age} s after the last renewal");
+    assert!((8.0..14.0).contains(&age), "{age} s after the last renewal");
     assert!(!pids.iter().any(|pid| runs(*pid)));
     // When it goes on, it is lost, and writes nothing.
     let before = storage.heartbeat(1);
@@ -306,7 +311,7 @@ fn takeover(suffix: &str, waiting: bool) {
     let age = seconds() - renewed;
     // Others see a renewal when they look: every 2 s.
     assert!(
-        (10.0..20.0).contains(&age),
+        (10.0..25.0).contains(&age),
         "{age} s after the last renewal"
     );
     assert_eq!(wait.finish().code, 0);

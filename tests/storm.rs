@@ -152,9 +152,9 @@ impl Site {
 fn terms(journal: &Path) -> BTreeMap<u64, (String, u64, u64)> {
     let text = std::fs::read_to_string(journal).unwrap_or_default();
     let mut terms = BTreeMap::new();
-    // The last line may just be being written.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    for line in whole.lines() {
+    // A line that is being written can be seen in part.
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    for line in text[..whole].lines() {
         let words: Vec<&str> = line.split(' ').collect();
         let [name, lver, _, time] = words.as_slice() else {
             panic!("{line:?}");

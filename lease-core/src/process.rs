@@ -108,6 +108,46 @@ pub fn all() -> Vec<(i32, Stat)> {
         .collect()
 }
 
+/// The descendants of a process, but for `spared` and what descends from those. Each is found as a
+/// child of one found before: who is forked meanwhile may be missed, and is found by the next look.
+pub fn descendants(root: i32, spared: &[ProcessId]) -> Vec<ProcessId> {
+    let mut found = Vec::new();
+    let mut parents = vec![root];
+    let mut everybody = None;
+    while let Some(parent) = parents.pop() {
+        let children = children_of(parent).unwrap_or_else(|| {
+            let everybody = everybody.get_or_insert_with(all);
+            let of_parent = everybody.iter().filter(|(_, stat)| stat.parent == parent);
+            of_parent.map(|(pid, _)| *pid).collect()
+        });
+        for child in children.into_iter().filter_map(ProcessId::of) {
+            if !spared.contains(&child) {
+                parents.push(child.pid);
+                found.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// The children of a process, as the kernel lists them: on a host with a thousand holders it would
+/// take too long if each looked at every process. `None` where this kernel has no such list. A
+/// process that is gone has none.
+fn children_of(pid: i32) -> Option<Vec<i32>> {
+    let own = std::process::id();
+    if !std::path::Path::new(&format!("/proc/self/task/{own}/children")).exists() {
+        return None;
+    }
+    let mut children = Vec::new();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    for thread in threads.into_iter().flatten().flatten() {
+        let list = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        let numbers = list.split_whitespace().map(str::parse::<i32>);
+        children.extend(numbers.filter_map(Result::ok));
+    }
+    Some(children)
+}
+
 fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
@@ -126,7 +166,8 @@ fn parse_stat(line: &[u8]) -> Option<Stat> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
 
     #[test]
     fn a_stat_line_is_read_whatever_the_name_is() {
@@ -156,6 +197,39 @@ mod tests {
         child.wait().unwrap();
         assert!(process.is_dead());
         assert!(id.open().is_none());
+    }
+
+    #[test]
+    fn descendants_are_found_and_those_of_who_is_spared_are_not() {
+        let script = "sleep 600 & echo $!; wait";
+        let mut shell = Command::new("sh");
+        let mut shell = shell
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let sleep: i32 = line.trim().parse().unwrap();
+        let pid = shell.id().cast_signed();
+        let (own, id) = (
+            std::process::id().cast_signed(),
+            ProcessId::of(pid).unwrap(),
+        );
+        let pids = |spared: &[ProcessId]| {
+            let found = descendants(own, spared);
+            found.iter().map(|id| id.pid).collect::<Vec<i32>>()
+        };
+        let all = pids(&[]);
+        assert!(all.contains(&pid) && all.contains(&sleep), "{all:?}");
+        let some = pids(&[id]);
+        assert!(!some.contains(&pid) && !some.contains(&sleep), "{some:?}");
+        for pid in [sleep, pid] {
+            ProcessId::of(pid).unwrap().open().unwrap().kill();
+        }
+        shell.wait().unwrap();
     }
 
     #[test]

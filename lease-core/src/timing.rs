@@ -8,7 +8,7 @@
 //! | the lease is lost, what is guarded is asked to end, after | 8t | 80 |
 //! | lease-hold kills it, if no other grace is asked for, after | 8t + W/2 | 110 |
 //! | lease-join kills what a lease-hold has not, after | 8t + 3W/4 | 125 |
-//! | the init of a PID namespace kills all that is in it after | 8t + 7W/8 | 132.5 |
+//! | whoever carries the last deadline beside lease-hold kills all after | 8t + 7W/8 | 132.5 |
 //! | everything that was guarded is dead by | 8t + W | 140 |
 //! | another host may take over after more than | 8t + W | 140 |
 //!
@@ -118,8 +118,8 @@ impl Timing {
         self.margin() / 4
     }
 
-    /// Without a renewal for this long the init of a PID namespace kills all that is in it, if
-    /// nobody else has: 8t + 7W/8.
+    /// Without a renewal for this long the init of a PID namespace, or the process beside
+    /// lease-hold that stands for it, kills all that is guarded, if nobody else has: 8t + 7W/8.
     pub fn lapse_after(self) -> Duration {
         self.lost_after() + self.margin() * 7 / 8
     }

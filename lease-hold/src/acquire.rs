@@ -63,6 +63,8 @@ pub(crate) enum Block {
     Local(Rival),
     /// A late write of this host may land until then.
     Late(Moment),
+    /// We were stopped, and for a moment it seemed that the host id is lost.
+    Stopped,
     /// Somebody on another host.
     Refused(Refusal, Snapshot),
     /// A host of which it is not known whether it is alive.
@@ -113,7 +115,7 @@ pub(crate) fn acquire_all(hub: &mut Hub, patience: Patience) -> Result<Vec<HeldL
 fn worth_waiting(block: &Block, patience: Patience) -> bool {
     match block {
         // Moments only: whoever it is lets go at once.
-        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) => true,
+        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) | Block::Stopped => true,
         Block::Refused(Refusal::Version { .. }, _) => false,
         Block::Local(rival) if rival.passing => patience != Patience::None,
         Block::Late(_) | Block::Unknown { .. } => patience != Patience::None,
@@ -129,9 +131,9 @@ fn wait(hub: &mut Hub, index: usize, block: Block, give_up: Option<Moment>) -> R
     let forever = now.after(Duration::from_secs(3600));
     let left = give_up.unwrap_or(forever).since(now);
     let pause = match block {
-        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) | Block::Local(_) => {
-            ASK_AGAIN
-        }
+        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _)
+        | Block::Local(_)
+        | Block::Stopped => ASK_AGAIN,
         // A renewal has to come after that moment.
         Block::Late(until) => until.since(now).max(ASK_AGAIN),
         Block::Refused(_, snapshot) => {
@@ -160,6 +162,7 @@ fn watched(hub: &mut Hub, index: usize) -> Result<(), End> {
     });
     check_ending(hub)?;
     match result {
+        Some(Err(AcquireError::Lost)) if hub.holds() => Ok(()),
         Some(Err(error)) => Err(End::Failed(report::failure(hub, index, &error))),
         _ => Ok(()),
     }
@@ -309,6 +312,9 @@ fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
         ),
         Answer::Attempted(Err(AcquireError::TooEarly { until }), left) => {
             (Progress::Blocked(Block::Late(until)), left)
+        }
+        Answer::Attempted(Err(AcquireError::Lost), left) if hub.holds() => {
+            (Progress::Blocked(Block::Stopped), left)
         }
         Answer::Attempted(Err(error), left) => (Progress::Failed(error), left),
         Answer::Shared(Ok(Some(held))) => (Progress::Held(held), Left::NOTHING),

@@ -5,36 +5,107 @@
 //! In a PID namespace, what is executed is not the command but the namespace's init.
 
 use crate::cage::Cage;
+use crate::carrier::{Carried, LastMoment};
 use crate::command::Command;
 use crate::guard::Orders;
 use crate::hub::Event;
-use crate::init::{self, Carried, LastMoment, Report};
+use crate::init::{self, Report};
 use crate::tree;
 use anyhow::Context;
 use lease_core::clock::Moment;
 use lease_core::contain::Containment;
 use lease_core::priority::OomScore;
+use lease_core::process::ProcessId;
 use lease_core::registry::wire::Wire;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::unistd::{ForkResult, Pid, fork, getppid, pipe2, read, write};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// How long the command of --on-loss may take to start before the others are asked to end.
-const START_WITHIN: Duration = Duration::from_millis(100);
 /// `CLONE_INTO_CGROUP` of linux/sched.h.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// Numbers of standard input, output and error.
+const STANDARD: [RawFd; 3] = [0, 1, 2];
+
+/// Bit n: signal n + 1 was ignored when this process was started.
+static IGNORED: AtomicU64 = AtomicU64::new(0);
+/// Bit n: descriptor n of [`STANDARD`] was closed then.
+static CLOSED: AtomicU8 = AtomicU8::new(0);
+
+#[allow(unsafe_code)]
+#[used]
+// SAFETY: what stands in this section is called before `main`, when there is one thread, and
+// `note_start` makes system calls only.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = note_start;
+
+/// Notes what the standard library changes before `main`: it ignores SIGPIPE, and opens /dev/null
+/// in place of a standard descriptor that is closed.
+#[allow(unsafe_code)]
+extern "C" fn note_start() {
+    for fd in STANDARD {
+        // SAFETY: asks for the flags of a descriptor, which fails if it is not open.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            CLOSED.fetch_or(1 << fd, Ordering::Relaxed);
+        }
+    }
+    for number in 1..=64 {
+        // SAFETY: an all-zero sigaction is a valid one; without a new one, sigaction(2) only
+        // writes the present one there.
+        let ignored = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(number, std::ptr::null(), &raw mut action) == 0
+                && action.sa_sigaction == libc::SIG_IGN
+        };
+        if ignored {
+            IGNORED.fetch_or(1 << (number - 1), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether a signal was ignored when this process was started.
+pub(crate) fn was_ignored(number: i32) -> bool {
+    IGNORED.load(Ordering::Relaxed) & (1 << (number - 1)) != 0
+}
+
+/// Makes sure that children which end are there to be waited for, also if whoever started this
+/// process ignores the ends of its own.
+#[allow(unsafe_code)]
+pub(crate) fn wait_for_children() -> Result<(), Errno> {
+    // SAFETY: sets a disposition to its default; no handler is involved.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop)
+}
+
+/// In a child, before it executes: what differs from how this process was started is put back.
+#[allow(unsafe_code)]
+fn put_back() -> Result<(), Errno> {
+    for signal in [Signal::SIGPIPE, Signal::SIGCHLD] {
+        let handler = match was_ignored(signal as i32) {
+            true => SigHandler::SigIgn,
+            false => SigHandler::SigDfl,
+        };
+        // SAFETY: no handler is involved.
+        unsafe { nix::sys::signal::signal(signal, handler) }?;
+    }
+    for fd in STANDARD {
+        if CLOSED.load(Ordering::Relaxed) & (1 << fd) != 0 {
+            // SAFETY: what is open there is /dev/null, which nothing in this child uses.
+            unsafe { libc::close(fd) };
+        }
+    }
+    Ok(())
+}
 
 /// A forked child that has not executed anything yet.
 pub(crate) struct Gated {
@@ -48,11 +119,18 @@ pub(crate) struct Gated {
 
 /// A command on its way, or running.
 pub(crate) struct Child {
+    /// The command's process, if it is a child of ours.
+    pid: Option<Pid>,
     /// The command's own process; `None` until its init has said which.
     command: Option<OwnedFd>,
     /// Signals that came before that.
     pending: Vec<i32>,
+    /// The talk with an init.
     control: Option<Wire>,
+    /// Where a child says that it could not execute anything.
+    failure: Option<OwnedFd>,
+    /// Nothing is left of it.
+    gone: bool,
 }
 
 /// What a child executes. All memory that it needs after the fork.
@@ -74,7 +152,7 @@ pub(crate) fn fork_gated(
     command: &Command,
     environment: &[CString],
     orders: &Orders,
-    carried: &Carried,
+    (run_dir, carried): (&Path, &Carried),
 ) -> anyhow::Result<Gated> {
     let variables = pointers(environment);
     let (cage, signals) = (&orders.cage, &orders.signals);
@@ -90,7 +168,7 @@ pub(crate) fn fork_gated(
         return fork_into(cage, &execution, orders.oom_score.as_ref());
     }
     let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
-    let arguments = init::arguments(theirs.as_raw_fd(), carried, command)?;
+    let arguments = init::arguments(theirs.as_raw_fd(), carried, run_dir, command)?;
     let execution = Execution {
         file: init::SELF,
         arguments: pointers(&arguments),
@@ -102,7 +180,7 @@ pub(crate) fn fork_gated(
     // The next child is the first process of a new namespace; those after it are not.
     let own = File::open("/proc/self/ns/pid").context("cannot open our own PID namespace")?;
     unshare(CloneFlags::CLONE_NEWPID).context("cannot make a PID namespace")?;
-    let gated = fork_and_wait(&execution, orders.oom_score.as_ref(), Some(ours), None);
+    let gated = fork_to_gate(&execution, orders.oom_score.as_ref(), Some(ours), None);
     setns(own, CloneFlags::CLONE_NEWPID).context("cannot leave the PID namespace")?;
     gated
 }
@@ -117,11 +195,11 @@ fn fork_into(
     let group = cage.open().context("cannot open the control group")?;
     let born = group
         .as_ref()
-        .map(|group| fork_and_wait(execution, oom_score, None, Some(group.as_fd())));
+        .map(|group| fork_to_gate(execution, oom_score, None, Some(group.as_fd())));
     match born {
         Some(Ok(gated)) => Ok(gated),
         _ => {
-            let gated = fork_and_wait(execution, oom_score, None, None)?;
+            let gated = fork_to_gate(execution, oom_score, None, None)?;
             cage.enter(gated.pid)
                 .context("cannot put the command into its control group")?;
             Ok(gated)
@@ -159,14 +237,15 @@ unsafe fn fork_or_clone(group: Option<BorrowedFd<'_>>) -> Result<ForkResult, Err
 }
 
 #[allow(unsafe_code)]
-fn fork_and_wait(
+fn fork_to_gate(
     execution: &Execution<'_>,
     oom_score: Option<&OomScore>,
     control: Option<UnixStream>,
     group: Option<BorrowedFd<'_>>,
 ) -> anyhow::Result<Gated> {
     let (gate_read, gate) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-    let (failure, failure_write) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let no_waiting = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let (failure, failure_write) = pipe2(no_waiting).context("cannot make a pipe")?;
     // SAFETY: this process has other threads, so until it executes, the child may only make calls
     // that are safe in a signal handler: `run_child` makes system calls on memory that was
     // prepared before, allocates nothing and takes no lock.
@@ -174,7 +253,7 @@ fn fork_and_wait(
         ForkResult::Child => {
             // With these open it would never see the end of the gate.
             drop((gate, failure));
-            let errno = run_child(execution, gate_read.as_fd());
+            let errno = run_child(execution, Some(gate_read.as_fd()));
             let _ = write(failure_write.as_fd(), &(errno as i32).to_ne_bytes());
             // SAFETY: ends the process at once, without running anything of the parent's.
             unsafe { libc::_exit(127) }
@@ -207,7 +286,7 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 
 /// Returns only if nothing could be executed.
 #[allow(unsafe_code)]
-fn run_child(execution: &Execution<'_>, gate: BorrowedFd<'_>) -> Errno {
+fn run_child(execution: &Execution<'_>, gate: Option<BorrowedFd<'_>>) -> Errno {
     if let Err(errno) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
         return errno;
     }
@@ -219,21 +298,14 @@ fn run_child(execution: &Execution<'_>, gate: BorrowedFd<'_>) -> Errno {
     // SAFETY: a system call that reads `ordinary`. If this process was never raised it changes
     // nothing, and it is always allowed.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary) };
-    // SAFETY: sets a disposition to its default; no handler is involved. Rust's start-up ignores
-    // this signal, and an ignored signal stays so across exec.
-    if let Err(errno) = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigDfl) } {
-        return errno;
-    }
     if let Err(errno) = execution.signals.thread_set_mask() {
         return errno;
     }
-    let mut byte = [0];
-    loop {
-        match read(gate, &mut byte) {
-            Ok(1) => break,
-            Err(Errno::EINTR) => {}
-            _ => return Errno::ECANCELED,
-        }
+    if gate.is_some_and(|gate| !let_through(gate)) {
+        return Errno::ECANCELED;
+    }
+    if let Err(errno) = put_back() {
+        return errno;
     }
     if let Some(Err(errno)) = execution
         .kept
@@ -246,6 +318,134 @@ fn run_child(execution: &Execution<'_>, gate: BorrowedFd<'_>) -> Errno {
     // both arrays end with a null pointer.
     unsafe { libc::execve(execution.file.as_ptr(), arguments, variables) };
     Errno::last()
+}
+
+/// Waits behind the gate. `false`: it will never open.
+fn let_through(gate: BorrowedFd<'_>) -> bool {
+    let mut byte = [0];
+    loop {
+        match read(gate, &mut byte) {
+            Ok(1) => return true,
+            Err(Errno::EINTR) => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Executes a command in a child, as this process was started itself, and waits until it does.
+/// Returns the child, and a descriptor for it.
+pub(crate) fn start(file: &CStr, arguments: &[CString]) -> anyhow::Result<(Pid, OwnedFd)> {
+    let mut variables = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let text = [name.as_bytes(), value.as_bytes()].join(&b'=');
+        variables.push(CString::new(text)?);
+    }
+    let execution = Execution {
+        file,
+        arguments: pointers(arguments),
+        variables: pointers(&variables),
+        signals: &SigSet::thread_get_mask()?,
+        parent: Pid::this(),
+        kept: None,
+    };
+    let gated = fork_to_gate(&execution, None, None, None)?;
+    write(&gated.gate, &[1])?;
+    let mut fds = [PollFd::new(gated.failure.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    match told_failure(&gated.failure)? {
+        Some(errno) => Err(errno.into()),
+        None => Ok((gated.pid, gated.pidfd)),
+    }
+}
+
+/// What a child has said of why it could not execute anything; nothing if it did execute.
+fn told_failure(failure: &OwnedFd) -> Result<Option<Errno>, Errno> {
+    let mut errno = [0; 4];
+    let count = read(failure, &mut errno)?;
+    let told = Errno::from_raw(i32::from_ne_bytes(errno));
+    Ok((count == errno.len()).then_some(told))
+}
+
+/// Starts a shell command beside the guarded one, with the same environment, and waits for
+/// nothing: whether it can be executed is its own affair. `None`: it could not be forked.
+#[allow(unsafe_code)]
+pub(crate) fn run_aside(
+    shell_command: &OsStr,
+    environment: &[CString],
+    orders: &Orders,
+) -> Option<ProcessId> {
+    let text = CString::new(shell_command.as_bytes()).ok()?;
+    let arguments = [c"sh".to_owned(), c"-c".to_owned(), text];
+    let execution = Execution {
+        file: c"/bin/sh",
+        arguments: pointers(&arguments),
+        variables: pointers(environment),
+        signals: &orders.signals,
+        parent: Pid::this(),
+        kept: None,
+    };
+    // SAFETY: as in `fork_to_gate`.
+    match unsafe { fork() }.ok()? {
+        ForkResult::Child => {
+            run_child(&execution, None);
+            // SAFETY: ends the process at once, without running anything of the parent's.
+            unsafe { libc::_exit(127) }
+        }
+        ForkResult::Parent { child } => {
+            let score = orders.oom_score.iter();
+            score.for_each(|score| score.give_to(child.as_raw()));
+            ProcessId::of(child.as_raw())
+        }
+    }
+}
+
+/// Forks a process that runs `work` and ends with it. Whoever waits for children does not see it
+/// end, but for [`end_unseen`]. Call this while there is one thread.
+#[allow(unsafe_code)]
+pub(crate) fn fork_unseen(work: impl FnOnce()) -> Result<Pid, Errno> {
+    let none: libc::c_long = 0;
+    // SAFETY: clone(2) without flags and without a signal for the parent is a fork, on whichever
+    // machine: all its arguments are zero. There is no other thread that could hold a lock, so the
+    // child may do all that we may.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, none, none, none, none, none) };
+    match Errno::result(pid)? {
+        0 => {
+            work();
+            // SAFETY: ends the process at once, without running anything of the parent's.
+            unsafe { libc::_exit(0) }
+        }
+        pid => Ok(Pid::from_raw(
+            i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?,
+        )),
+    }
+}
+
+/// Ends such a process. Its number cannot be another's before that.
+pub(crate) fn end_unseen(pid: Pid) {
+    // It may have been killed.
+    let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+    let _ = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::__WCLONE));
+}
+
+/// Closes all that this process has open, but for what has one of these numbers; standard input,
+/// output and error are /dev/null from then on.
+#[allow(unsafe_code)]
+pub(crate) fn close_all_but(kept: &[RawFd]) -> std::io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    let names = std::fs::read_dir("/proc/self/fd")?.flatten();
+    let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let numbers: Vec<RawFd> = numbers.collect();
+    for number in numbers {
+        if !STANDARD.contains(&number) && !kept.contains(&number) && number != null.as_raw_fd() {
+            // SAFETY: whatever of this process's has it open is never used again: the caller goes
+            // on with what it keeps alone.
+            unsafe { libc::close(number) };
+        }
+    }
+    Ok(())
 }
 
 /// The descriptor that was kept open for an init under this number; nothing that it starts
@@ -265,8 +465,8 @@ impl Gated {
         self.pidfd.try_clone().context("cannot copy a pidfd")
     }
 
-    /// Lets it execute, and reaps from then on. `events` hears what becomes of it.
-    pub(crate) fn open(self, events: &Sender<Event>) -> anyhow::Result<Child> {
+    /// Lets it execute.
+    pub(crate) fn open(self) -> anyhow::Result<Child> {
         let Self {
             pid,
             pidfd,
@@ -274,62 +474,83 @@ impl Gated {
             failure,
             control,
         } = self;
+        if let Some(control) = &control {
+            let no_waiting = control.set_nonblocking(true);
+            no_waiting.context("cannot talk to the namespace's init")?;
+        }
         // If it is gone already its end is reported as any other.
         let _ = write(gate.as_fd(), &[1]);
-        let heard = listen_for_failure(failure, events.clone());
-        match control {
-            None => {
-                tree::reap(Some(pid), events.clone(), vec![heard]);
-                Ok(Child {
-                    command: Some(pidfd),
-                    pending: Vec::new(),
-                    control: None,
-                })
-            }
-            Some(control) => {
-                let wire = Wire::new(control.try_clone().context("cannot copy a socket")?);
-                let told = listen_to_init(Wire::new(control), events.clone());
-                tree::reap(None, events.clone(), vec![heard, told]);
-                Ok(Child {
-                    command: None,
-                    pending: Vec::new(),
-                    control: Some(wire),
-                })
-            }
-        }
+        let own = control.is_none();
+        Ok(Child {
+            pid: own.then_some(pid),
+            command: own.then_some(pidfd),
+            pending: Vec::new(),
+            control: control.map(Wire::new),
+            failure: Some(failure),
+            gone: false,
+        })
     }
 }
 
-fn listen_for_failure(failure: OwnedFd, events: Sender<Event>) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        let mut errno = [0; 4];
-        if read(failure.as_fd(), &mut errno) == Ok(4) {
-            // Without a main thread there is nobody to tell.
-            let _ = events.send(Event::NotExecuted(i32::from_ne_bytes(errno)));
-        }
-    })
-}
+impl Child {
+    /// What tells of it.
+    pub(crate) fn news(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let control = self.control.as_ref().map(|wire| wire.stream().as_fd());
+        let failure = self.failure.as_ref().map(AsFd::as_fd);
+        let all = control.into_iter().chain(failure);
+        all.map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+    }
 
-fn listen_to_init(mut wire: Wire, events: Sender<Event>) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        while let Ok(report) = wire.receive::<Report>() {
-            let event = match report {
-                Report::Started => match wire.take_descriptor() {
-                    Some(fd) => Event::Started(fd),
-                    None => continue,
-                },
-                Report::NotExecuted { errno } => Event::NotExecuted(errno),
-                Report::Stopped { signal } => Event::Stopped(signal),
-                Report::Exited { code } => Event::Exited(code),
-            };
-            if events.send(event).is_err() {
-                return;
+    /// What has become of it. Its end comes last: all that it, or its init, had to say has been
+    /// said by then.
+    pub(crate) fn hear(&mut self) -> Vec<Event> {
+        if self.gone {
+            return Vec::new();
+        }
+        let ends = tree::reap(self.pid);
+        self.gone = ends.iter().any(|event| matches!(event, Event::TreeGone));
+        let mut events = Vec::new();
+        events.extend(self.hear_failure());
+        events.extend(self.hear_init());
+        events.extend(ends);
+        events
+    }
+
+    fn hear_failure(&mut self) -> Option<Event> {
+        let told = told_failure(self.failure.as_ref()?);
+        if !matches!(told, Err(Errno::EAGAIN | Errno::EINTR)) {
+            self.failure = None;
+        }
+        told.ok()?.map(Event::NotExecuted)
+    }
+
+    fn hear_init(&mut self) -> Vec<Event> {
+        let Some(wire) = &mut self.control else {
+            return Vec::new();
+        };
+        let open = wire.drain().unwrap_or(false);
+        let mut events = Vec::new();
+        while let Ok(Some(report)) = wire.take_message::<Report>() {
+            match report {
+                Report::Started => self.command = self.command.take().or(wire.take_descriptor()),
+                Report::NotExecuted { errno } => {
+                    events.push(Event::NotExecuted(Errno::from_raw(errno)));
+                }
+                Report::Stopped { signal } => events.push(Event::Stopped(signal)),
+                Report::Exited { code } => events.push(Event::Exited(code)),
             }
         }
-    })
-}
+        if !open {
+            self.control = None;
+        }
+        if self.command.is_some() {
+            for number in std::mem::take(&mut self.pending) {
+                self.signal(number);
+            }
+        }
+        events
+    }
 
-impl Child {
     /// Sends the command a signal. `false`: it is gone.
     pub(crate) fn signal(&mut self, number: i32) -> bool {
         let Some(command) = &self.command else {
@@ -340,14 +561,6 @@ impl Child {
         signal.is_none_or(|signal| pidfd_send_signal(command, signal).is_ok())
     }
 
-    /// Its init has started it.
-    pub(crate) fn started(&mut self, command: OwnedFd) {
-        self.command = Some(command);
-        for number in std::mem::take(&mut self.pending) {
-            self.signal(number);
-        }
-    }
-
     /// The leases have been renewed: an init need not act before this moment.
     pub(crate) fn not_before(&mut self, at: Moment) {
         if let Some(control) = &mut self.control {
@@ -355,33 +568,4 @@ impl Child {
             let _ = control.send(&LastMoment { at });
         }
     }
-}
-
-/// Starts a shell command beside the guarded one, with the same environment. What becomes of it is
-/// not looked at; it is waited for only until it has started, and not for long.
-pub(crate) fn run_aside(shell_command: &OsStr, environment: &[CString]) {
-    let text = shell_command.to_owned();
-    let variables: Vec<(OsString, OsString)> = environment.iter().filter_map(variable).collect();
-    let (tell, started) = channel();
-    std::thread::spawn(move || {
-        let mut shell = std::process::Command::new("sh");
-        // It is reaped with all others.
-        let _ = shell
-            .arg("-c")
-            .arg(text)
-            .env_clear()
-            .envs(variables)
-            .spawn();
-        // Nobody may be waiting any more.
-        let _ = tell.send(());
-    });
-    // Either it has started, or the time is up: there is no more to it.
-    let _ = started.recv_timeout(START_WITHIN);
-}
-
-fn variable(text: &CString) -> Option<(OsString, OsString)> {
-    let bytes = text.as_bytes();
-    let equals = bytes.iter().position(|b| *b == b'=')?;
-    let part = |bytes| OsStr::from_bytes(bytes).to_owned();
-    Some((part(&bytes[..equals]), part(&bytes[equals + 1..])))
 }

@@ -5,17 +5,20 @@
 use crate::TOOL;
 use crate::acquire::HeldLease;
 use crate::cage::Cage;
-use crate::child::{self, Child};
+use crate::carrier::Carried;
+use crate::child;
 use crate::command::{self, Command};
 use crate::hub::{Event, Hub};
-use crate::init::{Carried, CarriedHost};
+use crate::keeper::Keeper;
 use crate::session::Session;
+use crate::signals;
 use crate::tree;
 use crate::worker::{Answer, Job};
 use anyhow::Context;
 use lease_core::clock::{Clock, Moment};
 use lease_core::deadline::{Act, Deadline, Standing};
 use lease_core::priority::OomScore;
+use lease_core::process::ProcessId;
 use lease_core::registry::message::{Ask, Tell};
 use lease_core::resource::AcquireError;
 use lease_core::tool::{Failure, Status, say};
@@ -25,10 +28,11 @@ use nix::sys::signal::{SigSet, Signal};
 use std::ffi::{CString, OsString};
 use std::time::Duration;
 
-/// A deadline that is noticed so much later was slept through.
-const OVERSLEPT: Duration = Duration::from_millis(20);
-/// How long to hear, then, what was said meanwhile.
-const CATCH_UP: Duration = Duration::from_millis(100);
+/// How long the command of --on-loss is spared, whatever has to be killed.
+const SPARED_FOR: Duration = Duration::from_secs(1);
+
+/// Why a command was never run.
+const BEFORE_START: &str = "before the command was started";
 
 /// How it ended.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub(crate) enum Ended {
 
 /// How the command is to be guarded.
 pub(crate) struct Orders {
+    /// Who ends it if nobody else does.
+    pub(crate) keeper: Option<Keeper>,
     /// What it is in.
     pub(crate) cage: Cage,
     /// The signals that it starts with blocked.
@@ -81,24 +87,36 @@ pub(crate) fn run(
     held: &[HeldLease],
     command: &Command,
     environment: &[CString],
-    orders: Orders,
+    mut orders: Orders,
 ) -> anyhow::Result<Ended> {
     tree::adopt_orphans().context("cannot become a child subreaper")?;
     let carried = carried(hub);
-    let gated = child::fork_gated(command, environment, &orders, &carried)?;
-    for session in hub.sessions() {
-        let containment = orders.cage.containment();
-        session.ask(Ask::Guard { containment }, Some(gated.pidfd()?));
+    if let Some(keeper) = &mut orders.keeper {
+        keeper.carry(&carried)?;
     }
-    if let Err(ended) = wait_for_go(hub) {
-        drop(gated);
-        return Ok(ended);
+    let run_dir = hub.run_dir.clone();
+    let gated = child::fork_gated(command, environment, &orders, (&run_dir, &carried))?;
+    let mut asked: Vec<usize> = (0..hub.sessions().len()).collect();
+    while !asked.is_empty() {
+        for number in &asked {
+            let containment = orders.cage.containment();
+            let pidfd = gated.pidfd()?;
+            hub.sessions()[*number].ask(Ask::Guard { containment }, Some(pidfd));
+        }
+        if let Err(ended) = wait_for_go(hub, asked.len()) {
+            drop(gated);
+            return Ok(ended);
+        }
+        asked.retain(|number| !hub.sessions()[*number].start());
     }
-    let child = gated.open(&hub.sender())?;
-    Watch::new(hub, held, child, command, environment, orders).run()
+    if !hub.holds() {
+        return Ok(Ended::Lost(BEFORE_START.into()));
+    }
+    hub.child = Some(gated.open()?);
+    Watch::new(hub, held, command, environment, orders).run()
 }
 
-/// When the init of a PID namespace is to kill, as far as we know of renewals.
+/// When whoever carries the last deadline is to kill, as far as we know of renewals.
 fn last_moment(hub: &mut Hub) -> Moment {
     let of = |session: &Session| {
         let timing = session.tenure.timing();
@@ -107,24 +125,21 @@ fn last_moment(hub: &mut Hub) -> Moment {
     hub.sessions().iter().map(of).min().unwrap_or_default()
 }
 
-/// What an init carries.
+/// What that one carries.
 fn carried(hub: &mut Hub) -> Carried {
     let last_moment = last_moment(hub);
-    let hosts = hub.sessions().iter().map(|session| CarriedHost {
-        lockspace: session.welcome.lockspace,
-        generation: session.welcome.generation,
-        lapse: session.tenure.timing().lapse_after(),
-    });
     Carried {
         last_moment,
-        hosts: hosts.collect(),
-        run_dir: hub.run_dir.clone(),
+        hosts: hub
+            .sessions()
+            .iter()
+            .map(|session| session.carried())
+            .collect(),
     }
 }
 
-/// Waits until every lease-join knows of the child and says that its host id is as it was.
-fn wait_for_go(hub: &mut Hub) -> Result<(), Ended> {
-    let mut missing = hub.sessions().len();
+/// Waits until so many lease-joins know of the child and say that their host id is as it was.
+fn wait_for_go(hub: &mut Hub, mut missing: usize) -> Result<(), Ended> {
     while missing > 0 {
         let go = hub.wait_for(None, true, |_, event| match event {
             Event::Told(
@@ -151,34 +166,23 @@ fn wait_for_go(hub: &mut Hub) -> Result<(), Ended> {
         let session = &mut hub.sessions()[session];
         session.tenure.note_renewal(renewed);
         if session.welcome.generation != generation || !session.tenure.holds(now) {
-            return Err(Ended::Lost("before the command was started".into()));
+            return Err(Ended::Lost(BEFORE_START.into()));
         }
         missing -= 1;
     }
     Ok(())
 }
 
-/// The terminal, or somebody in its place, has stopped the command: so that the shell notices, we
-/// stop as well. lease-join goes on, and ends everything should the lease be lost. A command that
-/// was stopped in any other way is its own affair.
-fn stop_with_command(signal: i32) {
-    if matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) {
-        // It cannot fail: the process is our own.
-        let _ = nix::sys::signal::raise(Signal::SIGSTOP);
-    }
-}
-
 /// The main thread while the command runs.
 struct Watch<'a> {
     hub: &'a mut Hub,
     held: &'a [HeldLease],
-    child: Child,
     orders: Orders,
     command: &'a Command,
     environment: &'a [CString],
     deadline: Deadline,
-    /// It was noticed late that no renewal is known of: what was sent is heard until then.
-    overslept: Option<Moment>,
+    /// The command of --on-loss, and until when it is spared.
+    aside: Option<(ProcessId, Moment)>,
     stop: bool,
     /// Why it was lost, as far as anybody said.
     why: Option<String>,
@@ -195,7 +199,6 @@ impl<'a> Watch<'a> {
     fn new(
         hub: &'a mut Hub,
         held: &'a [HeldLease],
-        child: Child,
         command: &'a Command,
         environment: &'a [CString],
         orders: Orders,
@@ -204,12 +207,11 @@ impl<'a> Watch<'a> {
         Self {
             hub,
             held,
-            child,
             orders,
             command,
             environment,
             deadline: Deadline::Running,
-            overslept: None,
+            aside: None,
             stop: false,
             why: None,
             taken: false,
@@ -221,47 +223,29 @@ impl<'a> Watch<'a> {
     }
 
     fn run(mut self) -> anyhow::Result<Ended> {
+        self.not_before();
         loop {
             let now = self.hub.clock.now();
-            let standing = self.standing(now);
-            if let Some(until) = self.catching_up(now, standing) {
-                let event = self.hub.next(Some(until));
-                event.into_iter().for_each(|event| self.hear(event));
-                continue;
+            if !self.deadline.lost() {
+                self.hub.is_overdue(now);
             }
-            let was = self.deadline;
-            match self.deadline.step(now, standing) {
+            let standing = self.standing(now);
+            let was_lost = self.deadline.lost();
+            let act = self.deadline.step(now, standing);
+            if self.deadline.lost() && !was_lost {
+                self.announce(now, standing);
+            }
+            match act {
                 Act::Nothing => {}
                 Act::Terminate => self.terminate(),
-                Act::Kill => {
-                    self.orders.cage.kill();
-                    tree::signal_all(libc::SIGKILL);
-                }
+                Act::Kill => self.kill(now),
             }
-            self.report(was);
             if self.gone {
                 return Ok(self.ended());
             }
             let event = self.hub.next(Some(self.deadline.due(standing)));
             event.into_iter().for_each(|event| self.hear(event));
         }
-    }
-
-    /// Whoever was stopped, and wakes up long after the lease would have been lost, first hears
-    /// what was said meanwhile, until the moment returned: it may have been renewed all along.
-    fn catching_up(&mut self, now: Moment, standing: Standing) -> Option<Moment> {
-        let late = now.since(standing.expires);
-        if self.deadline != Deadline::Running || standing.taken || now < standing.expires {
-            self.overslept = None;
-            return None;
-        }
-        let until = match self.overslept {
-            Some(until) => until,
-            None if late > OVERSLEPT => now.after(CATCH_UP),
-            None => now,
-        };
-        self.overslept = Some(until);
-        (now < until).then_some(until)
     }
 
     fn standing(&mut self, now: Moment) -> Standing {
@@ -291,20 +275,56 @@ impl<'a> Watch<'a> {
         })
     }
 
+    /// The lease is lost: says so, and has it said. When it was taken there is no time for that.
+    fn announce(&mut self, now: Moment, standing: Standing) {
+        if let (Some(on_loss), false) = (&self.orders.on_loss, standing.taken) {
+            let aside = child::run_aside(on_loss, self.environment, &self.orders);
+            self.aside = aside.map(|id| (id, now.after(SPARED_FOR)));
+        }
+        let why = self.why.as_deref().unwrap_or("no renewal in time");
+        say(
+            TOOL,
+            format!("the lease is lost ({why}): ending {}", self.hub.command),
+        );
+    }
+
     /// Asks everything to end; a stopped process is woken to hear it.
     fn terminate(&self) {
-        if let (Some(on_loss), true) = (&self.orders.on_loss, self.deadline.lost()) {
-            child::run_aside(on_loss, self.environment);
-        }
-        tree::signal_all(self.orders.kill_signal as i32);
-        tree::signal_all(libc::SIGCONT);
+        let aside = self.aside.iter().map(|(id, _)| *id);
+        let spared: Vec<ProcessId> = aside.chain(self.keeper()).collect();
+        tree::signal_all(self.orders.kill_signal as i32, &spared);
+        tree::signal_all(libc::SIGCONT, &spared);
+    }
+
+    fn kill(&self, now: Moment) {
+        self.orders.cage.kill();
+        let aside = self.aside.iter().filter(|(_, until)| now < *until);
+        let spared: Vec<ProcessId> = aside.map(|(id, _)| *id).chain(self.keeper()).collect();
+        tree::signal_all(libc::SIGKILL, &spared);
+    }
+
+    fn keeper(&self) -> Option<ProcessId> {
+        self.orders.keeper.as_ref().and_then(Keeper::id)
+    }
+
+    /// Whoever carries the last deadline hears of the renewals.
+    fn not_before(&mut self) {
+        let at = last_moment(self.hub);
+        self.hub
+            .child
+            .iter_mut()
+            .for_each(|child| child.not_before(at));
+        self.orders
+            .keeper
+            .iter_mut()
+            .for_each(|keeper| keeper.not_before(at));
     }
 
     fn hear(&mut self, event: Event) {
         match event {
             Event::Signal(number, from_terminal) => self.forward(number, from_terminal),
             Event::Told(_, Tell::Renewed { .. }) => {
-                self.child.not_before(last_moment(self.hub));
+                self.not_before();
                 self.check_disk();
             }
             Event::Told(_, Tell::Lost { why }) => {
@@ -314,9 +334,9 @@ impl<'a> Watch<'a> {
             Event::Done(index, Answer::Checked(result)) => self.checked(index, result),
             Event::Exited(code) => self.code = Some(code),
             Event::TreeGone => self.gone = true,
-            Event::Stopped(signal) => stop_with_command(signal),
-            Event::Started(process) => self.child.started(process),
-            Event::NotExecuted(errno) => self.not_executed = Some(Errno::from_raw(errno)),
+            // A command that was stopped in any other way is its own affair.
+            Event::Stopped(signal) if signals::stops(signal) => signals::stop(),
+            Event::NotExecuted(errno) => self.not_executed = Some(errno),
             _ => {}
         }
     }
@@ -326,8 +346,10 @@ impl<'a> Watch<'a> {
         if from_terminal {
             return;
         }
-        if self.code.is_some() || !self.child.signal(number) {
-            tree::signal_all(number);
+        let child = self.hub.child.as_mut().filter(|_| self.code.is_none());
+        if !child.is_some_and(|child| child.signal(number)) {
+            let spared: Vec<ProcessId> = self.keeper().into_iter().collect();
+            tree::signal_all(number, &spared);
         }
     }
 
@@ -352,16 +374,6 @@ impl<'a> Watch<'a> {
         };
         self.taken = true;
         self.why.get_or_insert(why);
-    }
-
-    fn report(&self, was: Deadline) {
-        if self.deadline.lost() && !was.lost() {
-            let why = self.why.as_deref().unwrap_or("no renewal in time");
-            say(
-                TOOL,
-                format!("the lease is lost ({why}): ending {}", self.hub.command),
-            );
-        }
     }
 
     fn ended(self) -> Ended {

@@ -1,37 +1,28 @@
 //! The init of a PID namespace: the first process in it, whose end is the end of all others.
 //!
 //! lease-hold executes itself as this, under another name. It starts the command, reaps whatever
-//! is left to it, and carries the last deadline: it acts even when lease-hold and lease-join are
-//! both stopped. Signals reach the command itself, by a descriptor that lease-hold gets from here.
+//! is left to it, and carries the last deadline. Signals reach the command itself, by a descriptor
+//! that lease-hold gets from here.
 
+use crate::alarm::Alarm;
+use crate::carrier::{self, Carried};
 use crate::child;
-use lease_core::clock::{BootClock, Clock, Moment};
-use lease_core::id::{Generation, Name};
-use lease_core::registry::place::Place;
 use lease_core::registry::wire::Wire;
 use lease_core::tool::Status;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CString, OsString};
-use std::io;
 use std::os::fd::{AsFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::sync::Arc;
-use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::process::ExitCode;
 
 /// The name under which lease-hold executes itself as an init.
 const CALLED: &str = "lease-hold-init";
-/// How long lease-join's files may take to be read.
-const FILES_WITHIN: Duration = Duration::from_millis(50);
 /// What it is executed from.
 pub(crate) const SELF: &std::ffi::CStr = c"/proc/self/exe";
 
@@ -49,53 +40,24 @@ pub(crate) enum Report {
     Exited { code: u8 },
 }
 
-/// What lease-hold says to the init.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct LastMoment {
-    /// All is killed then.
-    pub(crate) at: Moment,
-}
-
-/// What an init has to know to carry the last deadline.
-#[derive(Debug)]
-pub(crate) struct Carried {
-    /// All is killed then, unless something was renewed meanwhile.
-    pub(crate) last_moment: Moment,
-    /// The hosts that hold the leases.
-    pub(crate) hosts: Vec<CarriedHost>,
-    /// Where their lease-joins are found.
-    pub(crate) run_dir: PathBuf,
-}
-
-/// One host that holds leases.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct CarriedHost {
-    /// Of which lockspace.
-    pub(crate) lockspace: Name,
-    /// The life of it that holds them.
-    pub(crate) generation: Generation,
-    /// From its last renewal to the last moment.
-    pub(crate) lapse: Duration,
-}
-
 /// The arguments with which lease-hold executes itself as an init: `control` is its end of a
 /// socket, kept open for it.
 pub(crate) fn arguments(
     control: RawFd,
     carried: &Carried,
+    run_dir: &Path,
     command: &crate::command::Command,
 ) -> anyhow::Result<Vec<CString>> {
     let words = [
         CALLED.to_owned(),
         control.to_string(),
-        carried.last_moment.0.to_string(),
-        serde_json::to_string(&carried.hosts)?,
+        serde_json::to_string(carried)?,
     ];
     let mut all = Vec::new();
     for word in words {
         all.push(CString::new(word)?);
     }
-    all.push(CString::new(carried.run_dir.as_os_str().as_bytes())?);
+    all.push(CString::new(run_dir.as_os_str().as_bytes())?);
     all.push(command.file.clone());
     all.extend(command.arguments.iter().cloned());
     Ok(all)
@@ -112,25 +74,23 @@ pub(crate) fn run_if_called() -> Option<ExitCode> {
 
 fn run(mut words: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let control: RawFd = words.next()?.to_str()?.parse().ok()?;
-    let last_moment = Moment(words.next()?.to_str()?.parse().ok()?);
-    let hosts: Vec<CarriedHost> = serde_json::from_str(words.next()?.to_str()?).ok()?;
+    let carried: Carried = serde_json::from_str(words.next()?.to_str()?).ok()?;
     let run_dir = PathBuf::from(words.next()?);
-    let (file, name) = (words.next()?, words.next()?);
+    let mut strings = words.map(|word| CString::new(word.into_vec()).ok());
+    let file = strings.next()??;
+    let arguments: Vec<CString> = strings.collect::<Option<_>>()?;
     let mut wire = Wire::new(UnixStream::from(child::inherited(control)?));
-    carry_deadline(
-        wire.stream().try_clone().ok()?,
-        last_moment,
-        Files::open(&run_dir, hosts),
-    );
-    match Command::new(file).arg0(name).args(words).spawn() {
-        Ok(child) => {
-            let pid = child.id().cast_signed();
-            let fd = pidfd_open(rustix::process::Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    child::wait_for_children().ok()?;
+    carry_deadline(wire.stream().try_clone().ok()?, run_dir, carried)?;
+    match child::start(&file, &arguments) {
+        Ok((pid, fd)) => {
             wire.send_with(&Report::Started, fd.as_fd()).ok()?;
-            reap(Pid::from_raw(pid), &mut wire);
+            reap(pid, &mut wire);
         }
         Err(why) => {
-            let errno = why.raw_os_error().unwrap_or(libc::ENOEXEC);
+            let errno = why
+                .downcast_ref()
+                .map_or(libc::EAGAIN, |errno: &Errno| *errno as i32);
             wire.send(&Report::NotExecuted { errno }).ok()?;
         }
     }
@@ -160,68 +120,16 @@ fn reap(command: Pid, wire: &mut Wire) {
     }
 }
 
-/// On a thread of its own: ends this process, and with it the namespace, at the last moment that
-/// lease-hold knows of, or when there is no lease-hold any more. A lease-hold that was stopped
-/// hears of no renewals; then those count that lease-join's own files tell of.
-fn carry_deadline(stream: UnixStream, first: Moment, files: Option<Files>) {
-    std::thread::spawn(move || {
-        let clock = BootClock::default();
-        let files = files.map(Arc::new);
-        let mut wire = Wire::new(stream);
-        let mut last = first;
-        loop {
-            let left = last.since(clock.now());
-            if left.is_zero() {
-                match files.as_ref().and_then(last_moment_in) {
-                    Some(later) if later > clock.now() => last = later,
-                    _ => end(),
-                }
-                continue;
-            }
-            if wire.stream().set_read_timeout(Some(left)).is_err() {
-                end();
-            }
-            match wire.receive::<LastMoment>() {
-                Ok(later) => last = last.max(later.at),
-                Err(why) if is_timeout(&why) => {}
-                Err(_) => end(),
-            }
-        }
-    });
-}
-
-/// The files of the lease-joins that renew.
-struct Files(Vec<(Place, CarriedHost)>);
-
-impl Files {
-    fn open(run_dir: &Path, hosts: Vec<CarriedHost>) -> Option<Self> {
-        let open = |host: CarriedHost| Some((Place::open(run_dir, &host.lockspace).ok()?, host));
-        hosts.into_iter().map(open).collect::<Option<_>>().map(Self)
-    }
-
-    /// The last moment by what they say; `None` if one of those lives is over.
-    fn last_moment(&self) -> Option<Moment> {
-        let of = |(place, host): &(Place, CarriedHost)| {
-            Some(place.renewed(host.generation)?.after(host.lapse))
-        };
-        let all: Option<Vec<Moment>> = self.0.iter().map(of).collect();
-        all?.into_iter().min()
-    }
-}
-
-/// Looks on another thread: a file may not answer, and there is no time to wait for it.
-fn last_moment_in(files: &Arc<Files>) -> Option<Moment> {
-    let (tell, told) = channel();
-    let files = files.clone();
-    std::thread::spawn(move || tell.send(files.last_moment()));
-    told.recv_timeout(FILES_WITHIN).ok()?
-}
-
-fn is_timeout(why: &io::Error) -> bool {
-    matches!(
-        why.kind(),
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
-    )
+/// On a thread of its own: ends this process, and with it the namespace, when all has to end.
+fn carry_deadline(stream: UnixStream, run_dir: PathBuf, carried: Carried) -> Option<()> {
+    stream.set_nonblocking(true).ok()?;
+    let alarm = Alarm::new().ok()?;
+    let carry = move || {
+        // Whatever has kept it from waiting: nobody carries the deadline any more.
+        let _ = carrier::carry(&mut Wire::new(stream), &alarm, &run_dir, &carried);
+        end();
+    };
+    std::thread::Builder::new().spawn(carry).ok().map(drop)
 }
 
 #[allow(clippy::exit)]

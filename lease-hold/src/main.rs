@@ -1,14 +1,17 @@
 //! lease-hold: run a command while this host holds leases on resources.
 
 mod acquire;
+mod alarm;
 mod args;
 mod cage;
+mod carrier;
 mod child;
 mod command;
 mod environment;
 mod guard;
 mod hub;
 mod init;
+mod keeper;
 mod release;
 mod report;
 mod session;
@@ -35,26 +38,29 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<u8> {
-    let unblocked = signals::block()?;
-    let oom_score = priority::raise();
     let specs = args.resources()?;
     let command = command::Command::find(args.command())?;
-    let opened = worker::open_all(&specs)?;
-    let mut hub = hub::Hub::start(&args.run_dir, opened, &command)?;
-    guard::check_grace(&mut hub, args.grace)?;
+    let unblocked = signals::block()?;
+    let oom_score = priority::raise();
+    let cage = cage::Cage::build(args.contain, args.verbose)?;
     let orders = guard::Orders {
-        cage: cage::Cage::build(args.contain, args.verbose)?,
+        keeper: keeper::Keeper::start(&cage, &args.run_dir)?,
+        cage,
         signals: unblocked,
         oom_score,
         kill_signal: args.kill_signal,
         grace: args.grace,
         on_loss: args.on_loss.clone(),
     };
-    let held = match acquire::acquire_all(&mut hub, args.patience()) {
+    let opened = worker::open_all(&specs)?;
+    // Its connections end with this process and not before: whoever ends them is ended.
+    let hub = Box::leak(Box::new(hub::Hub::start(&args.run_dir, opened, &command)?));
+    guard::check_grace(hub, args.grace)?;
+    let held = match acquire::acquire_all(hub, args.patience()) {
         Ok(held) => held,
         Err(end) => return end.exit(args.conflict_exit_code),
     };
-    let environment = environment::of(&hub, &held);
-    let ended = guard::run(&mut hub, &held, &command, &environment, orders)?;
-    release::after(&mut hub, held, ended)
+    let environment = environment::of(hub, &held);
+    let ended = guard::run(hub, &held, &command, &environment, orders)?;
+    release::after(hub, held, ended)
 }

@@ -18,35 +18,22 @@ const ALONE_AFTER: Duration = Duration::from_secs(3);
 /// The loop looks around at least this often.
 const LOOK_AROUND: Duration = Duration::from_millis(200);
 
-/// After the command: releases, unless the host id is lost, and says what the exit code is.
+/// After the command: releases, unless the host id is lost, and says what the exit code is. What
+/// cannot be released is said, and changes nothing about how the command ended.
 pub(crate) fn after(hub: &mut Hub, held: Vec<HeldLease>, ended: Ended) -> anyhow::Result<u8> {
+    let now = hub.clock.now();
+    // If one lease was taken, and the host id is still ours, the others go back.
+    let lost = matches!(ended, Ended::Lost(_)) && hub.is_overdue(now);
+    if !lost && let Err(failure) = give_back(hub, held) {
+        say(TOOL, failure);
+    }
+    hub.sessions().iter_mut().for_each(Session::gone);
     match ended {
+        Ended::Command(code) => Ok(code),
+        Ended::NotRun(failure) => Err(failure.into()),
         Ended::Lost(why) => {
-            if hub.clock.now() < hub.deadline() {
-                // One lease was taken, the host id is still ours: the others go back.
-                if let Err(failure) = give_back(hub, held) {
-                    say(TOOL, failure);
-                }
-            } else {
-                hub.sessions().iter_mut().for_each(Session::gone);
-            }
             let text = format!("the lease was lost ({why}); {} was killed", hub.command);
             Err(Failure::new(Status::Lost, text).into())
-        }
-        Ended::Command(code) => {
-            // A share that is left because there is no lease-join is for the next one to end.
-            let all = held.iter().all(|lease| lease.held.mode == Mode::Exclusive);
-            give_back(hub, held)?;
-            let away = hub
-                .sessions()
-                .iter_mut()
-                .filter(|session| !session.is_alive());
-            away.filter(|_| all).for_each(Session::gone);
-            Ok(code)
-        }
-        Ended::NotRun(failure) => {
-            give_back(hub, held)?;
-            Err(failure.into())
         }
     }
 }
@@ -63,7 +50,7 @@ pub(crate) fn give_back(hub: &mut Hub, held: Vec<HeldLease>) -> Result<(), Failu
     let mut first_failure = None;
     while running > 0 || !waiting.is_empty() {
         let now = hub.clock.now();
-        if now >= hub.deadline() {
+        if hub.is_overdue(now) {
             let late = waiting
                 .drain(..)
                 .next()
@@ -95,7 +82,8 @@ pub(crate) fn give_back(hub: &mut Hub, held: Vec<HeldLease>) -> Result<(), Failu
 }
 
 /// Without a lease-join nobody gives turns, and nobody else on this host can have one. A shared
-/// lease is left: whether others share it cannot be known. Returns how many are on their way.
+/// lease is left to the next lease-join: whether others share it cannot be known. Returns how many
+/// are on their way.
 fn release_alone(hub: &mut Hub, waiting: &mut Vec<HeldLease>) -> usize {
     let mut running = 0;
     for lease in std::mem::take(waiting) {
@@ -108,7 +96,7 @@ fn release_alone(hub: &mut Hub, waiting: &mut Vec<HeldLease>) -> usize {
             let name = report::name(hub, lease.index);
             say(
                 TOOL,
-                format!("{name} stays shared by this host: lease-join has ended"),
+                format!("{name} stays shared by this host until lease-join is back"),
             );
         }
     }

@@ -48,6 +48,7 @@ pub(crate) fn notice(
             format!("waiting {} s until none can", left(*until)),
         ),
         Block::Local(rival) if rival.passing => return None,
+        Block::Stopped => return None,
         Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) => return None,
         Block::Local(_) | Block::Refused(..) => (
             describe(hub, block).0,
@@ -109,6 +110,7 @@ fn describe(hub: &Hub, block: &Block) -> (String, Option<i32>) {
                 None,
             )
         }
+        Block::Stopped => ("this process was stopped".to_owned(), None),
         Block::Refused(Refusal::Held { owner, note }, _) => (
             format!("held by host {}", describe_owner(*owner, note.as_ref())),
             Some(-243),

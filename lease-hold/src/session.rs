@@ -2,7 +2,8 @@
 //! what was asked and not answered is asked again.
 
 use crate::TOOL;
-use crate::hub::Event;
+use crate::carrier::CarriedHost;
+use crate::hub::{Event, Outbox};
 use lease_core::clock::{BootClock, Clock};
 use lease_core::delta::Tenure;
 use lease_core::id::Name;
@@ -11,12 +12,12 @@ use lease_core::registry::message::{Ask, Asked, Left, Phase, Tell, Welcome};
 use lease_core::registry::place::Place;
 use lease_core::registry::wire::Wire;
 use lease_core::tool::{Failure, Status, say, show};
+use nix::poll::{PollFd, PollFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 /// How long lease-join may take for its first answer.
@@ -31,11 +32,13 @@ pub(crate) struct Session {
     /// What is known of its renewals.
     pub(crate) tenure: Arc<Tenure>,
     number: usize,
-    events: Sender<Event>,
+    events: Outbox,
     run_dir: PathBuf,
     own: Process,
     /// `None` while there is no lease-join.
     wire: Option<Wire>,
+    /// It was asked to go on as before, and has not answered yet.
+    resuming: bool,
     /// What is done with each resource.
     phases: Vec<Phase>,
     /// On which of them a write of ours may still land.
@@ -45,14 +48,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Registers what is wanted in one lockspace. From then on `events` hears what lease-join
-    /// says, as from session `number`.
+    /// Registers what is wanted in one lockspace, as session `number`.
     pub(crate) fn open(
         run_dir: &Path,
         lockspace: &Name,
         command: String,
         resources: Vec<Asked>,
-        (number, events): (usize, Sender<Event>),
+        (number, events): (usize, Outbox),
     ) -> Result<Self, Failure> {
         let absent = |why: String| {
             let shown = show(run_dir.as_os_str());
@@ -89,22 +91,28 @@ impl Session {
             _ => return Err(absent("it does not speak as expected".into())),
         };
         let tenure = Arc::new(Tenure::new(welcome.timing, welcome.renewed));
-        let mut session = Self {
+        Ok(Self {
             welcome: Arc::new(welcome),
             tenure,
             number,
             events,
             run_dir: run_dir.to_owned(),
             own,
-            wire: None,
+            wire: Some(wire),
+            resuming: false,
             phases,
             late,
             unanswered: Vec::new(),
-        };
-        session
-            .listen(wire)
-            .map_err(|error| absent(error.to_string()))?;
-        Ok(session)
+        })
+    }
+
+    /// What a carrier of the last deadline has to know of it.
+    pub(crate) fn carried(&self) -> CarriedHost {
+        CarriedHost {
+            lockspace: self.welcome.lockspace,
+            generation: self.welcome.generation,
+            lapse: self.tenure.timing().lapse_after(),
+        }
     }
 
     /// Whether there is a lease-join.
@@ -114,8 +122,19 @@ impl Session {
 
     /// Asks something that is answered, with a descriptor beside it.
     pub(crate) fn ask(&mut self, ask: Ask, fd: Option<OwnedFd>) {
-        send(&mut self.wire, &ask, fd.as_ref());
+        // What is not answered is asked once lease-join goes on as before.
+        if !self.resuming {
+            send(&mut self.wire, &ask, fd.as_ref());
+        }
         self.unanswered.push((ask, fd));
+    }
+
+    /// Says that the command starts. `false`: it must not, for lease-join may not hear of that.
+    pub(crate) fn start(&mut self) -> bool {
+        let Some(wire) = self.wire.as_mut().filter(|_| !self.resuming) else {
+            return false;
+        };
+        wire.send(&Ask::Start).is_ok() && !wire.is_behind()
     }
 
     /// Says how an acquire went.
@@ -146,25 +165,70 @@ impl Session {
         send(&mut self.wire, &Ask::Released { index, left }, None);
     }
 
-    /// Says that all is gone, and nothing held any more; to the next lease-join if there is none.
+    /// Says that all is gone; and to the next lease-join, if there is none, what was not released.
     pub(crate) fn gone(&mut self) {
         let Welcome {
             holder, generation, ..
         } = *self.welcome;
-        send(&mut self.wire, &Ask::Gone, None);
-        if self.wire.is_none()
+        let told = self.wire.as_mut().map(|wire| wire.send(&Ask::Gone));
+        if !matches!(told, Some(Ok(())))
             && let Ok(place) = Place::open(&self.run_dir, &self.name())
         {
             // Without the mark the next lease-join cannot know.
-            let _ = place.mark_gone(generation, holder);
+            let _ = place.mark_gone(generation, holder, &self.phases);
         }
     }
 
-    /// Takes note of what lease-join said.
-    pub(crate) fn heard(&mut self, tell: &Tell) {
+    /// What tells of it.
+    pub(crate) fn news(&self) -> Option<PollFd<'_>> {
+        let wire = self.wire.as_ref()?;
+        let mut flags = PollFlags::POLLIN;
+        flags.set(PollFlags::POLLOUT, wire.is_behind());
+        Some(PollFd::new(wire.stream().as_fd(), flags))
+    }
+
+    /// Takes all that lease-join has said, and notes what it says of renewals.
+    pub(crate) fn hear(&mut self) -> Vec<Event> {
+        let Some(wire) = &mut self.wire else {
+            return Vec::new();
+        };
+        let written = wire.flush().is_ok();
+        let mut open = wire.drain().unwrap_or(false) && written;
+        let mut said = Vec::new();
+        loop {
+            match wire.take_message() {
+                Ok(Some(tell)) => said.push(tell),
+                Ok(None) => break,
+                Err(_) => {
+                    open = false;
+                    break;
+                }
+            }
+        }
+        said.iter().for_each(|tell| self.heard(tell));
+        if !open {
+            self.ended();
+        }
+        let number = self.number;
+        said.into_iter()
+            .map(|tell| Event::Told(number, tell))
+            .collect()
+    }
+
+    fn heard(&mut self, tell: &Tell) {
         match tell {
-            Tell::Renewed { renewed } | Tell::Resumed { renewed } => {
+            Tell::Renewed { renewed } => self.tenure.note_renewal(*renewed),
+            Tell::Resumed { renewed } => {
                 self.tenure.note_renewal(*renewed);
+                self.resumed();
+            }
+            Tell::Refused { why } => {
+                let lockspace = self.name();
+                say(
+                    TOOL,
+                    format!("lease-join of lockspace {lockspace} refused: {why}"),
+                );
+                self.tenure.note_loss();
             }
             Tell::Lost { .. } => self.tenure.note_loss(),
             Tell::Turn { index, .. } => {
@@ -179,7 +243,7 @@ impl Session {
                 self.answered(|ask| matches!(ask, Ask::Release { index: i } if i == index));
             }
             Tell::Go { .. } => self.answered(|ask| matches!(ask, Ask::Guard { .. })),
-            Tell::Registered(_) | Tell::Described(_) | Tell::Refused { .. } | Tell::Stop => {}
+            Tell::Registered(_) | Tell::Described(_) | Tell::Stop => {}
         }
     }
 
@@ -189,9 +253,10 @@ impl Session {
 
     /// The connection has ended: without lease-join nothing is renewed. Looks for another one that
     /// goes on in its place, until there is one or it is too late.
-    pub(crate) fn ended(&mut self) {
+    fn ended(&mut self) {
         let lockspace = self.name();
-        if self.wire.take().is_some() {
+        self.wire = None;
+        if !std::mem::take(&mut self.resuming) && !self.tenure.is_lost() {
             let seconds = self.tenure.timing().lost_after().as_secs();
             let text = format!(
                 "lease-join of lockspace {lockspace} has ended; unless it is started again the \
@@ -201,9 +266,11 @@ impl Session {
         }
         let (run_dir, tenure) = (self.run_dir.clone(), self.tenure.clone());
         let (number, events) = (self.number, self.events.clone());
-        std::thread::spawn(move || {
+        let look = move || {
             let clock = BootClock::default();
-            while tenure.holds(clock.now()) {
+            // For some time in any case: whether it is too late may not be known yet.
+            let until = clock.now().after(tenure.timing().lost_after());
+            while !tenure.is_lost() && clock.now() < until.max(tenure.deadline()) {
                 std::thread::sleep(LOOK_AGAIN);
                 let place = Place::open(&run_dir, &lockspace).ok();
                 if let Some(stream) = place.and_then(|place| place.connect().ok()) {
@@ -212,64 +279,47 @@ impl Session {
                     return;
                 }
             }
-        });
+        };
+        // Without the thread it is as if none could be found.
+        let _ = std::thread::Builder::new().spawn(look);
     }
 
-    /// A lease-join is there again: registers with it as before, and asks again what the other
-    /// did not answer.
+    /// A lease-join is there again: asks it to go on as before.
     pub(crate) fn resume(&mut self, stream: UnixStream) {
-        // A question that was not answered was not acted on by us.
         let Welcome {
             holder, generation, ..
         } = *self.welcome;
+        // A question that was not answered was not acted on by us.
         let ask = Ask::Resume {
             holder,
             generation,
             phases: self.phases.clone(),
             late: self.late.clone(),
         };
-        match greet(stream, &ask, &self.own) {
-            Ok((tell @ Tell::Resumed { .. }, wire)) => {
-                self.heard(&tell);
-                if self.listen(wire).is_ok() {
-                    say(
-                        TOOL,
-                        format!("lease-join of lockspace {} is back", self.name()),
-                    );
-                    for (ask, fd) in &self.unanswered {
-                        send(&mut self.wire, ask, fd.as_ref());
-                    }
-                }
-            }
-            Ok((Tell::Refused { why }, _)) => {
-                say(
-                    TOOL,
-                    format!("lease-join of lockspace {} refused: {why}", self.name()),
-                );
-                self.tenure.note_loss();
-            }
-            _ => self.ended(),
+        let mut wire = Wire::new(stream);
+        let asked = wire
+            .stream()
+            .set_nonblocking(true)
+            .and_then(|()| wire.send_with(&ask, self.own.as_fd()));
+        self.resuming = true;
+        match asked {
+            Ok(()) => self.wire = Some(wire),
+            Err(_) => self.ended(),
+        }
+    }
+
+    /// It does: asks again what the other did not answer.
+    fn resumed(&mut self) {
+        let lockspace = self.name();
+        say(TOOL, format!("lease-join of lockspace {lockspace} is back"));
+        self.resuming = false;
+        for (ask, fd) in &self.unanswered {
+            send(&mut self.wire, ask, fd.as_ref());
         }
     }
 
     fn name(&self) -> Name {
         self.welcome.lockspace
-    }
-
-    /// Reads for as long as the connection lasts, on a thread of its own.
-    fn listen(&mut self, mut wire: Wire) -> io::Result<()> {
-        self.wire = Some(Wire::new(wire.stream().try_clone()?));
-        let (number, events) = (self.number, self.events.clone());
-        std::thread::spawn(move || {
-            // Without a main thread there is nobody to tell.
-            while let Ok(tell) = wire.receive::<Tell>() {
-                if events.send(Event::Told(number, tell)).is_err() {
-                    return;
-                }
-            }
-            let _ = events.send(Event::Gone(number));
-        });
-        Ok(())
     }
 }
 
@@ -295,6 +345,6 @@ fn greet(stream: UnixStream, ask: &Ask, own: &Process) -> io::Result<(Tell, Wire
             tell => break tell,
         }
     };
-    wire.stream().set_read_timeout(None)?;
+    wire.stream().set_nonblocking(true)?;
     Ok((tell, wire))
 }

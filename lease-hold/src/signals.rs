@@ -1,43 +1,74 @@
 //! Signals as events: all that can be caught, told apart by who sent them.
 
-use crate::hub::Event;
+use crate::child;
 use anyhow::Context;
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::sync::mpsc::Sender;
+use std::os::fd::{AsFd, BorrowedFd};
 
-/// Blocks every signal in this thread and in those that it starts. Returns what was blocked before,
-/// for the command. Before any other thread is started.
+/// The signals that are heard: none that we were told to ignore, as by nohup(1); but for the end of
+/// a child, which is not a matter of taste.
+fn heard() -> SigSet {
+    let mut set = SigSet::all();
+    for signal in Signal::iterator().filter(|signal| *signal != Signal::SIGCHLD) {
+        if child::was_ignored(signal as i32) {
+            set.remove(signal);
+        }
+    }
+    set
+}
+
+/// Blocks what is to be heard in this thread and in those that it starts. Returns what was blocked
+/// before, for the command. Before any other thread is started.
 pub(crate) fn block() -> anyhow::Result<SigSet> {
+    child::wait_for_children().context("cannot wait for children")?;
     let mut before = SigSet::empty();
-    sigprocmask(
-        SigmaskHow::SIG_BLOCK,
-        Some(&SigSet::all()),
-        Some(&mut before),
-    )
-    .context("cannot block signals")?;
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&heard()), Some(&mut before))
+        .context("cannot block signals")?;
     Ok(before)
 }
 
-/// Reports every signal that is meant for us or for the command.
-pub(crate) fn listen(events: Sender<Event>) -> anyhow::Result<()> {
-    let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC)
-        .context("cannot listen for signals")?;
-    let own = std::process::id();
-    std::thread::spawn(move || {
-        while let Ok(Some(info)) = signals.read_signal() {
+/// Where signals arrive.
+#[derive(Debug)]
+pub(crate) struct Signals(SignalFd);
+
+impl Signals {
+    /// From now on they are heard.
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let fd = SignalFd::with_flags(&heard(), flags).context("cannot listen for signals")?;
+        Ok(Self(fd))
+    }
+
+    /// The next one that is meant for us or for the command; `true`: from the terminal, so the
+    /// command has it too.
+    pub(crate) fn next(&self) -> Option<(i32, bool)> {
+        while let Ok(Some(info)) = self.0.read_signal() {
             let number = info.ssi_signo.cast_signed();
             // A child's end, or our own write into a closed pipe, is nobody's message.
             let of_child = number == libc::SIGCHLD && info.ssi_code > 0;
-            if of_child || info.ssi_pid == own {
-                continue;
-            }
-            let from_terminal = info.ssi_code == libc::SI_KERNEL;
-            if events.send(Event::Signal(number, from_terminal)).is_err() {
-                return;
+            if !of_child && info.ssi_pid != std::process::id() {
+                return Some((number, info.ssi_code == libc::SI_KERNEL));
             }
         }
-    });
-    Ok(())
+        None
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Whether a signal is one by which a terminal stops a job.
+pub(crate) fn stops(signal: i32) -> bool {
+    matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
+}
+
+/// Stops this process, so that the shell notices. lease-join goes on meanwhile.
+pub(crate) fn stop() {
+    // It cannot fail: the process is our own.
+    let _ = raise(Signal::SIGSTOP);
 }

@@ -10,109 +10,49 @@ use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::Signal;
-use std::fs;
-use std::path::Path;
-use std::sync::mpsc::Sender;
-use std::thread::JoinHandle;
 
 /// Makes this process the parent of every descendant whose own parent ends.
 pub(crate) fn adopt_orphans() -> Result<(), Errno> {
     nix::sys::prctl::set_child_subreaper(true)
 }
 
-/// Reaps children on a thread of its own until there are none. Reports the command's end, if
-/// it is a child of ours, and the end of all, but not before `others` have ended: what they
-/// still have to say of the command would come too late.
-pub(crate) fn reap(command: Option<Pid>, events: Sender<Event>, others: Vec<JoinHandle<()>>) {
-    std::thread::spawn(move || {
-        let mut others = others;
-        loop {
-            let event = match waitpid(None, Some(WaitPidFlag::WUNTRACED)) {
-                Ok(WaitStatus::Exited(pid, code)) if Some(pid) == command => {
-                    Event::Exited(u8::try_from(code & 0xFF).unwrap_or(u8::MAX))
-                }
-                Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == command => {
-                    Event::Exited(128 + u8::try_from(signal as i32).unwrap_or(0))
-                }
-                Ok(WaitStatus::Stopped(pid, signal)) if Some(pid) == command => {
-                    Event::Stopped(signal as i32)
-                }
-                Ok(_) | Err(Errno::EINTR) => continue,
-                Err(_) => {
-                    // Nobody holds the other ends of what they listen to any more.
-                    others.drain(..).for_each(|other| drop(other.join()));
-                    Event::TreeGone
-                }
-            };
-            let last = matches!(event, Event::TreeGone);
-            if events.send(event).is_err() || last {
-                return;
+/// Reaps whoever has ended, without waiting. Reports the command's end, if it is a child of ours,
+/// and the end of all.
+pub(crate) fn reap(command: Option<Pid>) -> Vec<Event> {
+    let mut events = Vec::new();
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if Some(pid) == command => {
+                let code = u8::try_from(code & 0xFF).unwrap_or(u8::MAX);
+                events.push(Event::Exited(code));
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == command => {
+                let code = 128 + u8::try_from(signal as i32).unwrap_or(0);
+                events.push(Event::Exited(code));
+            }
+            Ok(WaitStatus::Stopped(pid, signal)) if Some(pid) == command => {
+                events.push(Event::Stopped(signal as i32));
+            }
+            Ok(WaitStatus::StillAlive) => return events,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => {
+                events.push(Event::TreeGone);
+                return events;
             }
         }
-    });
+    }
 }
 
-/// Sends a signal to every descendant of this process. What a sweep misses the next one finds.
-pub(crate) fn signal_all(number: i32) {
+/// Sends a signal to every descendant of this process, but for `spared` and theirs. What a sweep
+/// misses the next one finds.
+pub(crate) fn signal_all(number: i32, spared: &[ProcessId]) {
     let Some(signal) = Signal::from_named_raw(number) else {
         return;
     };
-    for id in descendants(Pid::this().as_raw()) {
+    for id in process::descendants(Pid::this().as_raw(), spared) {
         // It may have ended meanwhile, and its number may be another's by now.
         if let Some(process) = id.open() {
             process.signal(signal);
         }
-    }
-}
-
-fn descendants(root: i32) -> Vec<ProcessId> {
-    let mut found = Vec::new();
-    let mut parents = vec![root];
-    let mut everybody = None;
-    while let Some(parent) = parents.pop() {
-        let children = children_of(parent).unwrap_or_else(|| {
-            let everybody = everybody.get_or_insert_with(process::all);
-            let of_parent = everybody.iter().filter(|(_, stat)| stat.parent == parent);
-            of_parent.map(|(pid, _)| *pid).collect()
-        });
-        parents.extend(&children);
-        found.extend(children.into_iter().filter_map(ProcessId::of));
-    }
-    found
-}
-
-/// The children of a process, as the kernel lists them: on a host with a thousand holders it would
-/// take too long if each looked at every process. `None` where this kernel has no such list. A
-/// process that is gone has none.
-fn children_of(pid: i32) -> Option<Vec<i32>> {
-    if !Path::new("/proc/self/task")
-        .join(format!("{}/children", Pid::this()))
-        .exists()
-    {
-        return None;
-    }
-    let mut children = Vec::new();
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-        children.extend(
-            list.split_whitespace()
-                .filter_map(|child| child.parse::<i32>().ok()),
-        );
-    }
-    Some(children)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn we_are_among_our_parents_descendants() {
-        let found = descendants(Pid::parent().as_raw());
-        assert!(found.iter().any(|id| id.pid == Pid::this().as_raw()));
     }
 }

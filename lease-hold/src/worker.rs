@@ -1,7 +1,7 @@
 //! One thread a resource: it does that resource's disk I/O, and nothing else does.
 
 use crate::TOOL;
-use crate::hub::Event;
+use crate::hub::{Event, Outbox};
 use lease_core::clock::{BootClock, Moment};
 use lease_core::delta::{Lockspace, Tenure};
 use lease_core::device::{Access, Device, OpenError};
@@ -237,7 +237,7 @@ impl Opened {
         welcome: Arc<Welcome>,
         tenure: Arc<Tenure>,
         clock: BootClock,
-        events: Sender<Event>,
+        events: Outbox,
     ) -> Sender<Job> {
         let (jobs, inbox) = channel();
         let limit = tenure.timing().io_limit();

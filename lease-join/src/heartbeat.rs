@@ -111,7 +111,7 @@ impl Thread {
                 }
                 let [read_ms, write_ms] = self.disk.took();
                 Beat::Renewed {
-                    renewed: self.lease.renewed(),
+                    renewed: self.disk.renewed(),
                     hosts: hosts.clone(),
                     renewal: Renewal {
                         timestamp: self.lease.heartbeat().timestamp(),

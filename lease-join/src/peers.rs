@@ -6,7 +6,7 @@ use crate::state::Holders;
 use crate::undertaker::Victim;
 use anyhow::Context;
 use lease_core::clock::{Clock, Moment};
-use lease_core::contain::Guarded;
+use lease_core::contain::{Containment, Guarded};
 use lease_core::id::escape;
 use lease_core::process::Process;
 use lease_core::registry::message::{Ask, HolderId, Phase, Tell, Welcome};
@@ -32,6 +32,8 @@ pub(crate) struct Peer {
     pub(crate) holder: Option<HolderId>,
     /// Its process, and what it has started.
     pub(crate) victim: Victim,
+    /// What it is to start stands behind its gate, for all that was said here.
+    at_gate: bool,
 }
 
 /// What comes of a message.
@@ -77,6 +79,7 @@ impl Server {
             since: self.clock.now(),
             holder: None,
             victim,
+            at_gate: false,
         })
     }
 
@@ -89,15 +92,31 @@ impl Server {
                 continue;
             };
             let late = peer.holder.is_none() && now.since(peer.since) > REGISTER_WITHIN;
-            // What was said before the connection broke is heard all the same.
+            // What was said before the connection broke is heard all the same, to the last word.
             let written = peer.wire.flush().is_ok();
-            let open = peer.wire.fill().unwrap_or(false) && written;
+            let filled = match written {
+                true => peer.wire.fill(),
+                false => peer.wire.drain(),
+            };
             let heard = self.hear_peer(number)?;
-            if !open || !heard || late {
+            if heard && matches!(filled, Ok(false)) {
+                self.hear_the_end_of(number);
+            }
+            if !written || !heard || late || !filled.unwrap_or(false) {
                 self.close(number)?;
             }
         }
         Ok(())
+    }
+
+    /// A lease-hold that ends before it has said that the command starts has not started it: it
+    /// opens the gate only after it has said so, on a connection that it knows to be open.
+    fn hear_the_end_of(&mut self, number: u64) {
+        if let Some(peer) = self.peers.get_mut(&number)
+            && peer.at_gate
+        {
+            peer.victim.nothing_runs();
+        }
     }
 
     /// Takes all messages that a peer has sent. `false`: it is to be closed.
@@ -166,34 +185,45 @@ impl Server {
                 self.table.acquired(id, index, lver, left, late_until)?
             }
             Ask::Gone => {
+                peer.victim.nothing_runs();
                 if matches!(self.stage, Stage::Lost { .. }) {
                     self.table.gone(id);
                 }
                 Vec::new()
             }
+            Ask::Start => {
+                peer.at_gate = false;
+                Vec::new()
+            }
             Ask::Release { index } => self.table.release(id, index)?,
             Ask::Released { index, left } => self.table.released(id, index, left, late_until)?,
-            Ask::Guard { containment } => {
-                let process = peer.wire.take_descriptor().and_then(Process::received);
-                let process = process.ok_or(OutOfOrder)?;
-                let guarded = Guarded {
-                    process: process.id(),
-                    containment,
-                };
-                self.table.guard(id, guarded.clone())?;
-                peer.victim.guarded = Some(guarded);
-                peer.victim.guarded_process = Some(process);
-                let (generation, renewed) = (self.life.generation, self.tenure.renewed());
-                vec![(
-                    id,
-                    Tell::Go {
-                        generation,
-                        renewed,
-                    },
-                )]
-            }
+            Ask::Guard { containment } => vec![(id, self.guard(number, id, containment)?)],
         };
         Ok(Heard::Answers(answers))
+    }
+
+    /// What a holder is to start stands behind its gate.
+    fn guard(
+        &mut self,
+        number: u64,
+        id: HolderId,
+        containment: Containment,
+    ) -> Result<Tell, OutOfOrder> {
+        let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
+        let process = peer.wire.take_descriptor().and_then(Process::received);
+        let process = process.ok_or(OutOfOrder)?;
+        let guarded = Guarded {
+            process: process.id(),
+            containment,
+        };
+        self.table.guard(id, guarded.clone())?;
+        peer.at_gate = guarded.containment == Containment::Tree;
+        peer.victim.guarded = Some(guarded);
+        peer.victim.guarded_process = Some(process);
+        Ok(Tell::Go {
+            generation: self.life.generation,
+            renewed: self.tenure.renewed(),
+        })
     }
 
     /// The peer's own process, by the descriptor that it sent: it must be the one that connected.
@@ -307,9 +337,13 @@ impl Server {
         if let Some(holder) = left {
             let name = describe(holder);
             let leases = leases(holder);
+            let ending = match victim.guarded {
+                Some(_) => ": ending what it started",
+                None => "",
+            };
             say(
                 TOOL,
-                format!("{name} ended without a release: ending what it started ({leases})"),
+                format!("{name} ended without a release{ending} ({leases})"),
             );
             self.graves.insert(id, victim);
         }

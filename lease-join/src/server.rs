@@ -514,9 +514,10 @@ impl Server {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            if let Some(victim) = self.awaited.remove(&id) {
-                if self.seat.place.take_mark(self.life.generation, id) {
-                    self.table.gone(id);
+            if let Some(mut victim) = self.awaited.remove(&id) {
+                if let Some(phases) = self.seat.place.take_mark(self.life.generation, id) {
+                    self.table.left(id, &phases);
+                    victim.nothing_runs();
                 }
                 self.ended(id, victim)?;
             }

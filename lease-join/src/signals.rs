@@ -1,5 +1,6 @@
 //! SIGTERM, SIGINT and SIGHUP: leave. SIGUSR1: end, and leave all as it is. Both cut waits short
-//! and wake the server.
+//! and wake the server. SIGINT and SIGHUP stay ignored if they were at the start: nohup(1), or a
+//! shell that starts this in the background.
 
 use anyhow::Context;
 use lease_core::clock::BootClock;
@@ -58,8 +59,12 @@ impl Signals {
             end: Arc::default(),
         };
         let told = signals.clone();
-        let mut incoming = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
-            .context("cannot watch for signals")?;
+        let ignored = ignored();
+        let optional = [SIGINT, SIGHUP].into_iter();
+        let optional = optional.filter(|signal| ignored & (1 << (signal - 1)) == 0);
+        let watched = [SIGTERM, SIGUSR1].into_iter().chain(optional);
+        let mut incoming =
+            signal_hook::iterator::Signals::new(watched).context("cannot watch for signals")?;
         std::thread::spawn(move || {
             for signal in incoming.forever() {
                 if signal == SIGUSR1 {
@@ -81,4 +86,14 @@ impl Signals {
     pub(crate) fn told_to_leave(&self) -> bool {
         self.clock.is_interrupted()
     }
+}
+
+/// The signals that this process ignores, as /proc shows them: bit n stands for signal n + 1. None
+/// where that cannot be read.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }

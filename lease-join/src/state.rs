@@ -159,6 +159,12 @@ impl Logged {
 }
 
 impl Logged {
+    /// The moment before the last completed renewal was issued: what the file says, all are told.
+    pub(crate) fn renewed(&self) -> Moment {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        life.renewed
+    }
+
     /// Milliseconds that the last read and the last write took.
     pub(crate) fn took(&self) -> [f64; 2] {
         let took = *self.took.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,12 +6,12 @@ use crate::peers::describe;
 use crate::signals::{Signals, Wake};
 use crate::state::Remains;
 use lease_core::clock::{BootClock, Clock, Moment};
-use lease_core::contain::{Guarded, Remains as Left};
+use lease_core::contain::{Containment, Guarded, Remains as Left};
 use lease_core::delta::{Lockspace, Tenure};
 use lease_core::device::{Access, Device};
 use lease_core::disk::{Absent, Disk, Fault};
 use lease_core::id::{Generation, HostId, Lver};
-use lease_core::process::Process;
+use lease_core::process::{self, Process, ProcessId};
 use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::holder_note::HolderNote;
 use lease_core::record::leader::Leader;
@@ -30,6 +30,8 @@ use std::time::Duration;
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Between two strikes.
 const STRIKE_AGAIN: Duration = Duration::from_millis(50);
+/// Sweeps of what a lease-hold has started: what is forked during one is found by the next.
+const SWEEPS_MAX: usize = 16;
 /// Bytes that hold the leader record of either sector size.
 const FIRST_SECTOR: usize = 4096;
 
@@ -56,9 +58,16 @@ impl Victim {
         }
     }
 
+    /// It is proven that nothing that was guarded runs, or ever ran.
+    pub(crate) fn nothing_runs(&mut self) {
+        self.guarded = None;
+        self.guarded_process = None;
+    }
+
     /// Kills, and looks what is left. The lease-hold itself comes first: a stopped one could wake
-    /// and go on. Without a guarded process nothing was ever run.
+    /// and go on. Without a guarded process nothing runs.
     pub(crate) fn strike(&self) -> Left {
+        self.sweep_tree();
         self.holder.iter().for_each(Process::kill);
         let of_tree = match &self.guarded {
             Some(guarded) => guarded.kill(self.guarded_process.as_ref()),
@@ -67,6 +76,27 @@ impl Victim {
         match self.holder.as_ref().is_none_or(Process::is_dead) {
             true => of_tree,
             false => Left::Something,
+        }
+    }
+
+    /// What is held together by nothing but its lease-hold can be found only while that lives: its
+    /// orphans are that one's children.
+    fn sweep_tree(&self) {
+        let tree = |guarded: &Guarded| guarded.containment == Containment::Tree;
+        let Some(holder) = self.holder.as_ref().filter(|holder| !holder.is_dead()) else {
+            return;
+        };
+        if !self.guarded.as_ref().is_some_and(tree) {
+            return;
+        }
+        for _ in 0..SWEEPS_MAX {
+            let found = process::descendants(holder.id().pid, &[]);
+            let alive = found.into_iter().filter_map(ProcessId::open);
+            let alive: Vec<Process> = alive.filter(|process| !process.is_dead()).collect();
+            if alive.is_empty() {
+                return;
+            }
+            alive.iter().for_each(Process::kill);
         }
     }
 }
@@ -82,7 +112,7 @@ pub(crate) fn end_all(
     let mut left: Vec<_> = remains
         .table
         .holders()
-        .filter(|(id, _)| !place.take_mark(generation, *id))
+        .filter(|(id, _)| place.take_mark(generation, *id).is_none())
         .map(|(_, holder)| (holder, Victim::of(holder)))
         .collect();
     if let Some((holder, _)) = left.first() {

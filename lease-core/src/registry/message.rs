@@ -103,7 +103,10 @@ pub enum Ask {
         /// How it is contained.
         containment: Containment,
     },
-    /// The command and all that it started are gone, and what was held is lost or released.
+    /// The gate is about to open: from now on the command runs. Until this was heard, it did not.
+    Start,
+    /// The command and all that it started are gone; what was held is lost, or released as far as
+    /// it could be.
     Gone,
     /// May the disk be written to release this resource?
     Release {

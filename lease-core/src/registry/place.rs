@@ -4,7 +4,7 @@
 //! Everything is opened relative to a directory that was opened without following a symbolic
 //! link; a lockspace's name cannot lead out of the run directory.
 
-use super::message::HolderId;
+use super::message::{HolderId, Phase};
 use crate::clock::Moment;
 use crate::id::{Generation, Name};
 use nix::errno::Errno;
@@ -164,8 +164,12 @@ impl Place {
 
     /// A file's content; `None` if there is none.
     pub fn read(&self, file: Kept) -> io::Result<Option<Vec<u8>>> {
+        self.get(file.name())
+    }
+
+    fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        match openat(&self.fd, file.name(), flags, Mode::empty()) {
+        match openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => {
                 let mut bytes = Vec::new();
                 File::from(fd).take(STATE_MAX).read_to_end(&mut bytes)?;
@@ -191,15 +195,18 @@ impl Place {
     /// Replaces a file as a whole. It has to survive this process, not this boot, so it is not
     /// synced.
     pub fn write(&self, file: Kept, bytes: &[u8]) -> io::Result<()> {
+        self.put(file.name_of_new(), file.name(), bytes)
+    }
+
+    fn put(&self, new: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
         let flags = OFlag::O_WRONLY
             | OFlag::O_CREAT
             | OFlag::O_TRUNC
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
-        let new = file.name_of_new();
         let fd = openat(&self.fd, new, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
         File::from(fd).write_all(bytes)?;
-        Ok(renameat(&self.fd, new, &self.fd, file.name())?)
+        Ok(renameat(&self.fd, new, &self.fd, name)?)
     }
 
     /// Removes a file: it holds nothing that a next lease-join would have to know.
@@ -210,24 +217,25 @@ impl Place {
         }
     }
 
-    /// Leaves a mark that a holder has seen the end of all that it started: for the next
-    /// lease-join, while there is none.
-    pub fn mark_gone(&self, generation: Generation, holder: HolderId) -> io::Result<()> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    /// Leaves a mark that a holder has seen the end of all that it started, and what it has not
+    /// given back: for the next lease-join, while there is none.
+    pub fn mark_gone(
+        &self,
+        generation: Generation,
+        holder: HolderId,
+        phases: &[Phase],
+    ) -> io::Result<()> {
         let mark = mark(generation, holder);
-        openat(
-            &self.fd,
-            mark.as_str(),
-            flags,
-            Mode::S_IRUSR | Mode::S_IWUSR,
-        )?;
-        Ok(())
+        self.put(&format!("{mark}.new"), &mark, &serde_json::to_vec(phases)?)
     }
 
-    /// Takes such a mark away. Whether there was one.
-    pub fn take_mark(&self, generation: Generation, holder: HolderId) -> bool {
+    /// Takes such a mark away; what is on it, if there was one. One that cannot be read says that
+    /// all is gone, and nothing of what was given back.
+    pub fn take_mark(&self, generation: Generation, holder: HolderId) -> Option<Vec<Phase>> {
         let mark = mark(generation, holder);
-        unlinkat(&self.fd, mark.as_str(), UnlinkatFlags::NoRemoveDir).is_ok()
+        let bytes = self.get(&mark).ok()??;
+        unlinkat(&self.fd, mark.as_str(), UnlinkatFlags::NoRemoveDir).ok()?;
+        Some(serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
     /// The socket by way of the open directory: short whatever the run directory is called.

@@ -311,6 +311,15 @@ impl Table {
         }
     }
 
+    /// A holder that has ended has said what is left of each resource.
+    pub fn left(&mut self, id: HolderId, phases: &[Phase]) {
+        if let Some(holder) = self.holders.get_mut(&id) {
+            for (claim, phase) in holder.claims.iter_mut().zip(phases) {
+                claim.phase = *phase;
+            }
+        }
+    }
+
     /// What a crashed holder started can never be proven gone: its leases stay reserved.
     pub fn unproven(&mut self, id: HolderId) {
         if let Some(holder) = self.holders.get_mut(&id) {

@@ -20,6 +20,9 @@ const BACKLOG_MAX: usize = 1 << 20;
 /// Descriptors that may wait to be taken.
 const DESCRIPTORS_MAX: usize = 4;
 
+/// Reads in a row: more than a socket can hold.
+const READS_MAX: usize = 64;
+
 /// A peer that does not read delays nobody.
 const NEVER_WAIT: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
@@ -101,7 +104,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads once. `false` at the end of the stream.
+    /// Reads once. `false` at the end of the stream: all that the peer has sent is read by then.
     pub fn fill(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 16 << 10];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -111,6 +114,8 @@ impl Wire {
         let bytes = match recvmsg(&self.stream, &mut parts, &mut control, flags) {
             Ok(message) => message.bytes,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(true),
+            // It ended before it had read what was sent to it.
+            Err(Errno::CONNRESET) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         };
         for part in control.drain() {
@@ -121,6 +126,20 @@ impl Wire {
         self.descriptors.truncate(DESCRIPTORS_MAX);
         self.inbox.extend_from_slice(&buffer[..bytes]);
         Ok(bytes > 0)
+    }
+
+    /// Reads all that has come, from a socket that does not wait. `false` at the end of the stream.
+    pub fn drain(&mut self) -> io::Result<bool> {
+        for _ in 0..READS_MAX {
+            let before = self.inbox.len();
+            if !self.fill()? {
+                return Ok(false);
+            }
+            if self.inbox.len() == before {
+                break;
+            }
+        }
+        Ok(true)
     }
 
     /// The next message, however long it takes, or as long as the socket is set to wait. Blocking
@@ -163,4 +182,37 @@ fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Wire, Wire) {
+        let (one, other) = UnixStream::pair().unwrap();
+        other.set_nonblocking(true).unwrap();
+        (Wire::new(one), Wire::new(other))
+    }
+
+    #[test]
+    fn all_that_was_said_is_read_before_the_end() {
+        const LINES: u32 = 50;
+        let (mut peer, mut wire) = pair();
+        assert!(wire.drain().unwrap(), "nothing was said, and it is open");
+        let long = "x".repeat(1000);
+        for number in 0..LINES {
+            peer.send(&(number, &long)).unwrap();
+        }
+        assert!(!peer.is_behind());
+        // It ends with something unread.
+        wire.send(&"unheard").unwrap();
+        drop(peer);
+        assert!(!wire.drain().unwrap());
+        for number in 0..LINES {
+            let (said, _): (u32, String) = wire.take_message().unwrap().unwrap();
+            assert_eq!(said, number);
+        }
+        assert_eq!(wire.take_message::<(u32, String)>().unwrap(), None);
+        assert!(!wire.fill().unwrap());
+    }
 }

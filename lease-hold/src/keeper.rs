@@ -1,0 +1,139 @@
+//! The third killer, where no PID namespace has its init: a process of lease-hold's own, outside of
+//! what the command is in. It carries the last deadline, and at that moment kills what is guarded.
+//!
+//! It is forked first of all, while there is one thread, and never executes anything. Its end is
+//! none of those that lease-hold waits for: that nothing else is left is still seen.
+
+use crate::alarm::Alarm;
+use crate::cage::Cage;
+use crate::carrier::{Carried, LastMoment, carry};
+use crate::child;
+use anyhow::Context;
+use lease_core::clock::{BootClock, Clock, Moment};
+use lease_core::contain::Containment;
+use lease_core::priority;
+use lease_core::process::{Process, ProcessId, descendants};
+use lease_core::registry::wire::Wire;
+use nix::unistd::{Pid, getppid, setsid, write};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What it is called among the processes.
+const NAME: &std::ffi::CStr = c"lease-hold-last";
+/// Between two rounds of killing.
+const KILL_AGAIN: Duration = Duration::from_millis(50);
+
+/// The process, as lease-hold sees it. It ends with this.
+pub(crate) struct Keeper {
+    pid: Pid,
+    wire: Wire,
+}
+
+impl Keeper {
+    /// Forks it; `None` where a namespace's init is to do this. Call this while there is one
+    /// thread.
+    pub(crate) fn start(cage: &Cage, run_dir: &Path) -> anyhow::Result<Option<Self>> {
+        let group = match cage.containment() {
+            Containment::PidNamespace => return Ok(None),
+            Containment::Cgroup(path) => {
+                let file = File::options().write(true).open(path.join("cgroup.kill"));
+                Some(file.context("cannot open cgroup.kill")?)
+            }
+            Containment::Tree => None,
+        };
+        let holder = std::process::id().cast_signed();
+        let target = Target { group, holder };
+        let run_dir = std::path::absolute(run_dir).context("no working directory")?;
+        let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
+        ours.set_nonblocking(true).context("cannot make a socket")?;
+        let work = || keep(theirs, target, run_dir);
+        let pid = child::fork_unseen(work).context("cannot fork")?;
+        Ok(Some(Self {
+            pid,
+            wire: Wire::new(ours),
+        }))
+    }
+
+    /// Which one it is, for whoever sweeps.
+    pub(crate) fn id(&self) -> Option<ProcessId> {
+        ProcessId::of(self.pid.as_raw())
+    }
+
+    /// From now on something is guarded.
+    pub(crate) fn carry(&mut self, carried: &Carried) -> anyhow::Result<()> {
+        let told = self.wire.send(carried);
+        told.context("cannot talk to our own process")
+    }
+
+    /// The leases have been renewed: it need not act before this moment.
+    pub(crate) fn not_before(&mut self, at: Moment) {
+        // One that is gone is not missed while two others are there.
+        let _ = self.wire.send(&LastMoment { at });
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        child::end_unseen(self.pid);
+    }
+}
+
+/// Whom to kill.
+struct Target {
+    /// What is in a control group, by its `cgroup.kill`: no other's that gets its name later.
+    group: Option<File>,
+    /// What descends from our lease-hold.
+    holder: i32,
+}
+
+impl Target {
+    fn kill(&self) {
+        if let Some(group) = &self.group {
+            // It may be gone.
+            let _ = write(group, b"1");
+        }
+        // Its number may be another's once we are not its child any more.
+        if getppid().as_raw() == self.holder {
+            let own: Vec<ProcessId> = Process::own().iter().map(Process::id).collect();
+            let found = descendants(self.holder, &own).into_iter();
+            let alive = found.filter_map(ProcessId::open);
+            alive.for_each(|process| process.kill());
+        }
+    }
+}
+
+/// The life of the process: whatever fails in it, it ends, and nothing is different from before.
+fn keep(control: UnixStream, target: Target, run_dir: PathBuf) {
+    let group = target.group.as_ref().map(AsRawFd::as_raw_fd);
+    let kept: Vec<i32> = group.into_iter().chain([control.as_raw_fd()]).collect();
+    if child::close_all_but(&kept).is_err() || stand_apart().is_err() {
+        return;
+    }
+    priority::raise();
+    let mut wire = Wire::new(control);
+    let (Ok(carried), Ok(alarm)) = (wire.receive::<Carried>(), Alarm::new()) else {
+        return;
+    };
+    if wire.stream().set_nonblocking(true).is_err() {
+        return;
+    }
+    let carries = carry(&mut wire, &alarm, &run_dir, &carried);
+    // For as long as there is a lease-hold: it may go on starting something.
+    while carries.is_ok() {
+        target.kill();
+        let again = BootClock::default().now().after(KILL_AGAIN);
+        if !wire.drain().unwrap_or(false) || alarm.wait(Vec::new(), Some(again)).is_err() {
+            return;
+        }
+    }
+}
+
+/// In no way of its user: in no working directory, hit by no signal that is sent to a group.
+fn stand_apart() -> nix::Result<()> {
+    setsid()?;
+    nix::unistd::chdir("/")?;
+    nix::sys::prctl::set_name(NAME)
+}
