@@ -168,11 +168,11 @@ impl World {
 fn the_formatted_io_timeout_is_that_of_a_record_which_nobody_has_joined() {
     let world = World::formatted(7);
     world.put(1, &ours().record());
-    let formatted = |host| {
-        let area = lockspace().read_all(&world.disk).unwrap();
-        area.formatted_io_timeout(host_id(host))
-    };
+    let area = || lockspace().read_all(&world.disk).unwrap();
+    let formatted = |host| area().formatted_io_timeout(host_id(host));
     assert_eq!(formatted(1), Some(7));
+    let joined: Vec<_> = area().joined().collect();
+    assert_eq!(joined, [(host_id(1), ours().record())]);
     for host in 1..=2000 {
         let io_timeout = if host == 3 { 33 } else { T };
         let host = host_id(host);

@@ -431,6 +431,19 @@ mod tests {
     }
 
     #[test]
+    fn a_path_of_any_bytes_comes_back_from_json() {
+        let place = Place {
+            path: OsString::from_vec(b"/a\xffb\\c".to_vec()).into(),
+            offset: 7,
+        };
+        let json = serde_json::to_string(&place).unwrap();
+        assert_eq!(json, r#"{"path":"/a\\xffb\\x5cc","offset":7}"#);
+        assert_eq!(serde_json::from_str::<Place>(&json).unwrap(), place);
+        let bad = r#"{"path":"/a\\","offset":7}"#;
+        assert!(serde_json::from_str::<Place>(bad).is_err());
+    }
+
+    #[test]
     fn fields_are_counted_between_colons_that_are_not_escaped() {
         for (text, fields) in [("", 1), ("/a", 1), ("/a\\:b:0", 2), ("L:R:/a:0:SH", 5)] {
             assert_eq!(count_fields(&text.into()), Ok(fields), "{text}");
