@@ -17,6 +17,7 @@ use crate::record::RecordError;
 use crate::record::heartbeat::Heartbeat;
 use crate::record::host_note::{BootId, HostNote};
 use crate::timing::Timing;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
@@ -25,6 +26,8 @@ use thiserror::Error;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// No wait is asked for that is shorter.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+/// The timestamp of a free record.
+const FREE: u64 = 0;
 /// How often a join starts over before it gives up.
 const ATTEMPTS_MAX: u32 = 3;
 /// More joins than there can be while one joiner stalls.
@@ -246,7 +249,7 @@ pub fn join(
             generation,
             written: record,
             unsure: Vec::new(),
-            late: None,
+            late: Vec::new(),
             renewed: issued,
             ballots_from: vacant.quiet_from.unwrap_or_default().max(claim.quiet_from),
         };
@@ -393,25 +396,53 @@ pub struct HostLease {
     written: Heartbeat,
     /// Writes since then of which it is not known whether they happened.
     unsure: Vec<Heartbeat>,
-    /// A write of an earlier process of this same life, which may land at any later moment.
-    late: Option<Heartbeat>,
+    /// Writes of earlier processes of this same life, which may land at any later moment.
+    late: Vec<Heartbeat>,
     renewed: Moment,
     ballots_from: Moment,
 }
 
 /// What an earlier process of the same boot knew of its host id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Former {
     /// Which life of the host it was.
     pub generation: Generation,
     /// The timestamp of its last completed write.
     pub written: u64,
-    /// The timestamp of a write that had not completed.
-    pub in_flight: Option<u64>,
+    /// The timestamps of writes that have not completed, and may still land.
+    #[serde(default)]
+    pub unsure: Vec<u64>,
     /// The moment before the last completed renewal was issued.
     pub renewed: Moment,
     /// Its [`HostLease::ballots_from`].
     pub ballots_from: Moment,
+}
+
+impl Former {
+    /// Of a host id as it stands, with nothing on its way.
+    pub fn of(lease: &HostLease) -> Self {
+        Self {
+            generation: lease.generation,
+            written: lease.written.timestamp(),
+            unsure: lease.late.iter().map(Heartbeat::timestamp).collect(),
+            renewed: lease.renewed,
+            ballots_from: lease.ballots_from,
+        }
+    }
+
+    /// A write with this timestamp is about to be issued: to be kept before it is.
+    pub fn issue(&mut self, timestamp: u64, timing: Timing) {
+        // Twice as long as a write can be on its way: timestamps may run ahead of the clock.
+        let long = 2 * timing.takeover_after().as_secs();
+        self.unsure.retain(|earlier| earlier + long >= timestamp);
+        self.unsure.push(timestamp);
+    }
+
+    /// The write with this timestamp has completed; `issued` is the moment before it was issued.
+    pub fn complete(&mut self, timestamp: u64, issued: Moment) {
+        (self.written, self.renewed) = (timestamp, issued);
+        self.unsure.retain(|unsure| *unsure != timestamp);
+    }
 }
 
 /// Why a renewal did not happen.
@@ -433,14 +464,17 @@ pub enum Lost {
     Expired(u64),
     #[error("our heartbeat was overwritten by {}", .0.map_or_else(|| "somebody".into(), |n| n.to_string()))]
     Overwritten(Option<Name>),
+    #[error("it is being given back: that write may land at any moment")]
+    Leaving,
     #[error("our heartbeat is damaged: {0}")]
     Damaged(HeartbeatError),
 }
 
 impl HostLease {
     /// Takes a host id over from an earlier process of the same boot, in the same life: only if the
-    /// sector still holds what that process wrote last, or what it was writing when it ended, and
-    /// if its lease has not expired.
+    /// sector still holds what that process wrote last, or a write of its that had not completed,
+    /// and if its lease has not expired. Never while the record is being given back: a late free
+    /// would open all that this host holds.
     pub fn resume(
         lockspace: &Lockspace,
         disk: &dyn Disk,
@@ -449,6 +483,9 @@ impl HostLease {
         former: &Former,
     ) -> Result<Self, RenewError> {
         check_time(former.renewed, claim.timing, clock.now())?;
+        if former.unsure.contains(&FREE) {
+            return Err(Lost::Leaving.into());
+        }
         let read = lockspace.read_host(disk, claim.host)?;
         let record = read.map_err(Lost::Damaged)?;
         let note = record.note().is_some_and(|note| {
@@ -459,8 +496,9 @@ impl HostLease {
             && record.generation() == former.generation
             && record.host_name() == Some(claim.name)
             && record.io_timeout() == Some(claim.timing.io_timeout());
-        let expected = [Some(former.written), former.in_flight];
-        if !ours || !expected.contains(&Some(record.timestamp())) {
+        let found = record.timestamp();
+        let expected = former.written == found || former.unsure.contains(&found);
+        if !ours || !expected {
             return Err(Lost::Overwritten(record.host_name()).into());
         }
         check_time(former.renewed, claim.timing, clock.now())?;
@@ -470,7 +508,7 @@ impl HostLease {
             generation: former.generation,
             written: record,
             unsure: Vec::new(),
-            late: former.in_flight.map(|timestamp| record.stamped(timestamp)),
+            late: former.unsure.iter().map(|at| record.stamped(*at)).collect(),
             renewed: former.renewed,
             ballots_from: former.ballots_from,
         })
@@ -584,7 +622,7 @@ impl HostLease {
         if clock.now() < self.ballots_from {
             return Ok(());
         }
-        let free = self.written.stamped(0);
+        let free = self.written.stamped(FREE);
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &free) {
             self.unsure.push(free);
             return Err(fault);
@@ -596,7 +634,8 @@ impl HostLease {
     /// Within one life no timestamp comes twice: whoever sees one again knows that nothing was
     /// written in between.
     fn later_timestamp(&self, now: Moment) -> u64 {
-        let unsure = self.unsure.iter().map(Heartbeat::timestamp).max();
+        let unsure = self.unsure.iter().chain(&self.late);
+        let unsure = unsure.map(Heartbeat::timestamp).max();
         let last = self.written.timestamp().max(unsure.unwrap_or(0));
         now.seconds().max(last + 1)
     }

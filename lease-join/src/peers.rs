@@ -183,7 +183,7 @@ impl Server {
                 self.table.guard(id, guarded.clone())?;
                 peer.victim.guarded = Some(guarded);
                 peer.victim.guarded_process = Some(process);
-                let (generation, renewed) = (self.life.generation, self.tenure.renewed());
+                let (generation, renewed) = (self.life.former.generation, self.tenure.renewed());
                 vec![(
                     id,
                     Tell::Go {
@@ -236,7 +236,7 @@ impl Server {
         phases: &[Phase],
     ) -> Result<Heard, OutOfOrder> {
         let process = self.own_process(number)?;
-        if generation != self.life.generation {
+        if generation != self.life.former.generation {
             let why = "the host id has been joined again since".into();
             return Ok(Heard::Last(Tell::Refused { why }));
         }
@@ -328,7 +328,7 @@ impl Server {
     pub(crate) fn write_page(&mut self) -> anyhow::Result<()> {
         if self.scribe.is_asked() {
             let holders = Holders {
-                generation: self.life.generation,
+                generation: self.life.former.generation,
                 table: self.table.clone(),
             };
             self.scribe.write(serde_json::to_vec(&holders)?);

@@ -15,7 +15,7 @@ use lease_core::process::Process;
 use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::holder_note::HolderNote;
 use lease_core::record::leader::Leader;
-use lease_core::registry::message::{Asked, HolderId};
+use lease_core::registry::message::{Asked, HolderId, Left as LeftBehind};
 use lease_core::registry::place::Place;
 use lease_core::registry::table::Holder;
 use lease_core::resource::{AcquireError, Member, Resource, Wanted};
@@ -78,7 +78,7 @@ pub(crate) fn end_all(
     remains: &Remains,
     signals: &Signals,
 ) -> Result<bool, Failure> {
-    let generation = remains.life.generation;
+    let generation = remains.life.former.generation;
     let mut left: Vec<_> = remains
         .table
         .holders()
@@ -133,12 +133,15 @@ pub(crate) struct Estate {
     pub(crate) tenure: Arc<Tenure>,
 }
 
+/// A resource of a holder, by number, and what is left behind on the disk.
+pub(crate) type GivenBack = (HolderId, usize, LeftBehind);
+
 /// The threads that give leases back, and what they report.
 #[derive(Debug)]
 pub(crate) struct Undertaker {
     estate: Estate,
-    report: Sender<(HolderId, usize)>,
-    done: Receiver<(HolderId, usize)>,
+    report: Sender<GivenBack>,
+    done: Receiver<GivenBack>,
     wake: Wake,
 }
 
@@ -164,9 +167,9 @@ impl Undertaker {
             let mut said = false;
             while !estate.tenure.is_lost() {
                 match give_back(&estate, &clock, &asked, wrote.then_some(died)) {
-                    Ok(()) => {
+                    Ok(left) => {
                         // Without a server there is nobody to tell.
-                        let _ = report.send((holder, index));
+                        let _ = report.send((holder, index, left));
                         return wake.wake();
                     }
                     Err(why) if !said => {
@@ -181,7 +184,7 @@ impl Undertaker {
     }
 
     /// A lease that was given back since the last call.
-    pub(crate) fn next(&self) -> Option<(HolderId, usize)> {
+    pub(crate) fn next(&self) -> Option<GivenBack> {
         self.done.try_recv().ok()
     }
 }
@@ -192,7 +195,7 @@ fn give_back(
     clock: &BootClock,
     asked: &Asked,
     died_writing: Option<Moment>,
-) -> Result<(), String> {
+) -> Result<LeftBehind, String> {
     let limit = estate.tenure.timing().io_limit();
     let open = |path: &Path, access| Device::open(path, access, limit).map_err(|e| e.to_string());
     let mut devices = Vec::new();
@@ -248,7 +251,12 @@ fn give_back(
     };
     resource
         .resolve(&member, &nobody(estate))
-        .map_err(|error: AcquireError| error.to_string())
+        .map_err(|error: AcquireError| error.to_string())?;
+    // On one of several disks a write may be on its way still.
+    Ok(match resource.quorum.settle() {
+        Ok(()) => LeftBehind::Nothing,
+        Err(_) => LeftBehind::LateWrite,
+    })
 }
 
 /// Where a dead process's write may still land, no ballot starts until it cannot: 8t + W.
