@@ -334,10 +334,9 @@ impl Worker {
             Job::Check(held) => Answer::Checked(resource.still_held(&member, &held)),
             Job::Release(held) => {
                 let result = resource.release(&member, &held);
-                let left = if result.is_ok() {
-                    Left::Nothing
-                } else {
-                    Left::Doubt
+                let left = match &result {
+                    Ok(()) => late(&resource),
+                    Err(_) => Left::Doubt,
                 };
                 Answer::Released(result, left)
             }
@@ -384,11 +383,21 @@ fn acquire(
     let result = resource.acquire(member, wanted, seen);
     let left = match &result {
         Err(AcquireError::InDoubt(_)) => match resource.resolve(member, wanted) {
-            Ok(()) => Left::Nothing,
+            Ok(()) => late(resource),
             Err(_) => Left::Doubt,
         },
-        Err(_) if resource.quorum.settle().is_err() => Left::LateWrite,
-        _ => Left::Nothing,
+        // Perhaps the host id is not lost: whoever was stopped has not heard of its renewals yet.
+        Err(AcquireError::Lost) => Left::Doubt,
+        Ok(Attempt::Held(_)) => Left::Nothing,
+        _ => late(resource),
     };
     Answer::Attempted(result, left)
+}
+
+/// A write to one of several disks may be on its way still, whatever the others say.
+fn late(resource: &Resource<'_>) -> Left {
+    match resource.quorum.settle() {
+        Ok(()) => Left::Nothing,
+        Err(_) => Left::LateWrite,
+    }
 }
