@@ -309,7 +309,7 @@ fn former() -> Former {
     Former {
         generation: Generation(5),
         written: 77,
-        in_flight: None,
+        unsure: Vec::new(),
         renewed: ScriptClock::at(START - 5).now(),
         ballots_from: Moment(123),
     }
@@ -355,7 +355,7 @@ fn a_heartbeat_that_differs_in_anything_is_not_resumed() {
 #[test]
 fn a_write_in_flight_is_expected_before_and_after_a_resume_and_no_other() {
     let in_flight = Former {
-        in_flight: Some(79),
+        unsure: vec![79],
         ..former()
     };
     let landed = ours();
@@ -371,7 +371,7 @@ fn a_write_in_flight_is_expected_before_and_after_a_resume_and_no_other() {
     // It has not: no renewal may look like it, or a watcher that has seen both would not know
     // that anything was written in between.
     let same_second = Former {
-        in_flight: Some(START),
+        unsure: vec![START],
         ..former()
     };
     let world = World::with(&ours());

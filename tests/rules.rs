@@ -17,7 +17,7 @@ use lease_core::timing::Timing;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
-use support::sim::host::Setup;
+use support::sim::machine::Setup;
 use support::sim::port::{Handle, Op, Port};
 use support::sim::stage::{
     Actor, Late, Stage, accepts, errand, reads_leader, setup, writes_block, writes_heartbeat,

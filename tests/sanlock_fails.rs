@@ -8,7 +8,8 @@ use lease_core::record::leader::Stamp;
 use lease_core::spec::Mode::{Exclusive, Shared};
 use std::time::Duration;
 use support::sim::area_offset;
-use support::sim::host::{Errand, Setup};
+use support::sim::hold::Errand;
+use support::sim::machine::Setup;
 use support::sim::stage::{
     Stage, accepts, errand, sanlock, setup, writes_block, writes_heartbeat, writes_leader,
 };
@@ -204,7 +205,7 @@ fn point_9_a_slow_renewal_counts_from_its_end() {
         let write = stage.issued(daemon);
         stage.lands(&write);
         stage.pass(seconds(7));
-        stage.step(daemon);
+        stage.comes_back(daemon);
         let second = stage.hold(1, errand(Exclusive, 1));
         assert!(stage.comes_to_hold(second, LONG), "{}", stage.story());
     });

@@ -21,6 +21,7 @@ use crate::id::{Generation, HostId, Name};
 use crate::record::heartbeat::Heartbeat;
 use crate::record::host_note::{BootId, HostNote};
 use crate::timing::Timing;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -28,6 +29,8 @@ use thiserror::Error;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// No wait is asked for that is shorter.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+/// The timestamp of a free record.
+const FREE: u64 = 0;
 /// How often a join starts over before it gives up.
 const ATTEMPTS_MAX: u32 = 3;
 /// More joins than there can be while one joiner stalls.
@@ -305,18 +308,46 @@ pub struct HostLease {
 }
 
 /// What an earlier process of the same boot knew of its host id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Former {
     /// Which life of the host it was.
     pub generation: Generation,
     /// The timestamp of its last completed write.
     pub written: u64,
-    /// The timestamp of a write that had not completed.
-    pub in_flight: Option<u64>,
+    /// The timestamps of writes that have not completed, and may still land.
+    #[serde(default)]
+    pub unsure: Vec<u64>,
     /// The moment before the last completed renewal was issued.
     pub renewed: Moment,
     /// Its [`HostLease::ballots_from`].
     pub ballots_from: Moment,
+}
+
+impl Former {
+    /// Of a host id as it stands, with nothing on its way.
+    pub fn of(lease: &HostLease) -> Self {
+        Self {
+            generation: lease.generation,
+            written: lease.written.timestamp(),
+            unsure: lease.unsure.iter().map(|(at, _)| at.timestamp()).collect(),
+            renewed: lease.renewed,
+            ballots_from: lease.ballots_from,
+        }
+    }
+
+    /// A write with this timestamp is about to be issued: to be kept before it is.
+    pub fn issue(&mut self, timestamp: u64, timing: Timing) {
+        // Twice as long as a write can be on its way: timestamps may run ahead of the clock.
+        let long = 2 * timing.takeover_after().as_secs();
+        self.unsure.retain(|earlier| earlier + long >= timestamp);
+        self.unsure.push(timestamp);
+    }
+
+    /// The write with this timestamp has completed; `issued` is the moment before it was issued.
+    pub fn complete(&mut self, timestamp: u64, issued: Moment) {
+        (self.written, self.renewed) = (timestamp, issued);
+        self.unsure.retain(|unsure| *unsure != timestamp);
+    }
 }
 
 /// Why a renewal did not happen.
@@ -338,14 +369,17 @@ pub enum Lost {
     Expired(u64),
     #[error("our heartbeat was overwritten by {}", .0.map_or_else(|| "somebody".into(), |n| n.to_string()))]
     Overwritten(Option<Name>),
+    #[error("it is being given back: that write may land at any moment")]
+    Leaving,
     #[error("our heartbeat is damaged: {0}")]
     Damaged(HeartbeatError),
 }
 
 impl HostLease {
     /// Takes a host id over from an earlier process of the same boot, in the same life: only if the
-    /// sector still holds what that process wrote last, or what it was writing when it ended, and
-    /// if its lease has not expired.
+    /// sector still holds what that process wrote last, or a write of its that had not completed,
+    /// and if its lease has not expired. Never while the record is being given back: a late free
+    /// would open all that this host holds.
     pub fn resume(
         lockspace: &Lockspace,
         disk: &dyn Disk,
@@ -354,6 +388,9 @@ impl HostLease {
         former: &Former,
     ) -> Result<Self, RenewError> {
         check_time(former.renewed, claim.timing, clock.now())?;
+        if former.unsure.contains(&FREE) {
+            return Err(Lost::Leaving.into());
+        }
         let read = lockspace.read_host(disk, claim.host)?;
         let record = read.map_err(Lost::Damaged)?;
         let note = record.note().is_some_and(|note| {
@@ -364,22 +401,24 @@ impl HostLease {
             && record.generation() == former.generation
             && record.host_name() == Some(claim.name)
             && record.io_timeout() == Some(claim.timing.io_timeout());
-        let expected = [Some(former.written), former.in_flight];
-        if !ours || !expected.contains(&Some(record.timestamp())) {
+        let found = record.timestamp();
+        let expected = former.written == found || former.unsure.contains(&found);
+        if !ours || !expected {
             return Err(Lost::Overwritten(record.host_name()).into());
         }
         let now = clock.now();
         check_time(former.renewed, claim.timing, now)?;
-        let in_flight = former.in_flight.map(|timestamp| record.stamped(timestamp));
-        let known = [record.timestamp(), former.written];
-        let highest = known.into_iter().chain(former.in_flight).max();
+        let unsure = former.unsure.iter().map(|at| (record.stamped(*at), now));
+        let unsure = unsure.collect();
+        let known = former.unsure.iter().copied().chain([former.written]);
+        let highest = known.max();
         Ok(Self {
             lockspace: *lockspace,
             claim: *claim,
             generation: former.generation,
             written: record,
             highest: highest.unwrap_or(0),
-            unsure: in_flight.map(|record| (record, now)).into_iter().collect(),
+            unsure,
             renewed: former.renewed,
             ballots_from: former.ballots_from,
             quiet_from: former.ballots_from,
@@ -501,7 +540,7 @@ impl HostLease {
         if issued < self.quiet_from || !self.unsure.is_empty() {
             return Ok(());
         }
-        let free = self.written.stamped(0);
+        let free = self.written.stamped(FREE);
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &free) {
             self.unsure.push((free, issued));
             return Err(fault);

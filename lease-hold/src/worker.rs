@@ -388,8 +388,12 @@ fn acquire(
     seen: &mut Sightings,
 ) -> Answer {
     let result = resource.acquire(member, wanted, seen);
-    let doubt = matches!(result, Err(AcquireError::InDoubt(_)));
-    let doubt = doubt && resource.resolve(member, wanted).is_err();
+    let doubt = match &result {
+        Err(AcquireError::InDoubt(_)) => resource.resolve(member, wanted).is_err(),
+        // Perhaps the host id is not lost: whoever was stopped has not heard of its renewals yet.
+        Err(AcquireError::Lost) => true,
+        _ => false,
+    };
     Answer::Attempted(result, left(resource, doubt))
 }
 

@@ -281,8 +281,8 @@ fn resume(found: &Found, claim: &Claim, remains: &Remains) -> Option<HostLease> 
         return None;
     }
     let clock = BootClock::default();
-    let (lockspace, former) = (&found.lockspace, life.former());
-    HostLease::resume(lockspace, &found.device, &clock, claim, &former).ok()
+    let (lockspace, former) = (&found.lockspace, &life.former);
+    HostLease::resume(lockspace, &found.device, &clock, claim, former).ok()
 }
 
 fn join_anew(
@@ -332,7 +332,7 @@ fn claim(
         (None, Some(life)) => life.host_name,
         (None, None) => host::random_name()?,
     };
-    let at_least = former.map_or(Generation(0), |life| life.generation);
+    let at_least = former.map_or(Generation(0), |life| life.former.generation);
     // Where a dead process's write may still land, the former lease-join's may.
     let quiet_from = match former {
         Some(_) if !disk.device.io_ends_with_process() => {

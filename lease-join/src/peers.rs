@@ -221,7 +221,7 @@ impl Server {
         peer.victim.guarded = Some(guarded);
         peer.victim.guarded_process = Some(process);
         Ok(Tell::Go {
-            generation: self.life.generation,
+            generation: self.life.former.generation,
             renewed: self.tenure.renewed(),
         })
     }
@@ -266,7 +266,7 @@ impl Server {
         standing: (&[Phase], &[bool]),
     ) -> Result<Heard, OutOfOrder> {
         let process = self.own_process(number)?;
-        if generation != self.life.generation {
+        if generation != self.life.former.generation {
             let why = "the host id has been joined again since".into();
             return Ok(Heard::Last(Tell::Refused { why }));
         }
@@ -368,7 +368,7 @@ impl Server {
     pub(crate) fn write_page(&mut self) -> anyhow::Result<()> {
         if self.scribe.is_asked() {
             let holders = Holders {
-                generation: self.life.generation,
+                generation: self.life.former.generation,
                 table: self.table.clone(),
             };
             self.scribe.write(serde_json::to_vec(&holders)?);

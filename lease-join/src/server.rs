@@ -87,6 +87,8 @@ pub(crate) struct Server {
     undertaker: Undertaker,
     /// Resources whose holder was writing to the disk when it died.
     died_writing: BTreeSet<(HolderId, usize)>,
+    /// Resources that are being given back for a holder that has ended.
+    giving_back: BTreeSet<(HolderId, usize)>,
     /// Answers that must not leave before the page with this number is written.
     pub(crate) unsent: VecDeque<(u64, Answer)>,
     pub(crate) stage: Stage,
@@ -133,7 +135,7 @@ impl Server {
             path,
             lockspace: *lease.lockspace(),
             host: life.host,
-            generation: life.generation,
+            generation: life.former.generation,
             ballots_from: lease.ballots_from(),
             tenure: tenure.clone(),
         };
@@ -153,6 +155,7 @@ impl Server {
             awaited,
             graves: BTreeMap::new(),
             died_writing: BTreeSet::new(),
+            giving_back: BTreeSet::new(),
             unsent: VecDeque::new(),
             stage: Stage::Serving,
             trouble: None,
@@ -197,7 +200,7 @@ impl Server {
     fn announce(&self) -> Result<(), Failure> {
         let line = format!(
             "joined {} generation {}\n",
-            self.shown, self.life.generation
+            self.shown, self.life.former.generation
         );
         let mut stdout = io::stdout();
         stdout
@@ -515,30 +518,34 @@ impl Server {
             .collect();
         for id in ids {
             if let Some(mut victim) = self.awaited.remove(&id) {
-                if let Some(phases) = self.seat.place.take_mark(self.life.generation, id) {
+                if let Some(phases) = self.seat.place.take_mark(self.life.former.generation, id) {
                     self.table.left(id, &phases);
                     victim.nothing_runs();
                 }
+                // Without a lease-join it may have begun to release, and told nobody.
+                self.note_writing(id, |phase| phase != Phase::Idle);
                 self.ended(id, victim)?;
             }
         }
         Ok(())
     }
 
+    /// Notes of which of its resources a holder may have been writing to the disk when it died.
+    fn note_writing(&mut self, id: HolderId, writes: fn(Phase) -> bool) {
+        let claims = self.table.holder(id).into_iter().flat_map(|h| &h.claims);
+        let wrote = claims.enumerate().filter(|(_, claim)| writes(claim.phase));
+        self.died_writing
+            .extend(wrote.map(|(index, _)| (id, index)));
+    }
+
     fn proven_gone(&mut self, id: HolderId) -> anyhow::Result<()> {
         self.graves.remove(&id);
-        if let Some(holder) = self.table.holder(id) {
-            for (index, claim) in holder.claims.iter().enumerate() {
-                if matches!(
-                    claim.phase,
-                    Phase::Acquiring | Phase::Releasing | Phase::Doubt
-                ) {
-                    self.died_writing.insert((id, index));
-                }
-            }
-        }
+        self.note_writing(id, |phase| {
+            matches!(phase, Phase::Acquiring | Phase::Releasing | Phase::Doubt)
+        });
         let answers = self.table.proven_gone(id);
-        self.save_then_send(answers)
+        self.save_then_send(answers)?;
+        self.forget(id)
     }
 
     fn unproven(&mut self, id: HolderId) -> anyhow::Result<()> {
@@ -558,10 +565,15 @@ impl Server {
     }
 
     /// The turn of a dead holder to release: taken in its place, unless others on this host share.
+    /// Not before it is proven gone, and once: a turn that it had asked for itself may be on its
+    /// way when it dies, and then there are two.
     pub(crate) fn release_for(&mut self, id: HolderId, tell: &Tell) -> anyhow::Result<()> {
-        if let Tell::ReleaseTurn { index, last } = tell {
+        if let Tell::ReleaseTurn { index, last } = tell
+            && !self.graves.contains_key(&id)
+        {
             let asked = self.table.holder(id).and_then(|h| h.claims.get(*index));
             match asked.map(|claim| claim.asked.clone()) {
+                Some(_) if *last && !self.giving_back.insert((id, *index)) => {}
                 Some(asked) if *last => {
                     let wrote = self.died_writing.remove(&(id, *index));
                     let quiet_from = self.table.quiet_from(&asked.areas);
@@ -576,6 +588,7 @@ impl Server {
 
     fn hear_undertaker(&mut self) -> anyhow::Result<()> {
         while let Some(((id, index), late)) = self.undertaker.next() {
+            self.giving_back.remove(&(id, index));
             let (doubt, late_until) = (false, self.late_until());
             let left = Left { doubt, late };
             match self.table.released(id, index, left, late_until) {

@@ -31,18 +31,11 @@ pub(crate) struct Life {
     pub(crate) host: HostId,
     /// The host's name.
     pub(crate) host_name: Name,
-    /// Its generation.
-    pub(crate) generation: Generation,
     /// Its t and W.
     pub(crate) timing: Timing,
-    /// No ballot before this moment.
-    ballots_from: Moment,
-    /// The moment before the last completed renewal was issued.
-    renewed: Moment,
-    /// The timestamp of the last completed write.
-    written: u64,
-    /// The timestamp of a write that has not completed.
-    in_flight: Option<u64>,
+    /// Its generation, and its heartbeat.
+    #[serde(flatten)]
+    pub(crate) former: Former,
 }
 
 /// Everything that an earlier lease-join of this boot has left.
@@ -79,29 +72,14 @@ impl Life {
             area,
             host,
             host_name: name,
-            generation: lease.generation(),
             timing,
-            ballots_from: lease.ballots_from(),
-            renewed: lease.renewed(),
-            written: lease.heartbeat().timestamp(),
-            in_flight: None,
+            former: Former::of(lease),
         }
     }
 
     /// When it is lost, unless somebody goes on with it before.
     pub(crate) fn expires(&self) -> Moment {
-        self.renewed.after(self.timing.lost_after())
-    }
-
-    /// What is needed to go on with it.
-    pub(crate) fn former(&self) -> Former {
-        Former {
-            generation: self.generation,
-            written: self.written,
-            in_flight: self.in_flight,
-            renewed: self.renewed,
-            ballots_from: self.ballots_from,
-        }
+        self.former.renewed.after(self.timing.lost_after())
     }
 
     fn save(&self, place: &Place) -> Result<(), Fault> {
@@ -125,7 +103,7 @@ impl Remains {
         let holders = place.read(Kept::Holders).ok().flatten();
         let holders = holders.and_then(|bytes| serde_json::from_slice::<Holders>(&bytes).ok());
         let table = holders
-            .filter(|h| h.generation == life.generation)
+            .filter(|h| h.generation == life.former.generation)
             .map(|h| h.table);
         Some(Self {
             life,
@@ -162,7 +140,7 @@ impl Logged {
     /// The moment before the last completed renewal was issued: what the file says, all are told.
     pub(crate) fn renewed(&self) -> Moment {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        life.renewed
+        life.former.renewed
     }
 
     /// Milliseconds that the last read and the last write took.
@@ -196,14 +174,13 @@ impl Disk for Logged {
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
         let record = Heartbeat::decode(bytes).map_err(|why| Fault::Failed(why.to_string()))?;
         let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        life.in_flight = Some(record.timestamp());
+        let timing = life.timing;
+        life.former.issue(record.timestamp(), timing);
         life.save(&self.place)?;
         let issued = BootClock::boot_time();
         self.device.write(offset, bytes)?;
         self.note(1, issued);
-        life.renewed = issued;
-        life.written = record.timestamp();
-        life.in_flight = None;
+        life.former.complete(record.timestamp(), issued);
         life.save(&self.place)
     }
 

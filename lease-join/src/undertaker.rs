@@ -108,7 +108,7 @@ pub(crate) fn end_all(
     remains: &Remains,
     signals: &Signals,
 ) -> Result<bool, Failure> {
-    let generation = remains.life.generation;
+    let generation = remains.life.former.generation;
     let mut left: Vec<_> = remains
         .table
         .holders()

@@ -1,7 +1,8 @@
 //! Each rule has a mutant without it, and the test that is named for the rule catches it.
 //!
 //! `cargo test -p lease-tests --test mutants -- --ignored` runs them all, some ten seconds each, in
-//! a copy of the sources; `MUTANTS=n` only n of them.
+//! a copy of the sources; `MUTANTS=n` only n of them, `MUTANT=words` only those whose
+//! suite or name has these words.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -94,10 +95,12 @@ fn every_mutant_that_no_test_catches_is_explained_and_has_its_line() {
 #[ignore = "builds the workspace once for each mutant"]
 fn every_mutant_is_caught_by_the_test_that_is_named_for_it() {
     let most = std::env::var("MUTANTS").map_or(usize::MAX, |n| n.parse().unwrap());
+    let words = std::env::var("MUTANT").unwrap_or_default();
     let copy = tempfile::tempdir().unwrap();
     copy_sources(copy.path());
     let escaped: Vec<_> = mutants()
         .into_iter()
+        .filter(|mutant| format!("{} {}", mutant.suite, mutant.name).contains(&words))
         .take(most)
         .filter(|mutant| !is_caught(copy.path(), mutant))
         .map(|mutant| mutant.name)
@@ -147,6 +150,9 @@ fn cargo_test(copy: &Path, mutant: &Mutant, more: &[&str]) -> bool {
     };
     let status = Command::new(env!("CARGO"))
         .args(["test", "-q"])
+        // What is played by hand needs no speed.
+        .args(["--config", "profile.dev.package.lease-core.opt-level=0"])
+        .args(["--config", "profile.dev.package.lease-tests.opt-level=0"])
         .args(which)
         .args(more)
         .current_dir(copy)

@@ -31,8 +31,7 @@ impl Face {
 
     /// What it shows.
     pub fn now(&self) -> Moment {
-        let elapsed = u128::from(self.true_now.get()) * u128::from(1_000_000 + self.fast_ppm);
-        Moment(self.offset + u64::try_from(elapsed / 1_000_000).unwrap_or(u64::MAX / 2))
+        self.at(self.true_now.get())
     }
 
     /// When it will show `moment`, or shows something later.
@@ -54,6 +53,17 @@ impl Face {
     /// Cuts every wait short from now on: the process is told to stop.
     pub fn stop(&self) {
         self.stopped.set(true);
+    }
+
+    /// Lets waits pass again: the next process of the same thread.
+    pub fn go_on(&self) {
+        self.stopped.set(false);
+    }
+
+    /// What it shows at a point of true time.
+    pub fn at(&self, instant: Instant) -> Moment {
+        let elapsed = u128::from(instant) * u128::from(1_000_000 + self.fast_ppm);
+        Moment(self.offset + u64::try_from(elapsed / 1_000_000).unwrap_or(u64::MAX / 2))
     }
 
     /// Whether waits are cut short.

@@ -1,14 +1,22 @@
 //! A cluster in one thread: the protocol code that ships, under a simulated world.
 //!
+//! On each machine: lease-join with its heartbeat, its server and those who give leases back for
+//! the dead; lease-holds with the thread that does their I/O and the one that keeps the deadline;
+//! the init of a PID namespace; a watchdog device. The registry, the deadline, what is kept of a
+//! heartbeat for a restart, and the petting are the code that ships. What lies between them, the
+//! loops, the sockets, processes and what they start, is written again here, in the same order.
+//!
 //! Hosts are coroutines over the `Disk` and `Clock` traits; one seeded scheduler decides when each
 //! operation happens and how it ends. There is no real time, and no randomness but the seed's.
 //!
 //! **What a correct cluster must survive**, and is put through:
 //! - a machine loses power at any operation and comes back (new boot, /run empty);
-//! - a process is killed at any operation;
-//! - a process stalls at any operation, also between a check and the write that it allows: for up
-//!   to W where no watchdog guards the machine, without bound where one does (it then resets the
-//!   machine at 8t+W);
+//! - a process is killed at any operation, lease-join too, which comes back with what was kept;
+//! - a process is stopped at any operation, for any time: without a watchdog one that can kill
+//!   goes on (lease-join, lease-hold, or the init of the command); with one, any of them;
+//! - a thread stalls at any I/O, also between a check and the write that it allows: for up to W
+//!   where no watchdog guards the machine, without bound where one does;
+//! - a letter from one thread to another takes its time;
 //! - an I/O fails, done or not done, and nobody is told which;
 //! - an I/O times out, and its write lands later or never: also after its process or machine is
 //!   gone, also over a newer write of another host to the same sector; at most 8t+W after its
@@ -16,37 +24,52 @@
 //! - a machine is cut off from the storage for any time;
 //! - sectors are atomic, a read of many is not: its parts are of different moments;
 //! - clocks of any offset, with rates within 1 % of each other;
-//! - commands that live until the last moment which the rules allow (8t+W after the last renewal);
+//! - commands that, once they are sent SIGKILL, live until the last moment that the rules allow
+//!   (8t+W after the last renewal);
+//! - commands that nobody but an administrator can find, since nothing contains them;
 //! - two machines configured with one host id.
 //!
 //! **What is checked** at each step, on the one true clock, by [`checker`], which shares nothing
 //! with the code under test: never two exclusive holders' commands, never exclusive beside shared;
-//! a version's owner is decided once; lver and generation never go back; no live holder loses its
-//! lease; and when the faults end, every lease can be had within a bound.
+//! a version's owner is decided once; lver and generation never go back; nothing that is guarded
+//! runs later than 8t+W after its host's last renewal that landed; no live holder loses its lease;
+//! where no thread is ever late, nothing is ended while its lease is kept; and when the faults end,
+//! every lease can be had within a bound.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod checker;
 pub mod clock;
 pub mod disk;
-pub mod host;
+pub mod hold;
+pub mod join;
+pub mod machine;
+pub mod mail;
 pub mod port;
 pub mod sanlock;
+pub mod server;
 pub mod small;
 pub mod stage;
 pub mod story;
 pub mod world;
 
+/// The rules by which lease-join pets a watchdog device, as they ship.
+#[path = "../../lease-join/src/watchdog.rs"]
+#[allow(dead_code)]
+mod watchdog;
+
 use checker::Checker;
 use clock::Instant;
 use disk::Platter;
-use host::Membership;
+use fastrand::Rng;
 use lease_core::delta::Lockspace;
 use lease_core::id::{HostId, Name};
 use lease_core::layout::Geometry;
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::leader::Leader;
 use lease_core::record::request::Request;
+use machine::Membership;
+use mail::{Letter, PostOffice, Wish};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::LazyLock;
@@ -106,6 +129,15 @@ pub struct Shared {
     pub members: RefCell<Vec<(usize, Rc<Membership>)>>,
     /// Whether a live host may lose what it holds, because an assumption is broken.
     pub losses_expected: bool,
+    /// Whether no thread is ever late: then nothing is ended while its lease is kept.
+    pub strict: Cell<bool>,
+    /// What lies in mailboxes.
+    pub letters: PostOffice,
+    /// Longest time that a letter takes, in nanoseconds.
+    pub post_takes: Cell<u64>,
+    wishes: RefCell<Vec<Wish>>,
+    rng: RefCell<Rng>,
+    last_number: Cell<u64>,
     story: Option<RefCell<Vec<story::Line>>>,
 }
 
@@ -117,8 +149,57 @@ impl Shared {
             checker: RefCell::default(),
             members: RefCell::default(),
             losses_expected,
+            strict: Cell::new(false),
+            letters: PostOffice::default(),
+            post_takes: Cell::new(0),
+            wishes: RefCell::default(),
+            rng: RefCell::new(Rng::with_seed(0)),
+            last_number: Cell::new(0),
             story: told.then(RefCell::default),
         }
+    }
+
+    /// All that is random in the post comes from this seed.
+    pub fn seed(&self, seed: u64) {
+        self.rng.replace(Rng::with_seed(seed));
+    }
+
+    /// A number that was never given before.
+    pub fn number(&self) -> u64 {
+        self.last_number.set(self.last_number.get() + 1);
+        self.last_number.get()
+    }
+
+    /// A new mailbox.
+    pub fn mailbox(&self) -> usize {
+        let mailbox = self.number() as usize;
+        self.letters.open(mailbox);
+        mailbox
+    }
+
+    /// Sends a letter; to nobody, if nobody has the mailbox any more.
+    pub fn post(&self, mailbox: usize, letter: Letter) {
+        let most = self.post_takes.get();
+        let takes = self.rng.borrow_mut().u64(0..=most);
+        let due = self.now.get() + takes;
+        if let Some(due) = self.letters.post(mailbox, letter, due) {
+            self.wish(Wish::Mail(mailbox, due));
+        }
+    }
+
+    /// The next letter that has arrived.
+    pub fn take(&self, mailbox: usize) -> Option<Letter> {
+        self.letters.take(mailbox, self.now.get())
+    }
+
+    /// Wants something of the world.
+    pub fn wish(&self, wish: Wish) {
+        self.wishes.borrow_mut().push(wish);
+    }
+
+    /// What was wanted since the last call.
+    pub fn wishes(&self) -> Vec<Wish> {
+        self.wishes.take()
     }
 
     /// Adds a line to the story, if there is to be one.

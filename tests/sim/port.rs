@@ -32,6 +32,10 @@ pub enum Op {
     Wait { until: Moment },
     /// Wait for a random time.
     BackOff { most: Duration },
+    /// Wait until there is a letter in a mailbox, or until the process's clock shows a moment.
+    Listen { mailbox: usize, until: Moment },
+    /// Write a file of the machine's own.
+    Page,
 }
 
 /// An open file: which one of its process, and the disk it leads to.
@@ -64,6 +68,21 @@ impl Port<'_> {
     /// The file `handle`.
     pub fn file(&self, handle: Handle) -> File<'_> {
         File { port: self, handle }
+    }
+
+    /// The process's clock.
+    pub fn face(&self) -> Rc<Face> {
+        Rc::clone(&self.face)
+    }
+
+    /// Waits for a letter, or until `until`.
+    pub fn listen(&self, mailbox: usize, until: Moment) {
+        self.yielder.suspend(Op::Listen { mailbox, until });
+    }
+
+    /// A file is about to be written: a moment in which everything may end.
+    pub fn page(&self) {
+        self.yielder.suspend(Op::Page);
     }
 
     fn ask(&self, op: Op) -> Result<Vec<u8>, Fault> {

@@ -3,7 +3,8 @@
 //! them all the same.
 
 use super::checker::Run;
-use super::host::{Command, Errand, Machine, Membership, Work};
+use super::hold::Errand;
+use super::machine::{Command, Machine, Membership, Work};
 use super::port::{File, Port};
 use super::{LOCKSPACE, RESOURCE_GEOMETRY, area_offset};
 use lease_core::clock::{Clock, Moment};
@@ -541,7 +542,7 @@ impl Client<'_> {
                 return; // Lost; the watchdog ends the command.
             }
         }
-        super::host::stop_command(self.machine, id);
+        self.machine.stop_command(id);
         // A release that got no answer is done again at once (point 3).
         for _ in 0..3 {
             if self.release(had).is_ok() {

@@ -4,7 +4,10 @@
 use super::checker::Run;
 use super::clock::{Face, Instant};
 use super::disk::Platter;
-use super::host::{self, Errand, Machine, Setup};
+use super::hold::{self, Errand};
+use super::join;
+use super::machine::{Cage, Machine, Setup};
+use super::mail::{Group, Letter, Wish};
 use super::port::{Answer, Body, Handle, Op, Port, Process};
 use super::{RESOURCE_GEOMETRY, Shared, area_offset, formatted};
 use lease_core::disk::Fault;
@@ -12,6 +15,7 @@ use lease_core::id::HostId;
 use lease_core::record::ballot::BallotSector;
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::leader::Leader;
+use lease_core::registry::message::Tell;
 use lease_core::resource::{Member, Resource};
 use lease_core::spec::Mode;
 use lease_core::timing::Timing;
@@ -21,6 +25,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 const STEPS_MAX: u32 = 100_000;
+/// How long a step of one who waits for a letter takes at most, in nanoseconds.
+const SOON: Instant = 50_000_000;
 
 /// Hosts that take part in ballots on a stage.
 pub const HOSTS: u64 = 4;
@@ -33,8 +39,12 @@ struct Cast {
     process: Process,
     face: Rc<Face>,
     machine: usize,
+    /// With which others it ends.
+    group: Option<Group>,
     /// Goes on by itself as time passes.
     extra: bool,
+    /// Does not, for the time being.
+    stopped: bool,
     hung: BTreeSet<usize>,
 }
 
@@ -53,6 +63,12 @@ pub struct Stage {
     pub shared: Rc<Shared>,
     /// The disks.
     pub disks: Vec<Platter>,
+    /// What is guarded is dead in time, whatever the tools do.
+    pub enforced: bool,
+    /// What is sent SIGKILL ends at once.
+    pub kills_at_once: bool,
+    /// A process that is led by hand stops where it could be stopped without being at the disk.
+    pub holds_still: bool,
     machines: Vec<Rc<Machine>>,
     cast: Vec<Cast>,
 }
@@ -64,6 +80,8 @@ pub fn setup(host: u64) -> Setup {
         host: HostId::new(host).unwrap(),
         timing: Timing::new(1, 2).unwrap(),
         name: None,
+        cage: Cage::Group,
+        watchdog: false,
         disks: 1,
         resources: 1,
         num_hosts: HOSTS,
@@ -91,6 +109,12 @@ pub fn errand(mode: Mode, seconds: u64) -> Errand {
     }
 }
 
+impl Cast {
+    fn goes_on(&self) -> bool {
+        self.extra && !self.stopped && !self.process.is_over()
+    }
+}
+
 impl Stage {
     /// Machines as set up, with clocks of different offset; nothing runs yet.
     pub fn new(setups: &[Setup]) -> Self {
@@ -106,6 +130,9 @@ impl Stage {
         } = setups[0];
         Self {
             disks: formatted(disks, resources, HOSTS, 1),
+            enforced: true,
+            kills_at_once: true,
+            holds_still: false,
             machines,
             cast: Vec::new(),
             shared,
@@ -168,33 +195,45 @@ impl Stage {
 
     /// Starts a process; it stands at its first operation.
     pub fn start(&mut self, machine: usize, body: Body) -> Actor {
-        self.enter(machine, body, false)
+        self.enter(machine, None, body, false)
     }
 
-    fn enter(&mut self, machine: usize, body: Body, extra: bool) -> Actor {
+    fn enter(&mut self, machine: usize, group: Option<Group>, body: Body, extra: bool) -> Actor {
         let face = Rc::new(self.machines[machine].face.another());
         self.cast.push(Cast {
             process: Process::start(Rc::clone(&face), body),
             face,
             machine,
+            group,
             extra,
+            stopped: false,
             hung: BTreeSet::new(),
         });
-        Actor(self.cast.len() - 1)
+        let actor = Actor(self.cast.len() - 1);
+        self.settle();
+        actor
     }
 
-    /// Starts lease-join, which goes on by itself, and waits until it has joined.
-    pub fn join(&mut self, machine: usize) -> Actor {
+    /// Starts lease-join, which goes on by itself.
+    pub fn start_join(&mut self, machine: usize) -> Actor {
         let host = Rc::clone(&self.machines[machine]);
-        let body = move |port: &Port<'_>| host::lease_join(port, &host);
-        let actor = self.enter(machine, Box::new(body), true);
+        let body = move |port: &Port<'_>| join::lease_join(port, &host);
+        self.enter(machine, Some(Group::Join), Box::new(body), true)
+    }
+
+    /// Starts lease-join and waits until it has joined.
+    pub fn join(&mut self, machine: usize) -> Actor {
+        let mut actor = self.start_join(machine);
         for _ in 0..STEPS_MAX {
             if self.machines[machine].live_member().is_some() {
                 return actor;
             }
+            if self.is_over(actor) {
+                actor = self.start_join(machine);
+            }
             self.pass(Duration::from_millis(100));
         }
-        panic!("machine {machine} does not come to join");
+        panic!("machine {machine} does not come to join\n{}", self.story());
     }
 
     /// Starts a lease-hold on an errand.
@@ -204,10 +243,10 @@ impl Stage {
         let body = move |port: &Port<'_>| {
             match host.setup.sanlock {
                 true => super::sanlock::run_errand(port, &host, holder, &errand),
-                false => host::run_errand(port, &host, holder, &errand),
+                false => hold::run_errand(port, &host, holder, &errand),
             };
         };
-        self.start(machine, Box::new(body))
+        self.enter(machine, Some(Group::Hold(holder)), Box::new(body), false)
     }
 
     /// Starts a process that does anything with resource 0; what it comes to is in the cell.
@@ -221,9 +260,8 @@ impl Stage {
         let slot = Rc::clone(&outcome);
         let body = move |port: &Port<'_>| {
             let life = host.live_member().unwrap();
-            host::with_files(port, &host, 0, &life, |resource, member| {
+            hold::with_files(port, &host, 0, &life, |resource, member| {
                 *slot.borrow_mut() = Some(play(resource, member));
-                true
             });
         };
         (self.start(machine, Box::new(body)), outcome)
@@ -257,6 +295,20 @@ impl Stage {
                 self.pass(most / 2);
                 Answer::Done
             }
+            Op::Listen { mailbox, until } => {
+                let at = self.machines[machine].face.when(until);
+                let soon = self.now() + SOON;
+                let stood = self.cast[actor.0].process.pending.clone();
+                self.pass_until(at.min(soon));
+                if self.pending(actor) != stood.as_ref() {
+                    return;
+                }
+                if self.now() < at && self.shared.letters.next(mailbox).is_none() {
+                    return;
+                }
+                Answer::Done
+            }
+            Op::Page => Answer::Done,
             Op::Settle { handle } | Op::Read { handle, .. } | Op::Write { handle, .. }
                 if self.cast[actor.0].hung.contains(&handle.file) =>
             {
@@ -277,7 +329,112 @@ impl Stage {
                 Answer::Done
             }
         };
+        self.resume(actor, answer);
+    }
+
+    fn resume(&mut self, actor: Actor, answer: Answer) {
         self.cast[actor.0].process.resume(answer);
+        self.settle();
+    }
+
+    /// What needs neither the disk nor time happens by itself: letters are read, files written,
+    /// wishes granted.
+    fn settle(&mut self) {
+        for _ in 0..STEPS_MAX {
+            let wishes = self.shared.wishes();
+            if !wishes.is_empty() {
+                wishes.into_iter().for_each(|wish| self.grant(wish));
+                continue;
+            }
+            let ready = |cast: &Cast| match cast.process.pending {
+                _ if cast.stopped => false,
+                Some(Op::Listen { mailbox, .. }) => self.shared.letters.next(mailbox).is_some(),
+                Some(Op::Page) => cast.extra || !self.holds_still,
+                _ => false,
+            };
+            match self.cast.iter().position(ready) {
+                Some(actor) => self.cast[actor].process.resume(Answer::Done),
+                None => return,
+            }
+        }
+        panic!("letters without end:\n{}", self.story());
+    }
+
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Spawn(machine, group, body) => {
+                self.enter(machine, Some(group), body, true);
+            }
+            Wish::End(machine, group) => self.end(machine, group),
+            Wish::TreeEnds(machine, tree) if self.kills_at_once => {
+                self.machines[machine].tree_is_gone(tree);
+            }
+            _ => {}
+        }
+    }
+
+    /// A process ends, with all its threads.
+    fn end(&mut self, machine: usize, group: Group) {
+        let of = |cast: &&mut Cast| (cast.machine, cast.group) == (machine, Some(group));
+        for cast in self.cast.iter_mut().filter(of) {
+            cast.process.kill();
+        }
+        match group {
+            Group::Join => self.machines[machine].join_ended(),
+            Group::Hold(holder) => self.machines[machine].holder_ended(holder),
+            Group::Init(_) => {}
+        }
+        self.settle();
+    }
+
+    /// lease-join is killed.
+    pub fn kill_join(&mut self, machine: usize) {
+        self.shared
+            .tell(Some(machine), || "lease-join is killed".into());
+        self.end(machine, Group::Join);
+    }
+
+    /// lease-join is told to leave.
+    pub fn leave(&mut self, machine: usize) {
+        let server = self.machines[machine].run.borrow().socket;
+        self.shared.post(server.unwrap(), Letter::Leave);
+        self.settle();
+    }
+
+    /// All threads of a process stop, or go on; also those that are led by hand do not hear.
+    pub fn stops(&mut self, machine: usize, group: Group, stopped: bool) {
+        let of = |cast: &&mut Cast| (cast.machine, cast.group) == (machine, Some(group));
+        for cast in self.cast.iter_mut().filter(of) {
+            cast.stopped = stopped;
+        }
+        self.settle();
+    }
+
+    /// One thread stops, or goes on.
+    pub fn pauses(&mut self, actor: Actor, stopped: bool) {
+        self.cast[actor.0].stopped = stopped;
+    }
+
+    /// All connections to a machine's lease-join break, and nobody has ended.
+    pub fn disconnects(&mut self, machine: usize) {
+        let host = Rc::clone(&self.machines[machine]);
+        for (number, connection) in host.connections.borrow().iter() {
+            self.shared.post(connection.server, Letter::Closed(*number));
+        }
+        self.settle();
+    }
+
+    /// What was started on a machine is gone.
+    pub fn trees_end(&mut self, machine: usize) {
+        let host = Rc::clone(&self.machines[machine]);
+        let trees: Vec<i32> = host.trees.borrow().keys().copied().collect();
+        trees.into_iter().for_each(|tree| host.tree_is_gone(tree));
+        self.settle();
+    }
+
+    /// The process that an actor belongs to.
+    pub fn group(&self, actor: Actor) -> Group {
+        self.cast[actor.0].group.unwrap()
     }
 
     fn put(&mut self, machine: usize, handle: Handle, offset: u64, bytes: &[u8]) {
@@ -288,6 +445,9 @@ impl Stage {
             )
         });
         self.disks[handle.disk].write(offset, bytes);
+        if let Ok(beat) = Heartbeat::decode(bytes) {
+            self.machines[machine].note_landed(beat.generation(), self.now());
+        }
         let resource = (offset >> 20) as usize;
         if resource > 0 && offset.is_multiple_of(area_offset(1)) {
             let mut checker = self.shared.checker.borrow_mut();
@@ -368,7 +528,7 @@ impl Stage {
         let late = self.issued(actor);
         let cast = &mut self.cast[actor.0];
         cast.hung.insert(late.handle.file);
-        cast.process.resume(Answer::Fault(Fault::TimedOut(1)));
+        self.resume(actor, Answer::Fault(Fault::TimedOut(1)));
         late
     }
 
@@ -396,6 +556,11 @@ impl Stage {
         self.put(machine, late.handle, late.offset, &late.bytes);
     }
 
+    /// The pending write, which has landed already, comes back.
+    pub fn comes_back(&mut self, actor: Actor) {
+        self.resume(actor, Answer::Done);
+    }
+
     /// The pending operation ends with an I/O error; a write was done or not.
     pub fn fails(&mut self, actor: Actor, done: bool) {
         if done {
@@ -403,20 +568,23 @@ impl Stage {
             self.lands(&late);
         }
         let fault = Fault::Failed("Input/output error".into());
-        self.cast[actor.0].process.resume(Answer::Fault(fault));
+        self.resume(actor, Answer::Fault(fault));
     }
 
     /// A process is told to stop: its waits end.
     pub fn interrupt(&mut self, actor: Actor) {
         self.cast[actor.0].face.stop();
         if let Some(Op::Wait { .. }) = self.pending(actor) {
-            self.cast[actor.0].process.resume(Answer::Done);
+            self.resume(actor, Answer::Done);
         }
     }
 
     /// A process is killed.
     pub fn kill(&mut self, actor: Actor) {
-        self.cast[actor.0].process.kill();
+        match (self.cast[actor.0].machine, self.cast[actor.0].group) {
+            (machine, Some(group)) => self.end(machine, group),
+            (_, None) => self.cast[actor.0].process.kill(),
+        }
     }
 
     /// A machine loses power.
@@ -428,24 +596,34 @@ impl Stage {
         self.machines[machine].power_off();
     }
 
-    /// A machine's lease-join goes on no more by itself, as if cut off or stopped.
+    /// On a machine nothing goes on by itself any more, as if it were stopped.
     pub fn freeze(&mut self, machine: usize) {
         for cast in self.cast.iter_mut().filter(|cast| cast.machine == machine) {
-            cast.extra = false;
+            cast.stopped = cast.extra;
         }
     }
 
-    /// The process that was frozen or is lease-join on a machine.
+    /// The thread of lease-join that renews.
     pub fn daemon(&self, machine: usize) -> Actor {
-        let of = |cast: &Cast| cast.machine == machine && cast.extra;
-        Actor(self.cast.iter().rposition(of).unwrap())
+        let of = |cast: &Cast| (cast.machine, cast.group) == (machine, Some(Group::Join));
+        Actor(self.cast.iter().position(of).unwrap())
     }
 
     /// A frozen machine goes on as if no time had passed: what it guarded was not ended either.
     pub fn wakes(&mut self, machine: usize) {
-        if let Some(life) = &*self.machines[machine].member.borrow() {
-            life.tenure.note_renewal(self.machines[machine].face.now());
+        let host = Rc::clone(&self.machines[machine]);
+        let renewed = host.face.now();
+        if let Some(life) = &*host.member.borrow() {
+            life.tenure.note_renewal(renewed);
         }
+        for connection in host.connections.borrow().values() {
+            let tell = Tell::Renewed { renewed };
+            self.shared.post(connection.client, Letter::Tell(tell));
+        }
+        for cast in self.cast.iter_mut().filter(|cast| cast.machine == machine) {
+            cast.stopped = cast.group == Some(Group::Join);
+        }
+        self.settle();
     }
 
     /// What a killed holder had reserved on its machine is forgotten.
@@ -462,7 +640,7 @@ impl Stage {
     fn pass_until(&mut self, until: Instant) {
         for _ in 0..STEPS_MAX {
             let next = (0..self.cast.len())
-                .filter(|actor| self.cast[*actor].extra && !self.cast[*actor].process.is_over())
+                .filter(|actor| self.cast[*actor].goes_on())
                 .map(|actor| (self.ready_at(actor), actor))
                 .min();
             match next {
@@ -477,6 +655,7 @@ impl Stage {
     }
 
     fn clock_to(&mut self, at: Instant) {
+        self.end_what_is_guarded(at);
         let members = self.shared.members.borrow().clone();
         for (machine, life) in members {
             let host = &self.machines[machine];
@@ -490,6 +669,28 @@ impl Stage {
         self.shared.now.set(at.max(self.now()));
     }
 
+    /// By 8t+W, and by the watchdog device.
+    fn end_what_is_guarded(&mut self, at: Instant) {
+        for machine in self.machines.clone() {
+            let trees: Vec<_> = machine
+                .trees
+                .borrow()
+                .iter()
+                .map(|(id, t)| (*id, t.generation))
+                .collect();
+            for (tree, generation) in trees {
+                if self.enforced && machine.dead_by(generation) <= at {
+                    machine.tree_is_gone(tree);
+                }
+            }
+            if machine.reset_at.get() <= at {
+                self.shared.now.set(machine.reset_at.get().max(self.now()));
+                self.power_off(machine.index);
+            }
+        }
+        self.settle();
+    }
+
     fn ready_at(&self, actor: usize) -> Instant {
         let cast = &self.cast[actor];
         match cast.process.pending {
@@ -498,14 +699,19 @@ impl Stage {
                 at.max(self.now())
             }
             Some(Op::BackOff { most }) => self.now() + most.as_nanos() as u64 / 2,
+            Some(Op::Listen { mailbox, until }) => {
+                let at = self.machines[cast.machine].face.when(until);
+                let mail = self.shared.letters.next(mailbox);
+                mail.unwrap_or(at).min(at).max(self.now())
+            }
             _ => self.now(),
         }
     }
 
     fn answer_extra(&mut self, actor: usize) {
         match self.cast[actor].process.pending {
-            Some(Op::Wait { .. } | Op::BackOff { .. }) => {
-                self.cast[actor].process.resume(Answer::Done);
+            Some(Op::Wait { .. } | Op::BackOff { .. } | Op::Listen { .. }) => {
+                self.resume(Actor(actor), Answer::Done);
             }
             _ => self.step(Actor(actor)),
         }

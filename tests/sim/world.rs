@@ -2,18 +2,22 @@
 
 use super::clock::{Face, Instant};
 use super::disk::Platter;
-use super::host::{self, Errand, Machine, Membership, PROBE, Setup};
+use super::hold::{self, Errand, PROBE};
+use super::join;
+use super::machine::{self, Cage, Machine, Membership, RunDir, Setup};
+use super::mail::{Group, Letter, Wish};
 use super::port::{Answer, Body, Handle, Op, Port, Process};
 use super::{Shared, formatted, story};
 use fastrand::Rng;
 use lease_core::clock::Clock;
 use lease_core::disk::Fault;
 use lease_core::id::HostId;
+use lease_core::record::heartbeat::Heartbeat;
 use lease_core::spec::Mode;
 use lease_core::timing::Timing;
 use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -73,6 +77,12 @@ struct Weather {
     kill_every: u64,
     cut_every: u64,
     stop_every: u64,
+    /// lease-join is killed.
+    die_every: u64,
+    /// A process is sent SIGSTOP, and SIGCONT later.
+    halt_every: u64,
+    /// Longest time that a letter takes on a machine.
+    post: u64,
 }
 
 impl Weather {
@@ -89,14 +99,17 @@ impl Weather {
             kill_every: 0,
             cut_every: 0,
             stop_every: 0,
+            die_every: 0,
+            halt_every: 0,
+            post: MILLI,
         }
     }
 
-    fn random(rng: &mut Rng, kind: Kind, watchdog: u64, dead: u64) -> Self {
+    fn random(rng: &mut Rng, kind: Kind, watchdog: u64) -> Self {
         let mut rare = |most: u64| if rng.bool() { rng.u64(0..=most) } else { 0 };
         let (slow, stall, fail) = (rare(100), rare(100), rare(30));
         let (time_out, crash, kill, cut) = (rare(40), rare(100), rare(100), rare(100));
-        let stop = rare(100);
+        let (stop, die, halt) = (rare(100), rare(200), rare(200));
         let every = |often: u64| (2000 * SECOND).checked_div(often).unwrap_or(0);
         if kind.has_sanlock() {
             // Its rules are safe while no I/O fails, reads are of one moment, and nobody loses
@@ -107,10 +120,8 @@ impl Weather {
                 ..Self::calm()
             };
         }
-        let stall_most = match kind {
-            Kind::Watchdog => dead * 3,
-            _ => watchdog * 98 / 100,
-        };
+        // One thread; whole processes stop for longer.
+        let stall_most = watchdog * 98 / 100;
         Self {
             latency: [100_000, 2 * MILLI, 50 * MILLI][rng.usize(..3)],
             slow,
@@ -123,6 +134,9 @@ impl Weather {
             kill_every: every(kill),
             cut_every: every(cut),
             stop_every: every(stop),
+            die_every: every(die),
+            halt_every: every(halt),
+            post: [0, MILLI, 20 * MILLI][rng.usize(..3)],
         }
     }
 }
@@ -149,19 +163,11 @@ type ProcessId = u64;
 struct Running {
     process: Process,
     machine: usize,
-    role: Role,
+    group: Group,
     /// The number of its pending operation.
     asked: u64,
     /// Until when each file has an I/O outstanding.
     outstanding: BTreeMap<usize, Instant>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Join,
-    Hold(usize),
-    CleanUp(usize),
-    Probe,
 }
 
 /// An I/O on its way.
@@ -190,13 +196,26 @@ enum Event {
     Return(ProcessId, u64, Option<Fault>),
     /// The answer to one operation (by its number) that was no I/O.
     Answer(ProcessId, u64, Option<Fault>),
+    /// A sanlock host's life is over.
     Deadline(usize, Rc<Membership>),
+    /// A letter is due.
+    Mail(usize),
+    /// Threads of a process end.
+    End(usize, Group, Vec<ProcessId>),
+    /// What was sent SIGKILL is gone.
+    TreeEnds(usize, i32),
+    /// What was guarded must be gone.
+    Overdue(usize, i32),
+    /// The watchdog device's time may be over.
+    Reset(usize),
+    /// Somebody ends what is left, and starts anew.
+    Admin(usize, u64),
     Crash(usize),
     Kill(usize),
-    /// What a killed holder guarded is killed, and what it held is cleared.
-    KilledHolder(usize, usize, usize, Rc<Membership>),
     Cut(usize),
     Stop(usize),
+    Die(usize),
+    Halt(usize),
     JoinAgain(usize),
     Heal,
     Close,
@@ -236,7 +255,13 @@ pub struct World {
     up: Vec<bool>,
     cut_until: Vec<Instant>,
     holders: usize,
+    /// Two machines have one host id.
+    has_twins: bool,
     processes: BTreeMap<ProcessId, Running>,
+    /// Who waits for letters in which mailbox.
+    listening: BTreeMap<usize, ProcessId>,
+    /// Processes that are stopped, and until when.
+    halted: BTreeMap<(usize, Group), Instant>,
     ios: BTreeMap<u64, Io>,
     queue: BinaryHeap<Reverse<Entry>>,
     counter: u64,
@@ -261,7 +286,10 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let count = rng.usize(3..=8);
         let (disks, resources) = (1 + rng.usize(..3), 1 + rng.usize(..2));
-        let watchdog = rng.u16(2..=8);
+        let watchdog = match kind {
+            Kind::Watchdog => rng.u16(3..=8),
+            _ => rng.u16(2..=8),
+        };
         let timing = Timing::new(1, watchdog).unwrap();
         let num_hosts = 8;
         let twins = rng.u8(..8) == 0 && !kind.has_sanlock();
@@ -283,6 +311,8 @@ impl World {
             host: HostId::new(1).unwrap(),
             timing,
             name: None,
+            cage: Cage::Group,
+            watchdog: kind == Kind::Watchdog,
             disks,
             resources,
             num_hosts,
@@ -300,17 +330,22 @@ impl World {
                 kind => kind == Kind::Sanlock,
             };
             let promised = Timing::new(1, 60).filter(|_| sanlock);
+            let cage = match rng.u8(..8) {
+                0 => Cage::Tree,
+                1..=3 => Cage::Namespace,
+                _ => Cage::Group,
+            };
             let setup = Setup {
                 sanlock,
                 host,
                 timing: promised.unwrap_or(timing),
+                cage,
                 ..setup.clone()
             };
             Rc::new(Machine::new(index, Rc::clone(&shared), face, setup))
         };
         let machines: Vec<_> = (0..count).map(machine).collect();
-        let dead = timing.dead_after().as_nanos() as u64;
-        let mut weather = Weather::random(&mut rng, kind, u64::from(watchdog) * SECOND, dead);
+        let mut weather = Weather::random(&mut rng, kind, u64::from(watchdog) * SECOND);
         if storm {
             // A late write does harm only between a ballot's last write and the leader's.
             weather.stall = 200;
@@ -318,6 +353,10 @@ impl World {
             weather.lands = 1000;
             weather.kill_every = 5 * SECOND;
         }
+        shared.seed(seed);
+        shared.post_takes.set(weather.post);
+        let calm = weather.stall == 0 && weather.halt_every == 0;
+        shared.strict.set(calm && !kind.has_sanlock());
         let platters = formatted(disks, resources, num_hosts, 1);
         let holders = 1 + rng.usize(..2);
         Self {
@@ -331,8 +370,11 @@ impl World {
             cut_until: vec![0; count],
             machines,
             holders,
+            has_twins: twins,
             rng,
             processes: BTreeMap::new(),
+            listening: BTreeMap::new(),
+            halted: BTreeMap::new(),
             ios: BTreeMap::new(),
             queue: BinaryHeap::new(),
             counter: 0,
@@ -409,6 +451,8 @@ impl World {
             kill_every,
             cut_every,
             stop_every,
+            die_every,
+            halt_every,
             ..
         } = self.weather;
         let troubles = [
@@ -416,6 +460,8 @@ impl World {
             (kill_every, Event::Kill(machine)),
             (cut_every, Event::Cut(machine)),
             (stop_every, Event::Stop(machine)),
+            (die_every, Event::Die(machine)),
+            (halt_every, Event::Halt(machine)),
         ];
         for (every, event) in troubles {
             if every > 0 {
@@ -429,6 +475,12 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         match event {
+            Event::Issue(id) | Event::Return(id, ..) | Event::Answer(id, ..)
+                if self.is_halted(id) =>
+            {
+                let until = self.halted_until(id);
+                self.at(until, event);
+            }
             Event::Power(machine) => self.power(machine),
             Event::Issue(id) => self.issue(id),
             Event::Fill(io, range) => self.fill(io, range),
@@ -444,35 +496,48 @@ impl World {
                 }
             }
             Event::Deadline(machine, life) => self.deadline(machine, life),
-            Event::Crash(_) | Event::Kill(_) | Event::Cut(_) | Event::Stop(_) if self.healed => {}
-            Event::Crash(machine) => {
-                self.crash(machine);
-                self.again(self.weather.crash_every, Event::Crash(machine));
-            }
-            Event::Kill(machine) => {
-                self.kill(machine);
-                self.again(self.weather.kill_every, Event::Kill(machine));
-            }
-            Event::KilledHolder(machine, holder, resource, life) => {
-                self.clear(machine, holder, resource, &life);
-            }
-            Event::Cut(machine) => {
-                let most = 2 * self.dead_after(machine);
-                self.cut_until[machine] = self.now() + self.below(most);
-                self.shared
-                    .tell(Some(machine), || "cut off from the storage".into());
-                self.again(self.weather.cut_every, Event::Cut(machine));
-            }
-            Event::Stop(machine) => {
-                self.stop(machine);
-                self.again(self.weather.stop_every, Event::Stop(machine));
-            }
+            Event::Mail(mailbox) => self.mail(mailbox),
+            Event::End(machine, group, ids) => self.end(machine, group, &ids),
+            Event::TreeEnds(machine, tree) => self.machines[machine].tree_is_gone(tree),
+            Event::Overdue(machine, tree) => self.overdue(machine, tree),
+            Event::Reset(machine) => self.reset(machine),
+            Event::Admin(machine, boot) => self.admin(machine, boot),
             Event::JoinAgain(machine) => self.join_again(machine),
             Event::Heal => self.heal(),
             Event::Close => self.close(),
             Event::Probe => self.probe(),
             Event::GiveUp => self.give_up(),
+            _ if self.healed => {}
+            fault => self.trouble(fault),
         }
+        self.grant_wishes();
+    }
+
+    fn trouble(&mut self, event: Event) {
+        let weather = &self.weather;
+        let (machine, every) = match event {
+            Event::Crash(machine) => (machine, weather.crash_every),
+            Event::Kill(machine) => (machine, weather.kill_every),
+            Event::Cut(machine) => (machine, weather.cut_every),
+            Event::Stop(machine) => (machine, weather.stop_every),
+            Event::Die(machine) => (machine, weather.die_every),
+            Event::Halt(machine) => (machine, weather.halt_every),
+            _ => return,
+        };
+        match event {
+            Event::Crash(_) => self.crash(machine),
+            Event::Kill(_) => self.kill(machine),
+            Event::Cut(_) => {
+                let most = 2 * self.dead_after(machine);
+                self.cut_until[machine] = self.now() + self.below(most);
+                self.shared
+                    .tell(Some(machine), || "cut off from the storage".into());
+            }
+            Event::Stop(_) => self.stop(machine),
+            Event::Die(_) => self.die(machine),
+            _ => self.halt(machine),
+        }
+        self.again(every, event);
     }
 
     fn again(&mut self, every: u64, event: Event) {
@@ -490,62 +555,73 @@ impl World {
         self.shared.tell(Some(machine), || "power on".into());
         self.start_join(machine);
         for holder in 0..self.holders {
-            self.start_holder(machine, holder);
+            self.start_holder(machine, holder, 0);
         }
     }
 
     fn start_join(&mut self, machine: usize) {
         let host = Rc::clone(&self.machines[machine]);
         self.join_faces[machine] = Rc::new(host.face.another());
-        let body = Box::new(move |port: &Port<'_>| host::lease_join(port, &host));
-        self.start(machine, Role::Join, body);
+        let body = Box::new(move |port: &Port<'_>| join::lease_join(port, &host));
+        let face = Rc::clone(&self.join_faces[machine]);
+        self.start(machine, Group::Join, face, body);
     }
 
     /// lease-join is told to leave; it comes back later.
     fn stop(&mut self, machine: usize) {
-        if !self.up[machine] || self.machines[machine].leaving.replace(true) {
+        let host = Rc::clone(&self.machines[machine]);
+        if !self.up[machine] || (host.setup.sanlock && host.leaving.replace(true)) {
             return;
         }
         self.shared
             .tell(Some(machine), || "lease-join is told to stop".into());
+        let server = host.run.borrow().socket;
+        if let Some(server) = server {
+            return self.shared.post(server, Letter::Leave);
+        }
         self.join_faces[machine].stop();
         let waiting = |(_, running): &(&ProcessId, &Running)| {
-            running.machine == machine
-                && running.role == Role::Join
+            (running.machine, running.group) == (machine, Group::Join)
                 && matches!(running.process.pending, Some(Op::Wait { .. }))
         };
         let found = self.processes.iter().find(waiting).map(|(id, _)| *id);
-        if let Some(id) = found {
+        if let Some(id) = found.filter(|id| !self.is_halted(*id)) {
             self.resume(id, Answer::Done);
         }
     }
 
     fn join_again(&mut self, machine: usize) {
-        let joins = |running: &Running| running.machine == machine && running.role == Role::Join;
-        if self.up[machine] && !self.processes.values().any(joins) {
+        if self.up[machine] && self.threads(machine, Group::Join).is_empty() {
             self.machines[machine].leaving.set(false);
             self.start_join(machine);
         }
     }
 
-    fn start_holder(&mut self, machine: usize, holder: usize) {
-        let host = Rc::clone(&self.machines[machine]);
-        let seed = self.rng.u64(..);
-        let body = move |port: &Port<'_>| host::lease_hold(port, &host, holder, seed);
-        self.start(machine, Role::Hold(holder), Box::new(body));
+    /// The threads of a process.
+    fn threads(&self, machine: usize, group: Group) -> Vec<ProcessId> {
+        let of = |running: &Running| (running.machine, running.group) == (machine, group);
+        let found = self.processes.iter().filter(|(_, running)| of(running));
+        found.map(|(id, _)| *id).collect()
     }
 
-    fn start(&mut self, machine: usize, role: Role, body: Body) {
+    fn start_holder(&mut self, machine: usize, holder: usize, delay: u64) {
+        let host = Rc::clone(&self.machines[machine]);
+        let seed = self.rng.u64(..);
+        let body = move |port: &Port<'_>| {
+            let _ = port.wait(Duration::from_nanos(delay));
+            machine::lease_hold(port, &host, holder, seed);
+        };
+        let face = Rc::new(self.machines[machine].face.another());
+        self.start(machine, Group::Hold(holder), face, Box::new(body));
+    }
+
+    fn start(&mut self, machine: usize, group: Group, face: Rc<Face>, body: Body) {
         self.counter += 1;
         let id = self.counter;
-        let face = match role {
-            Role::Join => Rc::clone(&self.join_faces[machine]),
-            _ => Rc::clone(&self.machines[machine].face),
-        };
         let running = Running {
             process: Process::start(face, body),
             machine,
-            role,
+            group,
             asked: 0,
             outstanding: BTreeMap::new(),
         };
@@ -560,15 +636,10 @@ impl World {
         self.operations += 1;
         running.process.resume(answer);
         if running.process.is_over() {
-            let ended = self.processes.remove(&id);
-            if let Some(Running {
-                machine,
-                role: Role::Join,
-                ..
-            }) = ended
-            {
-                let delay = self.below(10 * SECOND);
-                self.after(delay, Event::JoinAgain(machine));
+            let (machine, group) = (running.machine, running.group);
+            self.processes.remove(&id);
+            if group == Group::Join && self.threads(machine, group).is_empty() {
+                self.join_is_over(machine);
             }
             self.over =
                 self.over || !self.probes.is_empty() && self.probes.iter().all(|p| p.1.get());
@@ -579,6 +650,181 @@ impl World {
         for (machine, life) in members {
             self.expect_deadline(machine, life);
         }
+    }
+
+    fn join_is_over(&mut self, machine: usize) {
+        if self.machines[machine].run.borrow().socket.is_none() {
+            self.excuse(machine);
+        }
+        self.machines[machine].join_ended();
+        let delay = self.below(10 * SECOND);
+        self.after(delay, Event::JoinAgain(machine));
+    }
+
+    // ---- what processes want of their machine
+
+    fn grant_wishes(&mut self) {
+        loop {
+            let wishes = self.shared.wishes();
+            if wishes.is_empty() {
+                return;
+            }
+            wishes.into_iter().for_each(|wish| self.grant(wish));
+        }
+    }
+
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Spawn(machine, group, body) => {
+                let face = Rc::new(self.machines[machine].face.another());
+                self.start(machine, group, face, body);
+            }
+            Wish::Mail(mailbox, at) => self.at(at, Event::Mail(mailbox)),
+            Wish::End(machine, Group::Join) => {
+                let ids = self.threads(machine, Group::Join);
+                self.end(machine, Group::Join, &ids);
+            }
+            Wish::End(machine, group) => {
+                let ids = self.threads(machine, group);
+                let delay = self.below(20 * MILLI);
+                self.after(delay, Event::End(machine, group, ids));
+            }
+            Wish::TreeEnds(machine, tree) => self.tree_ends(machine, tree),
+            Wish::Started(machine, tree) => {
+                let at = self.must_be_dead(machine, tree);
+                self.at(at, Event::Overdue(machine, tree));
+            }
+            Wish::Admin(machine) => {
+                let delay = self.below(20 * SECOND);
+                let at = (self.now() + delay).min(self.orphans_must_be_dead(machine));
+                let boot = self.machines[machine].boot.get();
+                self.at(at.max(self.now()), Event::Admin(machine, boot));
+            }
+            Wish::Watchdog(machine) => {
+                let at = self.machines[machine].reset_at.get();
+                self.at(at, Event::Reset(machine));
+            }
+        }
+    }
+
+    fn mail(&mut self, mailbox: usize) {
+        let Some(id) = self.listening.get(&mailbox).copied() else {
+            return;
+        };
+        let waits = |running: &&Running| match running.process.pending {
+            Some(Op::Listen { mailbox: of, .. }) => of == mailbox,
+            _ => false,
+        };
+        if let Some(asked) = self.processes.get(&id).filter(waits).map(|r| r.asked) {
+            let jitter = self.below(MILLI / 10);
+            self.after(jitter, Event::Answer(id, asked, None));
+        }
+    }
+
+    /// A process ends: those of its threads that live still.
+    fn end(&mut self, machine: usize, group: Group, ids: &[ProcessId]) {
+        let mut lived = false;
+        for id in ids {
+            lived |= self.processes.contains_key(id);
+            self.kill_process(*id);
+        }
+        if !lived {
+            return;
+        }
+        self.halted.remove(&(machine, group));
+        match group {
+            Group::Join => self.join_is_over(machine),
+            Group::Init(_) => {}
+            Group::Hold(holder) => {
+                self.machines[machine].holder_ended(holder);
+                let delay = self.below(3 * SECOND);
+                match holder.checked_sub(PROBE) {
+                    None => self.start_holder(machine, holder, delay),
+                    Some(resource) => self.start_probe(machine, resource),
+                }
+            }
+        }
+    }
+
+    /// What was sent SIGKILL takes its time, often all the time that there is.
+    fn tree_ends(&mut self, machine: usize, tree: i32) {
+        let limit = self.must_be_dead(machine, tree).max(self.now());
+        let soon = self.now() + self.below(3 * SECOND);
+        let last = limit - self.now() < self.dead_after(machine) && self.rng.bool();
+        let at = match self.kind {
+            Kind::Broken(Broken::Guard) => limit,
+            _ if last => limit,
+            _ => soon.min(limit),
+        };
+        self.at(at, Event::TreeEnds(machine, tree));
+    }
+
+    /// When the last of what one lease-hold has started must be dead.
+    fn must_be_dead(&self, machine: usize, tree: i32) -> Instant {
+        let host = &self.machines[machine];
+        let trees = host.trees.borrow();
+        let limit = trees
+            .get(&tree)
+            .map_or(0, |tree| host.dead_by(tree.generation));
+        match self.kind {
+            Kind::Broken(Broken::Guard) => limit + self.dead_after(machine),
+            _ => limit,
+        }
+    }
+
+    /// Those that nobody but an administrator can find.
+    fn orphans_must_be_dead(&self, machine: usize) -> Instant {
+        let host = &self.machines[machine];
+        let trees = host.trees.borrow();
+        let orphans = trees.values().filter(|tree| tree.leader_dead && !tree.dead);
+        let limits = orphans.map(|tree| host.dead_by(tree.generation));
+        limits.min().unwrap_or(Instant::MAX)
+    }
+
+    fn overdue(&mut self, machine: usize, tree: i32) {
+        let limit = self.must_be_dead(machine, tree);
+        let host = Rc::clone(&self.machines[machine]);
+        let runs = |tree: &machine::Tree| !tree.dead;
+        if !host.trees.borrow().get(&tree).is_some_and(runs) {
+            return;
+        }
+        if limit + MILLI > self.now() {
+            return self.at(limit + MILLI, Event::Overdue(machine, tree));
+        }
+        let accusation = format!("m{machine}: what is guarded runs later than 8t+W");
+        self.shared.checker.borrow_mut().accuse(accusation);
+    }
+
+    fn reset(&mut self, machine: usize) {
+        if self.machines[machine].reset_at.get() <= self.now() && self.up[machine] {
+            self.shared
+                .tell(Some(machine), || "the watchdog resets it".into());
+            self.crash(machine);
+        }
+    }
+
+    /// Ends what is left, and all else, removes the state files, and starts anew.
+    fn admin(&mut self, machine: usize, boot: u64) {
+        let host = Rc::clone(&self.machines[machine]);
+        if host.boot.get() != boot {
+            return;
+        }
+        self.shared
+            .tell(Some(machine), || "all is ended and started anew".into());
+        let of = |running: &&Running| running.machine == machine;
+        let groups: BTreeSet<Group> = self
+            .processes
+            .values()
+            .filter(of)
+            .map(|r| r.group)
+            .collect();
+        let trees: Vec<i32> = host.trees.borrow().keys().copied().collect();
+        trees.into_iter().for_each(|tree| host.tree_is_gone(tree));
+        for group in groups {
+            let ids = self.threads(machine, group);
+            self.end(machine, group, &ids);
+        }
+        *host.run.borrow_mut() = RunDir::default();
     }
 
     /// Takes the next operation of a process.
@@ -596,6 +842,21 @@ impl World {
                 let jitter = self.below(MILLI) + self.stall();
                 let at = self.machines[machine].face.when(until).max(self.now());
                 self.at(at + jitter, Event::Answer(id, asked, None));
+            }
+            Op::Listen { mailbox, until } => {
+                self.listening.insert(mailbox, id);
+                let at = self.machines[machine].face.when(until);
+                let mail = self.shared.letters.next(mailbox);
+                let at = mail.map_or(at, |mail| mail.min(at)).max(self.now());
+                // Later than any world lasts: only a letter ends that.
+                if at - self.now() < 1000 * SECOND {
+                    let jitter = self.below(MILLI / 10);
+                    self.at(at + jitter, Event::Answer(id, asked, None));
+                }
+            }
+            Op::Page => {
+                let delay = self.below(MILLI);
+                self.after(delay, Event::Answer(id, asked, None));
             }
             Op::BackOff { most } => {
                 let delay = self.below(most.as_nanos() as u64);
@@ -818,6 +1079,11 @@ impl World {
             });
         }
         self.disks[io.handle.disk].write(io.offset, bytes);
+        if io.offset < super::area_offset(1)
+            && let Ok(beat) = Heartbeat::decode(bytes)
+        {
+            self.machines[io.machine].note_landed(beat.generation(), io.issued);
+        }
         let resource = (io.offset >> 20) as usize;
         if resource > 0 && io.offset % super::area_offset(1) == 0 {
             self.shared
@@ -853,17 +1119,14 @@ impl World {
         self.at(at, Event::Deadline(machine, life));
     }
 
-    /// When the last that was guarded by a life must be dead, by the machine's own clock.
+    /// When the last that was guarded by a life of a sanlock host must be dead.
     fn dead_at(&self, machine: usize, life: &Membership) -> Instant {
         let host = &self.machines[machine];
-        let mut limit = host.setup.timing.dead_after();
-        if self.kind == Kind::Broken(Broken::Guard) {
-            limit *= 2;
-        }
+        let limit = host.setup.timing.dead_after();
         host.face.when(life.tenure.renewed().after(limit))
     }
 
-    /// 8t+W after the last renewal: whatever is left of that life ends.
+    /// 8t+W after the last renewal of a sanlock host: whatever is left of that life ends.
     fn deadline(&mut self, machine: usize, life: Rc<Membership>) {
         if life.left.get() {
             return;
@@ -880,48 +1143,26 @@ impl World {
                 .get(&id)
                 .is_some_and(|work| Rc::ptr_eq(&work.life, &life))
         };
-        // What clears up after the holders of a later life is none of this one's.
-        let later = host
-            .live_member()
-            .is_some_and(|now| !Rc::ptr_eq(&now, &life));
-        let holders: Vec<_> = self
-            .processes
-            .iter()
-            .filter(|(_, running)| running.machine == machine)
-            .filter_map(|(id, running)| match running.role {
-                Role::Hold(holder) if mine(holder) => Some((*id, Some(holder))),
-                Role::CleanUp(_) | Role::Probe if !later => Some((*id, None)),
-                _ => None,
-            })
-            .collect();
+        let holders: Vec<_> = (0..self.holders).filter(|holder| mine(*holder)).collect();
         let ended = host.end_life(&life);
-        // A renewal that was permitted and has stalled since: not even that may be issued any more.
-        let stalled = |running: &Running| {
-            running.machine == machine
-                && running.role == Role::Join
-                && matches!(running.process.pending, Some(Op::Write { .. }))
-        };
-        let stalled = self.processes.values().any(stalled);
-        if ended + holders.len() == 0 && !stalled {
+        if ended + holders.len() == 0 {
             return;
         }
         self.shared.tell(Some(machine), || {
             "8t+W: all that was guarded is dead".into()
         });
-        if self.kind == Kind::Watchdog {
-            self.crash(machine);
-            return;
-        }
-        for (id, holder) in holders {
-            self.kill_process(id);
-            if let Some(holder) = holder {
-                self.start_holder(machine, holder);
-            }
+        for holder in holders {
+            let ids = self.threads(machine, Group::Hold(holder));
+            self.end(machine, Group::Hold(holder), &ids);
         }
     }
 
     fn kill_process(&mut self, id: ProcessId) {
-        self.processes.remove(&id);
+        let killed = self.processes.remove(&id);
+        if let Some(Op::Listen { mailbox, .. }) = killed.and_then(|r| r.process.pending.clone()) {
+            self.listening.remove(&mailbox);
+            self.shared.letters.close(mailbox);
+        }
         let mine: Vec<u64> = self
             .ios
             .iter()
@@ -962,13 +1203,7 @@ impl World {
         }
         self.shared.tell(Some(machine), || "loses power".into());
         self.up[machine] = false;
-        let heartbeat =
-            |io: &Io| io.machine == machine && io.offset < super::area_offset(1) && !io.landed;
-        if self.ios.values().any(heartbeat) {
-            let host = &self.machines[machine];
-            let noticed = host.setup.timing.warn_after();
-            host.excused_until.set(host::landed_by(host).after(noticed));
-        }
+        self.excuse(machine);
         let mine: Vec<_> = self
             .processes
             .iter()
@@ -978,56 +1213,107 @@ impl World {
         for id in mine {
             self.kill_process(id);
         }
+        self.halted.retain(|(of, _), _| *of != machine);
         self.machines[machine].power_off();
         let delay = self.below(3 * self.dead_after(machine));
         self.after(delay, Event::Power(machine));
     }
 
+    /// A join's write that is on its way when all who know of it end may end the next life.
+    fn excuse(&mut self, machine: usize) {
+        let heartbeat =
+            |io: &Io| io.machine == machine && io.offset < super::area_offset(1) && !io.landed;
+        if self.ios.values().any(heartbeat) {
+            let host = &self.machines[machine];
+            let noticed = host.setup.timing.warn_after();
+            host.excused_until.set(host.landed_by().after(noticed));
+        }
+    }
+
     fn kill(&mut self, machine: usize) {
         let holder = self.rng.usize(..self.holders);
-        let found = self
-            .processes
-            .iter()
-            .find(|(_, running)| running.machine == machine && running.role == Role::Hold(holder))
-            .map(|(id, _)| *id);
-        let Some(id) = found else {
+        let ids = self.threads(machine, Group::Hold(holder));
+        if ids.is_empty() || !self.is_covered_by_join(machine) {
             return;
-        };
+        }
         self.shared
             .tell(Some(machine), || format!("lease-hold {holder} is killed"));
-        self.kill_process(id);
-        let delay = self.below(3 * SECOND);
-        let resource = self.machines[machine].holder_killed(holder);
-        let life = self.machines[machine].live_member();
-        if let (Some(resource), Some(life)) = (resource, life) {
-            self.after(delay, Event::KilledHolder(machine, holder, resource, life));
-        }
-        self.start_holder_later(machine, holder, delay + 2);
+        self.end(machine, Group::Hold(holder), &ids);
     }
 
-    fn start_holder_later(&mut self, machine: usize, holder: usize, delay: u64) {
-        let host = Rc::clone(&self.machines[machine]);
-        let seed = self.rng.u64(..);
-        let body = move |port: &Port<'_>| {
-            let _ = port.wait(Duration::from_nanos(delay));
-            host::lease_hold(port, &host, holder, seed);
-        };
-        self.start(machine, Role::Hold(holder), Box::new(body));
-    }
-
-    fn clear(&mut self, machine: usize, holder: usize, resource: usize, life: &Rc<Membership>) {
-        let host = Rc::clone(&self.machines[machine]);
-        if !host.live_member().is_some_and(|now| Rc::ptr_eq(&now, life)) {
+    /// lease-join is killed.
+    fn die(&mut self, machine: usize) {
+        let ids = self.threads(machine, Group::Join);
+        if ids.is_empty() || !self.is_covered_by_holders(machine) {
             return;
         }
-        let commands = host.commands.borrow().clone();
-        for command in commands.iter().filter(|command| command.holder == holder) {
-            host::stop_command(&host, command.id);
+        self.shared
+            .tell(Some(machine), || "lease-join is killed".into());
+        self.end(machine, Group::Join, &ids);
+    }
+
+    /// A process is stopped for any time.
+    fn halt(&mut self, machine: usize) {
+        let group = match self.rng.usize(..=self.holders) {
+            0 => Group::Join,
+            holder => Group::Hold(holder - 1),
+        };
+        let covered = match group {
+            Group::Join => self.is_covered_by_holders(machine),
+            _ => self.is_covered_by_join(machine),
+        };
+        if !covered || self.threads(machine, group).is_empty() {
+            return;
         }
-        if host.holder_gone(resource) {
-            let body = move |port: &Port<'_>| host::clean_up(port, &host, resource);
-            self.start(machine, Role::CleanUp(resource), Box::new(body));
-        }
+        let most = match self.rng.bool() {
+            // A lease-join that wakes this late may write over another machine's heartbeat.
+            _ if self.has_twins && !self.machines[machine].setup.watchdog => SECOND,
+            true => 2 * self.dead_after(machine),
+            false => 3 * SECOND,
+        };
+        let until = self.now() + self.below(most);
+        self.shared.tell(Some(machine), || {
+            let seconds = (until - self.shared.now.get()) as f64 / 1e9;
+            format!("{group:?} is stopped for {seconds:.3} s")
+        });
+        self.halted.insert((machine, group), until);
+    }
+
+    /// Without a watchdog at least one acts: the init of the command; or else one of lease-hold
+    /// and lease-join.
+    fn is_covered_by_itself(&self, machine: usize) -> bool {
+        let setup = &self.machines[machine].setup;
+        setup.watchdog || setup.cage == Cage::Namespace
+    }
+
+    fn is_covered_by_join(&self, machine: usize) -> bool {
+        let serves = self.machines[machine].run.borrow().socket.is_some();
+        let halted = self.is_group_halted(machine, Group::Join);
+        self.is_covered_by_itself(machine) || (serves && !halted)
+    }
+
+    fn is_covered_by_holders(&self, machine: usize) -> bool {
+        let host = &self.machines[machine];
+        let acts = |tree: &machine::Tree| match host.alive.borrow().get(&tree.holder) {
+            Some(holder) => !self.is_group_halted(machine, Group::Hold(*holder)),
+            None => tree.dead,
+        };
+        self.is_covered_by_itself(machine) || host.trees.borrow().values().all(acts)
+    }
+
+    fn is_group_halted(&self, machine: usize, group: Group) -> bool {
+        let until = self.halted.get(&(machine, group));
+        until.is_some_and(|until| *until > self.now())
+    }
+
+    fn is_halted(&self, id: ProcessId) -> bool {
+        let running = self.processes.get(&id);
+        running.is_some_and(|running| self.is_group_halted(running.machine, running.group))
+    }
+
+    fn halted_until(&self, id: ProcessId) -> Instant {
+        let running = &self.processes[&id];
+        self.halted[&(running.machine, running.group)]
     }
 
     // ---- the end: no more faults; every lease must be there for the taking
@@ -1077,25 +1363,29 @@ impl World {
         let Some(machine) = found else {
             return self.after(SECOND, Event::Probe);
         };
-        let dead = self.dead_after(0);
         for resource in 0..self.machines[0].setup.resources {
-            let host = Rc::clone(&self.machines[machine]);
-            let had = Rc::new(Cell::new(false));
-            self.probes.push((resource, Rc::clone(&had)));
-            let body = move |port: &Port<'_>| {
-                let errand = Errand {
-                    resource,
-                    mode: Mode::Exclusive,
-                    hold: Duration::from_secs(1),
-                    patience: Duration::from_nanos(10 * dead),
-                };
-                while !host::run_errand(port, &host, PROBE + resource, &errand) {
-                    let _ = port.wait(Duration::from_secs(1));
-                }
-                had.set(true);
-            };
-            self.start(machine, Role::Probe, Box::new(body));
+            self.probes.push((resource, Rc::default()));
+            self.start_probe(machine, resource);
         }
+    }
+
+    fn start_probe(&mut self, machine: usize, resource: usize) {
+        let host = Rc::clone(&self.machines[machine]);
+        let had = Rc::clone(&self.probes[resource].1);
+        let errand = Errand {
+            resource,
+            mode: Mode::Exclusive,
+            hold: Duration::from_secs(1),
+            patience: Duration::from_nanos(10 * self.dead_after(0)),
+        };
+        let body = move |port: &Port<'_>| {
+            while !hold::run_errand(port, &host, PROBE + resource, &errand) {
+                let _ = port.wait(Duration::from_secs(1));
+            }
+            had.set(true);
+        };
+        let face = Rc::new(self.machines[machine].face.another());
+        self.start(machine, Group::Hold(PROBE + resource), face, Box::new(body));
     }
 
     fn give_up(&mut self) {

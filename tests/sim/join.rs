@@ -1,0 +1,339 @@
+//! lease-join as a process: how it starts, beside what a former one has left; its heartbeat, and
+//! those who give leases back for the dead. What it answers is in [`super::server`].
+
+use super::machine::{Life, Machine, Membership};
+use super::mail::{Group, Letter, Wish};
+use super::port::{File, Port};
+use super::server::{Server, Victim};
+use super::watchdog::Watchdog;
+use super::{LOCKSPACE, hold, machine};
+use lease_core::clock::{Clock, Moment};
+use lease_core::contain::Remains;
+use lease_core::delta::{self, Claim, HostLease, RenewError, Tenure};
+use lease_core::disk::{Disk, Fault};
+use lease_core::id::{Generation, HostId};
+use lease_core::record::heartbeat::Heartbeat;
+use lease_core::registry::message::HolderId;
+use lease_core::registry::table::Table;
+use lease_core::resource::Member;
+use lease_core::spec::Mode;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Between two strikes.
+const STRIKE_AGAIN: Duration = Duration::from_millis(50);
+/// After a failed renewal or release.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// The machine's device, and how it is petted.
+pub(crate) type Dog = Watchdog<machine::KernelDevice>;
+
+/// lease-join, from its start to its end: joins, or goes on where a former one has ended, and
+/// renews; a thread of its own serves.
+pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
+    if machine.setup.sanlock {
+        return super::sanlock::lockspace(port, machine);
+    }
+    let file = port.file(machine.new_handle(0));
+    let (life, table) = remains(machine);
+    let claim = claim(machine, life.as_ref());
+    let dog = arm(machine);
+    let resumed = life
+        .as_ref()
+        .and_then(|life| resume(&file, port, &claim, life));
+    let (lease, table, dog) = match resumed {
+        Some(lease) => (lease, table, dog),
+        None => {
+            if !end_all(port, machine, life.as_ref(), &table) {
+                return;
+            }
+            if let Some(dog) = dog {
+                dog.disarm().unwrap();
+            }
+            match delta::join(&LOCKSPACE, &file, port, &claim, &mut |_| {}) {
+                Ok(lease) => (lease, Table::default(), arm(machine)),
+                Err(error) => return machine.tell(|| format!("cannot join: {error}")),
+            }
+        }
+    };
+    serve(port, machine, &file, lease, table, dog);
+}
+
+/// What a former lease-join of this boot has left.
+fn remains(machine: &Machine) -> (Option<Life>, Table) {
+    let run = machine.run.borrow();
+    let life = run.life.clone();
+    let holders = run.holders.clone();
+    let of_life = |(generation, _): &(Generation, Table)| {
+        life.as_ref()
+            .is_some_and(|life| life.former.generation == *generation)
+    };
+    let table = holders.filter(of_life).map(|(_, table)| table);
+    (life, table.unwrap_or_default())
+}
+
+fn claim(machine: &Machine, life: Option<&Life>) -> Claim {
+    let former = life.map(|life| life.former.generation);
+    // What the former lease-join wrote may still land.
+    let quiet_from = life.map(|_| machine.landed_by());
+    Claim {
+        host: machine.setup.host,
+        name: life.map_or_else(|| machine.name(), |life| life.name),
+        timing: machine.setup.timing,
+        boot_id: machine.boot_id(),
+        at_least: former.unwrap_or_default(),
+        quiet_from: quiet_from.unwrap_or_default(),
+    }
+}
+
+fn arm(machine: &Rc<Machine>) -> Option<Dog> {
+    let open = || Watchdog::arm(machine::KernelDevice::open(machine), machine.setup.timing);
+    machine.setup.watchdog.then(|| open().unwrap())
+}
+
+fn resume(file: &File<'_>, port: &Port<'_>, claim: &Claim, life: &Life) -> Option<HostLease> {
+    HostLease::resume(&LOCKSPACE, file, port, claim, &life.former).ok()
+}
+
+/// Kills all that a former lease-join knew of and sees it gone. `false`: told to leave before
+/// that, or what can never be proven gone is in the way.
+fn end_all(port: &Port<'_>, machine: &Rc<Machine>, life: Option<&Life>, table: &Table) -> bool {
+    let Some(life) = life else { return true };
+    let marked = |id| {
+        let mark = (life.former.generation, id);
+        machine.run.borrow_mut().marks.remove(&mark)
+    };
+    let holders = table.holders().filter(|(id, _)| !marked(*id));
+    let mut left: Vec<_> = holders.map(|(_, h)| Victim::of(machine, h)).collect();
+    if !left.is_empty() {
+        machine.tell(|| format!("the former lease is over: {} holders end", left.len()));
+    }
+    loop {
+        let mut unknown = false;
+        left.retain(|victim| {
+            let remains = victim.strike(machine);
+            unknown |= remains == Remains::NotKnown;
+            remains == Remains::Something
+        });
+        if unknown {
+            machine.tell(|| "what is left may still run".into());
+            machine.shared.wish(Wish::Admin(machine.index));
+            return false;
+        }
+        if left.is_empty() || port.wait(STRIKE_AGAIN).is_err() {
+            return left.is_empty();
+        }
+    }
+}
+
+fn serve(
+    port: &Port<'_>,
+    machine: &Rc<Machine>,
+    file: &File<'_>,
+    lease: HostLease,
+    table: Table,
+    dog: Option<Dog>,
+) {
+    let generation = lease.generation();
+    let host = machine.setup.host.get();
+    let resumed = machine
+        .run
+        .borrow()
+        .life
+        .as_ref()
+        .map(|life| life.former.generation);
+    if resumed == Some(generation) {
+        machine.tell(|| format!("goes on as host {host} generation {generation}"));
+    } else {
+        machine.tell(|| format!("joined as host {host} generation {generation}"));
+        // A join's write that nobody knows of any more may take the record back.
+        if machine.excused_until.get() == Moment::default() {
+            let mut checker = machine.shared.checker.borrow_mut();
+            checker.joined(host, generation.0);
+        }
+    }
+    machine.run.borrow_mut().life = Some(Life::of(&lease));
+    let life = Rc::new(Membership {
+        generation,
+        tenure: Tenure::new(machine.setup.timing, lease.renewed()),
+        ballots_from: lease.ballots_from(),
+        seen: RefCell::default(),
+        left: Cell::new(false),
+    });
+    let (inbox, heart) = (machine.shared.mailbox(), machine.shared.mailbox());
+    let (of, its) = (Rc::clone(machine), Rc::clone(&life));
+    let server =
+        move |port: &Port<'_>| Server::new(port, &of, its, table, dog, (inbox, heart)).run();
+    machine
+        .shared
+        .wish(Wish::Spawn(machine.index, Group::Join, Box::new(server)));
+    let mut thread = Thread {
+        port,
+        machine,
+        file,
+        lease,
+        life,
+        server: inbox,
+    };
+    thread.renew_until_the_end(heart);
+}
+
+/// The thread that renews. It does the lockspace's disk I/O and nothing else.
+struct Thread<'a> {
+    port: &'a Port<'a>,
+    machine: &'a Rc<Machine>,
+    file: &'a File<'a>,
+    lease: HostLease,
+    life: Rc<Membership>,
+    server: usize,
+}
+
+impl Thread<'_> {
+    fn renew_until_the_end(&mut self, heart: usize) {
+        let timing = self.machine.setup.timing;
+        let mut next = self.port.now();
+        loop {
+            self.port.listen(heart, next);
+            if let Some(Letter::GiveBack(quiet_from)) = self.machine.shared.take(heart) {
+                self.lease.expect_late_writes(quiet_from);
+                return self.leave();
+            }
+            if self.port.now() < next {
+                continue;
+            }
+            let (machine, disk) = (
+                self.machine,
+                Logged {
+                    machine: self.machine,
+                    file: self.file,
+                },
+            );
+            match self.lease.renew(&disk, self.port) {
+                Ok(scan) => {
+                    let renewed = self.lease.renewed();
+                    next = renewed.after(timing.renewal_period());
+                    let mut seen = self.life.seen.borrow_mut();
+                    for host in HostId::all(machine.setup.num_hosts) {
+                        if let Ok(record) = scan.area.host(host) {
+                            seen.look(host, &record, timing, scan.read_ended);
+                        }
+                    }
+                    self.tell(Letter::Renewed(renewed));
+                }
+                Err(RenewError::Lost(lost)) => {
+                    machine.tell(|| format!("host id lost: {lost}"));
+                    self.expect(&lost);
+                    return self.tell(Letter::Lost);
+                }
+                Err(error) => {
+                    machine.tell(|| format!("cannot renew: {error}"));
+                    next = self.port.now().after(TRY_AGAIN);
+                }
+            }
+        }
+    }
+
+    /// A life that ends in any other way than by time is a surprise.
+    fn expect(&self, lost: &delta::Lost) {
+        let machine = self.machine;
+        let expected = self.life.ballots_from.max(machine.excused_until.get());
+        if !matches!(lost, delta::Lost::Expired(_)) && self.port.now() >= expected {
+            machine
+                .shared
+                .surprise(|| format!("m{}: {lost}", machine.index));
+        }
+    }
+
+    /// Gives the host id back, again and again until nothing may be written any more.
+    fn leave(&mut self) {
+        loop {
+            let disk = Logged {
+                machine: self.machine,
+                file: self.file,
+            };
+            match self.lease.leave(&disk, self.port) {
+                Ok(()) => {
+                    self.life.left.set(true);
+                    let free = self.lease.heartbeat().is_free();
+                    return self.tell(Letter::Left(Some(free)));
+                }
+                Err(RenewError::Lost(_)) => return self.tell(Letter::Left(None)),
+                Err(RenewError::Disk(_)) => self.port.back_off(TRY_AGAIN),
+            }
+        }
+    }
+
+    fn tell(&self, letter: Letter) {
+        self.machine.shared.post(self.server, letter);
+    }
+}
+
+/// The lockspace's disk: each write is logged before it is issued and after it has completed.
+struct Logged<'a> {
+    machine: &'a Machine,
+    file: &'a File<'a>,
+}
+
+impl Logged<'_> {
+    fn log(&self, what: impl FnOnce(&mut delta::Former)) {
+        if let Some(life) = &mut self.machine.run.borrow_mut().life {
+            what(&mut life.former);
+        }
+    }
+}
+
+impl Disk for Logged<'_> {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.file.read(offset, len)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let timestamp = Heartbeat::decode(bytes).unwrap().timestamp();
+        let timing = self.machine.setup.timing;
+        self.log(|former| former.issue(timestamp, timing));
+        let issued = self.machine.face.now();
+        self.file.write(offset, bytes)?;
+        self.log(|former| former.complete(timestamp, issued));
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.file.settle()
+    }
+}
+
+/// Gives one lease back for a dead holder, for as long as it takes; gives up when the host id is
+/// lost. `wrote`: it may have been writing when it died.
+pub fn give_back(
+    port: &Port<'_>,
+    machine: &Rc<Machine>,
+    life: &Rc<Membership>,
+    (holder, index, resource): (HolderId, usize, usize),
+    (wrote, server): (bool, usize),
+) {
+    let quiet = match wrote {
+        true => machine.landed_by(),
+        false => Moment::default(),
+    };
+    // Through the same files every time: what one attempt left on its way the next one awaits.
+    let done = hold::with_files(port, machine, resource, life, |opened, member| {
+        let member = Member {
+            ballots_from: member.ballots_from.max(quiet),
+            ..*member
+        };
+        while !life.tenure.is_lost() {
+            match opened.resolve(&member, &hold::wanted(machine, Mode::Exclusive)) {
+                Ok(()) => return Some(hold::left(opened, false)),
+                Err(error) => machine.tell(|| format!("r{resource} not given back: {error}")),
+            }
+            let _ = port.wait(TRY_AGAIN * 2);
+        }
+        None
+    });
+    if let Some(left) = done {
+        machine.tell(|| format!("r{resource} given back for the dead"));
+        let letter = Letter::GaveBack(holder, index, left);
+        machine.shared.post(server, letter);
+    }
+}

@@ -1,0 +1,562 @@
+//! A machine: what outlives its processes, as its kernel and its run directory do. Who is alive,
+//! what was started and how it is contained, what was written to /run, the watchdog device.
+
+use super::Shared;
+use super::clock::{Face, Instant};
+use super::hold::Errand;
+use super::mail::{Group, Letter, Wish};
+use super::port::Handle;
+use super::watchdog::Device;
+use lease_core::clock::{Clock, Moment};
+use lease_core::contain::{Containment, Guarded, Remains};
+use lease_core::delta::{Former, HostLease, Tenure};
+use lease_core::id::{Generation, HostId, Name};
+use lease_core::liveness::Sightings;
+use lease_core::process::ProcessId;
+use lease_core::registry::message::HolderId;
+use lease_core::registry::table::Table;
+use lease_core::timing::Timing;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How a machine is set up.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Whether it runs the sanlock daemon instead of our tools.
+    pub sanlock: bool,
+    /// Its host id; two machines may have the same.
+    pub host: HostId,
+    /// t and W.
+    pub timing: Timing,
+    /// The same name at each boot, rather than a random one.
+    pub name: Option<Name>,
+    /// How commands are contained.
+    pub cage: Cage,
+    /// Whether there is a watchdog device.
+    pub watchdog: bool,
+    /// Disks that each resource lies on.
+    pub disks: usize,
+    /// Resources in the lockspace.
+    pub resources: usize,
+    /// Highest host id that takes part in ballots.
+    pub num_hosts: u64,
+    /// Of a hundred acquires, how many are shared.
+    pub shared_percent: u64,
+    /// Longest time that a lease is held, and that a holder thinks before it wants one.
+    pub pace: Duration,
+}
+
+/// A kind of containment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cage {
+    /// A control group.
+    Group,
+    /// A PID namespace.
+    Namespace,
+    /// Nothing but the tree of processes.
+    Tree,
+}
+
+/// One life of the machine's host id, as lease-join knows it.
+#[derive(Debug)]
+pub struct Membership {
+    /// Which life.
+    pub generation: Generation,
+    /// Its renewals.
+    pub tenure: Tenure,
+    /// Before this moment no ballot.
+    pub ballots_from: Moment,
+    /// What lease-join has seen of other hosts.
+    pub seen: RefCell<Sightings>,
+    /// It ended with a leave.
+    pub left: Cell<bool>,
+}
+
+/// What a holder of a sanlock host is at.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// Under which life of the host.
+    pub life: Rc<Membership>,
+    /// With which resource.
+    pub resource: usize,
+}
+
+/// A command of a sanlock host.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// The checker's number.
+    pub id: u64,
+    /// Its client.
+    pub holder: usize,
+    /// Under which life of the host.
+    pub life: Rc<Membership>,
+}
+
+/// The heartbeat's file.
+#[derive(Debug, Clone)]
+pub struct Life {
+    /// The host's name.
+    pub name: Name,
+    /// What a next lease-join has to know.
+    pub former: Former,
+}
+
+impl Life {
+    /// Of a host id that was just joined, or is gone on with.
+    pub fn of(lease: &HostLease) -> Self {
+        let former = Former::of(lease);
+        let name = lease.claim().name;
+        Self { name, former }
+    }
+}
+
+/// The run directory.
+#[derive(Debug, Default)]
+pub struct RunDir {
+    /// The heartbeat's file.
+    pub life: Option<Life>,
+    /// The holders' file.
+    pub holders: Option<(Generation, Table)>,
+    /// Marks of holders that have seen the end of all that they started.
+    pub marks: BTreeSet<(Generation, HolderId)>,
+    /// The mailbox of the lease-join that listens.
+    pub socket: Option<usize>,
+}
+
+/// A connection: lease-join's mailbox, the holder's, and the holder's process.
+#[derive(Debug, Clone, Copy)]
+pub struct Connection {
+    /// lease-join's mailbox.
+    pub server: usize,
+    /// The holder's mailbox.
+    pub client: usize,
+    /// The holder.
+    pub pid: i32,
+}
+
+/// What a lease-hold has started.
+#[derive(Debug)]
+pub struct Tree {
+    /// How it is contained.
+    pub cage: Cage,
+    /// Its lease-hold.
+    pub holder: i32,
+    /// Under which life of the host.
+    pub generation: Generation,
+    /// The checker's number, once the gate was opened.
+    pub run: Option<u64>,
+    /// It was sent SIGKILL.
+    pub killed: bool,
+    /// The process that lease-join has a descriptor for is dead.
+    pub leader_dead: bool,
+    /// All of it is.
+    pub dead: bool,
+    /// The mailboxes of those who wait for its end: its lease-hold's threads.
+    pub watchers: Vec<usize>,
+    /// Its init's mailbox.
+    pub init: Option<usize>,
+}
+
+/// A machine.
+pub struct Machine {
+    /// Its column.
+    pub index: usize,
+    /// The world.
+    pub shared: Rc<Shared>,
+    /// Its clock.
+    pub face: Rc<Face>,
+    /// How it is set up.
+    pub setup: Setup,
+    /// How often it was started.
+    pub boot: Cell<u64>,
+    /// The life that its lease-join has now.
+    pub member: RefCell<Option<Rc<Membership>>>,
+    /// The run directory.
+    pub run: RefCell<RunDir>,
+    /// Processes that live, and which lease-hold each is.
+    pub alive: RefCell<BTreeMap<i32, usize>>,
+    /// Connections of holders to lease-join.
+    pub connections: RefCell<BTreeMap<u64, Connection>>,
+    /// What lease-holds have started, by the process that lease-join has a descriptor for.
+    pub trees: RefCell<BTreeMap<i32, Tree>>,
+    /// When the last renewal that has landed was issued, by life; true time.
+    pub landed: RefCell<BTreeMap<Generation, Instant>>,
+    /// When lease-join last heard of a renewal; true time.
+    pub renewal_known: Cell<Instant>,
+    /// When the watchdog device resets the machine.
+    pub reset_at: Cell<Instant>,
+    /// The commands of a sanlock host.
+    pub commands: RefCell<Vec<Command>>,
+    /// What each holder of a sanlock host is at, by its number.
+    pub working: RefCell<BTreeMap<usize, Work>>,
+    /// Whether holders are to come to an end.
+    pub closing: Cell<bool>,
+    /// Whether a sanlock daemon was told to leave.
+    pub leaving: Cell<bool>,
+    /// Power was lost while a join's write was on its way; nobody can know that afterwards, and if
+    /// it lands late, over the next join, that life is lost. No second owner comes of it.
+    pub excused_until: Cell<Moment>,
+    files: Cell<usize>,
+}
+
+impl Machine {
+    /// A machine that has never been started.
+    pub fn new(index: usize, shared: Rc<Shared>, face: Rc<Face>, setup: Setup) -> Self {
+        Self {
+            index,
+            shared,
+            face,
+            setup,
+            boot: Cell::new(0),
+            member: RefCell::default(),
+            run: RefCell::default(),
+            alive: RefCell::default(),
+            connections: RefCell::default(),
+            trees: RefCell::default(),
+            landed: RefCell::default(),
+            renewal_known: Cell::default(),
+            reset_at: Cell::new(Instant::MAX),
+            commands: RefCell::default(),
+            working: RefCell::default(),
+            closing: Cell::new(false),
+            leaving: Cell::new(false),
+            excused_until: Cell::default(),
+            files: Cell::new(0),
+        }
+    }
+
+    /// Forgets what only memory and /run knew.
+    pub fn power_off(&self) {
+        self.boot.set(self.boot.get() + 1);
+        self.member.take();
+        self.run.take();
+        self.alive.take();
+        self.connections.take();
+        self.reset_at.set(Instant::MAX);
+        self.leaving.set(false);
+        self.working.take();
+        for command in self.commands.take() {
+            self.shared.checker.borrow_mut().stop(command.id);
+        }
+        for run in self.trees.take().into_values().filter_map(|tree| tree.run) {
+            self.shared.checker.borrow_mut().stop(run);
+        }
+    }
+
+    /// Adds a line to the machine's column.
+    pub fn tell(&self, text: impl FnOnce() -> String) {
+        self.shared.tell(Some(self.index), text);
+    }
+
+    /// The life that it has now, if that is not lost.
+    pub fn live_member(&self) -> Option<Rc<Membership>> {
+        let member = self.member.borrow().clone()?;
+        member.tenure.holds(self.face.now()).then_some(member)
+    }
+
+    /// Its host name, of this boot.
+    pub fn name(&self) -> Name {
+        let random = || format!("m{}-{}", self.index, self.boot.get());
+        let made = || Name::new_host(random().as_bytes()).unwrap();
+        self.setup.name.unwrap_or_else(made)
+    }
+
+    /// A file that nobody has used before.
+    pub fn new_handle(&self, disk: usize) -> Handle {
+        self.files.set(self.files.get() + 1);
+        Handle {
+            file: self.files.get(),
+            disk,
+        }
+    }
+
+    /// Sixteen bytes that differ at every boot.
+    pub fn boot_id(&self) -> [u8; 16] {
+        let mut id = [self.index as u8 + 1; 16];
+        id[8..].copy_from_slice(&self.boot.get().to_le_bytes());
+        id
+    }
+
+    /// By when all that was issued up to now has landed, if it ever does.
+    pub fn landed_by(&self) -> Moment {
+        let bound = self.setup.timing.takeover_after();
+        self.face.now().after(bound)
+    }
+
+    // ---- processes
+
+    /// A process begins.
+    pub fn begin(&self, holder: usize) -> i32 {
+        let pid = self.shared.number() as i32;
+        self.alive.borrow_mut().insert(pid, holder);
+        pid
+    }
+
+    /// Whether a process lives.
+    pub fn lives(&self, pid: i32) -> bool {
+        self.alive.borrow().contains_key(&pid)
+    }
+
+    /// Sends a process SIGKILL.
+    pub fn kill(&self, pid: i32) {
+        if let Some(holder) = self.alive.borrow().get(&pid) {
+            self.shared
+                .wish(Wish::End(self.index, Group::Hold(*holder)));
+        }
+    }
+
+    /// A lease-hold's process is over: its connections are closed, and what waits behind its gate
+    /// ends.
+    pub fn ended(&self, pid: i32) {
+        self.alive.borrow_mut().remove(&pid);
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|number, connection| {
+            let its = connection.pid == pid;
+            if its {
+                self.shared.post(connection.server, Letter::Closed(*number));
+                self.shared.letters.close(connection.client);
+            }
+            !its
+        });
+        let mut gated = Vec::new();
+        for (id, tree) in self.trees.borrow().iter() {
+            if tree.holder == pid {
+                tree.init
+                    .iter()
+                    .for_each(|init| self.shared.post(*init, Letter::Gone));
+            }
+            if tree.holder == pid && tree.run.is_none() {
+                gated.push(*id);
+            }
+        }
+        gated.into_iter().for_each(|tree| self.tree_is_gone(tree));
+    }
+
+    /// All of one lease-hold are over.
+    pub fn holder_ended(&self, holder: usize) {
+        let mine = |(pid, of): (&i32, &usize)| (*of == holder).then_some(*pid);
+        let pids: Vec<i32> = self.alive.borrow().iter().filter_map(mine).collect();
+        pids.into_iter().for_each(|pid| self.ended(pid));
+    }
+
+    /// lease-join is over.
+    pub fn join_ended(&self) {
+        self.member.take();
+        let Some(server) = self.run.borrow_mut().socket.take() else {
+            return;
+        };
+        self.shared.letters.close(server);
+        for connection in std::mem::take(&mut *self.connections.borrow_mut()).into_values() {
+            self.shared.post(connection.client, Letter::Gone);
+        }
+    }
+
+    // ---- what was started
+
+    /// A process stands behind its gate.
+    pub fn fork(&self, holder: i32, generation: Generation, watchers: Vec<usize>) -> i32 {
+        let id = self.shared.number() as i32;
+        let tree = Tree {
+            cage: self.setup.cage,
+            holder,
+            generation,
+            run: None,
+            killed: false,
+            leader_dead: false,
+            dead: false,
+            watchers,
+            init: None,
+        };
+        self.trees.borrow_mut().insert(id, tree);
+        id
+    }
+
+    /// How lease-join is told of it.
+    pub fn guarded(&self, tree: i32) -> Guarded {
+        let containment = match self.setup.cage {
+            Cage::Group => Containment::Cgroup(PathBuf::new()),
+            Cage::Namespace => Containment::PidNamespace,
+            Cage::Tree => Containment::Tree,
+        };
+        Guarded {
+            process: process(tree),
+            containment,
+        }
+    }
+
+    /// Sends SIGKILL to all of it. Of a mere tree only its own lease-hold finds more than the one
+    /// process that has a descriptor.
+    pub fn kill_tree(&self, id: i32, by_holder: bool) {
+        let mut trees = self.trees.borrow_mut();
+        let Some(tree) = trees.get_mut(&id).filter(|tree| !tree.dead) else {
+            return;
+        };
+        if tree.cage == Cage::Tree && !by_holder {
+            if !std::mem::replace(&mut tree.leader_dead, true) {
+                self.shared.wish(Wish::Admin(self.index));
+            }
+            return;
+        }
+        if !std::mem::replace(&mut tree.killed, true) {
+            self.shared.wish(Wish::TreeEnds(self.index, id));
+        }
+    }
+
+    /// All of it is gone.
+    pub fn tree_is_gone(&self, id: i32) {
+        let mut trees = self.trees.borrow_mut();
+        let Some(tree) = trees.get_mut(&id).filter(|tree| !tree.dead) else {
+            return;
+        };
+        (tree.dead, tree.leader_dead) = (true, true);
+        if let Some(run) = tree.run {
+            self.shared.checker.borrow_mut().stop(run);
+        }
+        for watcher in &tree.watchers {
+            self.shared.post(*watcher, Letter::TreeGone);
+        }
+        if tree.init.is_some() {
+            self.shared.wish(Wish::End(self.index, Group::Init(id)));
+        }
+    }
+
+    /// What a round of killing would find.
+    pub fn remains(&self, id: i32) -> Remains {
+        let trees = self.trees.borrow();
+        match trees.get(&id) {
+            Some(tree) if tree.cage == Cage::Tree && tree.leader_dead => Remains::NotKnown,
+            Some(tree) if !tree.dead => Remains::Something,
+            // Of a tree that is gone nothing is remembered but how it was contained.
+            _ if self.setup.cage == Cage::Tree => Remains::NotKnown,
+            _ => Remains::Nothing,
+        }
+    }
+
+    /// When all that one life guards must be dead, true time: 8t+W after the last renewal that has
+    /// landed was issued.
+    pub fn dead_by(&self, generation: Generation) -> Instant {
+        let landed = self.landed.borrow();
+        let issued = landed.get(&generation).copied().unwrap_or(0);
+        let dead = self.setup.timing.dead_after();
+        self.face.when(self.face.at(issued).after(dead))
+    }
+
+    /// A heartbeat has landed that was issued at `issued`.
+    pub fn note_landed(&self, generation: Generation, issued: Instant) {
+        let mut landed = self.landed.borrow_mut();
+        let last = landed.entry(generation).or_default();
+        *last = issued.max(*last);
+    }
+
+    // ---- sanlock
+
+    /// Whether anything of a sanlock host lives, or a holder is at work.
+    pub fn is_busy(&self) -> bool {
+        !(self.commands.borrow().is_empty() && self.working.borrow().is_empty())
+    }
+
+    /// Ends every command of one life of a sanlock host and forgets its holders.
+    pub fn end_life(&self, life: &Rc<Membership>) -> usize {
+        let mut ended = 0;
+        self.commands.borrow_mut().retain(|command| {
+            let over = Rc::ptr_eq(&command.life, life);
+            if over {
+                self.shared.checker.borrow_mut().stop(command.id);
+                ended += 1;
+            }
+            !over
+        });
+        self.working
+            .borrow_mut()
+            .retain(|_, work| !Rc::ptr_eq(&work.life, life));
+        ended
+    }
+
+    /// A command of a sanlock host is over.
+    pub fn stop_command(&self, id: u64) {
+        self.shared.checker.borrow_mut().stop(id);
+        let mut commands = self.commands.borrow_mut();
+        commands.retain(|command| command.id != id);
+    }
+
+    /// What a holder of a sanlock host had reserved is forgotten.
+    pub fn forget_holders(&self) {
+        self.working.take();
+    }
+}
+
+/// A process by its number, which is never used again here.
+pub fn process(pid: i32) -> ProcessId {
+    ProcessId { pid, started: 0 }
+}
+
+/// The machine's watchdog device.
+pub struct KernelDevice {
+    machine: Rc<Machine>,
+    timeout: Cell<u32>,
+}
+
+impl std::fmt::Debug for KernelDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KernelDevice")
+    }
+}
+
+impl KernelDevice {
+    /// Opens it, which arms it.
+    pub fn open(machine: &Rc<Machine>) -> Self {
+        let machine = Rc::clone(machine);
+        let timeout = Cell::new(1);
+        Self { machine, timeout }
+    }
+
+    fn reset_after(&self, seconds: u64) {
+        let after = Duration::from_secs(seconds).as_nanos() as u64;
+        self.machine
+            .reset_at
+            .set(self.machine.shared.now.get() + after);
+        self.machine.shared.wish(Wish::Watchdog(self.machine.index));
+    }
+}
+
+impl Device for KernelDevice {
+    fn options(&mut self) -> io::Result<u32> {
+        Ok(0x180)
+    }
+
+    fn set_timeout(&mut self, seconds: u32) -> io::Result<u32> {
+        self.timeout.set(seconds);
+        self.reset_after(u64::from(seconds));
+        Ok(seconds)
+    }
+
+    fn pet(&mut self) -> io::Result<()> {
+        self.reset_after(u64::from(self.timeout.get()));
+        Ok(())
+    }
+
+    fn let_go(&mut self) -> io::Result<()> {
+        self.machine.reset_at.set(Instant::MAX);
+        Ok(())
+    }
+}
+
+/// One lease-hold after another, for as long as the machine is up.
+pub fn lease_hold(port: &super::port::Port<'_>, machine: &Rc<Machine>, holder: usize, seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    while !machine.closing.get() {
+        while machine.leaving.get() {
+            port.back_off(Duration::from_secs(1));
+        }
+        let _ = port.wait(machine.setup.pace.mul_f64(rng.f64()));
+        let errand = Errand::random(&mut rng, machine);
+        match machine.setup.sanlock {
+            true => super::sanlock::run_errand(port, machine, holder, &errand),
+            false => super::hold::run_errand(port, machine, holder, &errand),
+        };
+    }
+}
