@@ -89,7 +89,7 @@ struct Term {
 fn terms(journal: &str) -> Vec<Term> {
     let mut terms: BTreeMap<(u64, String), Term> = BTreeMap::new();
     for line in journal.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
+        let words: Vec<&str> = line.split_whitespace().collect();
         let [name, lver, who, time] = words.as_slice() else {
             panic!("{line:?}");
         };

@@ -4,7 +4,8 @@
 //! usage: witness NAME JOURNAL DISK OFFSET MILLISECONDS
 //!
 //! A line is `NAME LVER WHO NANOSECONDS`: lver as the leader at OFFSET of DISK says, the time of
-//! CLOCK_BOOTTIME. The journal is appended to, one line a write.
+//! CLOCK_BOOTTIME. The journal is appended to, one line a write, and all lines have one length:
+//! none crosses a page, where a write can be seen in part, or ended by a kill.
 #![allow(clippy::expect_used, clippy::panic)] // A test's helper fails the test by panicking.
 
 use lease_core::clock::BootClock;
@@ -16,6 +17,8 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
+/// Bytes of a line: a part of a page.
+const LINE: usize = 128;
 /// Between two lines.
 const EVERY: Duration = Duration::from_millis(3);
 /// Set for the child: the lver.
@@ -45,7 +48,9 @@ fn stamp(mut journal: &File, who: &str, duration: Duration) {
     let end = BootClock::boot_time().after(duration);
     loop {
         let now = BootClock::boot_time();
-        let line = format!("{who} {}\n", now.0);
+        let text = format!("{who} {}", now.0);
+        let line = format!("{text:<width$}\n", width = LINE - 1);
+        assert_eq!(line.len(), LINE, "{line:?}");
         journal
             .write_all(line.as_bytes())
             .expect("a line is written");
