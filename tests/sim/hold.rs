@@ -897,8 +897,12 @@ impl Worker<'_> {
             Ok(true) | Err(AcquireError::Disk(_) | AcquireError::Lost) => true,
             Ok(false) => {
                 let (m, r) = (self.machine.index, self.errand.resource);
-                let what = || format!("r{r} is not m{m}'s any more");
-                self.machine.shared.surprise(what);
+                // Whoever was stopped for long has lost it by time.
+                let dead_by = self.machine.dead_by(self.session.generation);
+                if self.machine.shared.now.get() < dead_by {
+                    let what = || format!("r{r} is not m{m}'s any more");
+                    self.machine.shared.surprise(what);
+                }
                 false
             }
             Err(error) => {

@@ -1215,6 +1215,9 @@ impl World {
         }
         self.halted.retain(|(of, _), _| *of != machine);
         self.machines[machine].power_off();
+        if !self.probes.is_empty() {
+            self.after(SECOND, Event::Probe);
+        }
         let delay = self.below(3 * self.dead_after(machine));
         self.after(delay, Event::Power(machine));
     }
@@ -1364,8 +1367,14 @@ impl World {
             return self.after(SECOND, Event::Probe);
         };
         for resource in 0..self.machines[0].setup.resources {
-            self.probes.push((resource, Rc::default()));
-            self.start_probe(machine, resource);
+            if self.probes.len() <= resource {
+                self.probes.push((resource, Rc::default()));
+            }
+            let group = Group::Hold(PROBE + resource);
+            let under_way = self.processes.values().any(|r| r.group == group);
+            if !under_way && !self.probes[resource].1.get() {
+                self.start_probe(machine, resource);
+            }
         }
     }
 
