@@ -7,6 +7,7 @@
 use crate::alarm::Alarm;
 use crate::carrier::{self, Carried};
 use crate::child;
+use lease_core::clock::BootClock;
 use lease_core::registry::wire::Wire;
 use lease_core::tool::Status;
 use nix::errno::Errno;
@@ -81,7 +82,12 @@ fn run(mut words: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let arguments: Vec<CString> = strings.collect::<Option<_>>()?;
     let mut wire = Wire::new(UnixStream::from(child::inherited(control)?));
     child::wait_for_children().ok()?;
+    let last_moment = carried.last_moment;
     carry_deadline(wire.stream().try_clone().ok()?, run_dir, carried)?;
+    // Whoever was stopped since the gate opened may be too late.
+    if BootClock::boot_time() >= last_moment {
+        return None;
+    }
     match child::start(&file, &arguments) {
         Ok((pid, fd)) => {
             wire.send_with(&Report::Started, fd.as_fd()).ok()?;

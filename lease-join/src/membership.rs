@@ -171,7 +171,9 @@ pub(crate) fn join(
     let claim = claim(args, spec, &found, former)?;
     found.device.set_limit(claim.timing.io_limit());
     let watchdog = try_watchdog(args, spec, claim.timing)?;
-    let resumed = former.and_then(|remains| resume(&found, &claim, remains));
+    let resumed = former
+        .filter(|remains| !remains.table.is_lost())
+        .and_then(|remains| resume(&found, &claim, remains));
     let (lease, table, watchdog) = match (resumed, remains) {
         (Some(lease), Some(remains)) => (lease, remains.table, watchdog),
         (_, remains) => {

@@ -419,6 +419,8 @@ impl Server {
             false => now.after(timing.strike_within()),
         };
         self.tenure.note_loss();
+        self.table.lose();
+        self.save();
         say(
             TOOL,
             format!("lost {}: {why}; what it guards is being ended", self.shown),

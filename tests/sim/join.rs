@@ -41,6 +41,7 @@ pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
     let dog = arm(machine);
     let resumed = life
         .as_ref()
+        .filter(|_| !table.is_lost())
         .and_then(|life| resume(&file, port, &claim, life));
     let (lease, table, dog) = match resumed {
         Some(lease) => (lease, table, dog),

@@ -257,6 +257,8 @@ impl<'p> Server<'p> {
             false => now.after(timing.strike_within()),
         };
         self.life.tenure.note_loss();
+        self.table.lose();
+        self.changed = true;
         self.machine
             .tell(|| "lost; what is guarded is being ended".into());
         self.tell_all(&Tell::Lost { why: String::new() });

@@ -79,6 +79,8 @@ pub struct Table {
     holders: BTreeMap<HolderId, Holder>,
     quarantines: Vec<Quarantine>,
     next: u64,
+    /// The life of the host that they belong to is lost.
+    lost: bool,
 }
 
 /// An answer, and to whom it goes.
@@ -89,6 +91,17 @@ pub type Answer = (HolderId, Tell);
 pub struct OutOfOrder;
 
 impl Table {
+    /// The life of the host is lost: holders have been told so, and release nothing. Nobody goes on
+    /// with it, even if a renewal was completed at the very last moment.
+    pub fn lose(&mut self) {
+        self.lost = true;
+    }
+
+    /// Whether it is.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// All holders.
     pub fn holders(&self) -> impl Iterator<Item = (HolderId, &Holder)> {
         self.holders.iter().map(|(id, holder)| (*id, holder))
@@ -758,6 +771,16 @@ mod tests {
         assert_eq!(table.all_quiet_from(), LATE);
         assert_eq!(table.phase(second), HELD);
         assert_eq!(table.holder(second).unwrap().link, Link::Connected);
+    }
+
+    #[test]
+    fn a_life_that_is_lost_stays_so_over_a_restart() {
+        let mut table = Table::default();
+        assert!(!table.is_lost());
+        table.lose();
+        let kept = serde_json::to_string(&table).unwrap();
+        let table: Table = serde_json::from_str(&kept).unwrap();
+        assert!(table.is_lost());
     }
 
     #[test]
