@@ -371,7 +371,8 @@ impl Session {
         self.say(Ask::Gone);
         if self.link.get() == Link::Down {
             let mark = (self.generation, self.id);
-            self.machine.run.borrow_mut().marks.insert(mark);
+            let mut run = self.machine.run.borrow_mut();
+            run.marks.insert(mark, self.phase.get());
         }
     }
 

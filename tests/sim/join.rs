@@ -103,7 +103,7 @@ fn end_all(port: &Port<'_>, machine: &Rc<Machine>, life: Option<&Life>, table: &
     let Some(life) = life else { return true };
     let marked = |id| {
         let mark = (life.former.generation, id);
-        machine.run.borrow_mut().marks.remove(&mark)
+        machine.run.borrow_mut().marks.remove(&mark).is_some()
     };
     let holders = table.holders().filter(|(id, _)| !marked(*id));
     let mut left: Vec<_> = holders.map(|(_, h)| Victim::of(machine, h)).collect();

@@ -13,11 +13,11 @@ use lease_core::delta::{Former, HostLease, Tenure};
 use lease_core::id::{Generation, HostId, Name};
 use lease_core::liveness::Sightings;
 use lease_core::process::ProcessId;
-use lease_core::registry::message::HolderId;
+use lease_core::registry::message::{HolderId, Phase};
 use lease_core::registry::table::Table;
 use lease_core::timing::Timing;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -121,8 +121,8 @@ pub struct RunDir {
     pub life: Option<Life>,
     /// The holders' file.
     pub holders: Option<(Generation, Table)>,
-    /// Marks of holders that have seen the end of all that they started.
-    pub marks: BTreeSet<(Generation, HolderId)>,
+    /// Marks of holders that have seen the end of all that they started, and what each has left.
+    pub marks: BTreeMap<(Generation, HolderId), Phase>,
     /// The mailbox of the lease-join that listens.
     pub socket: Option<usize>,
 }

@@ -548,8 +548,9 @@ impl<'p> Server<'p> {
         for id in ids {
             if let Some(victim) = self.awaited.remove(&id) {
                 let mark = (self.life.generation, id);
-                if self.machine.run.borrow_mut().marks.remove(&mark) {
-                    self.table.gone(id);
+                let marked = self.machine.run.borrow_mut().marks.remove(&mark);
+                if let Some(phase) = marked {
+                    self.table.left(id, &[phase]);
                 }
                 // What it was doing when it died nobody was told.
                 self.note_writing(id, |phase| phase != Phase::Idle);
