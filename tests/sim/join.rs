@@ -289,6 +289,10 @@ impl Disk for Logged<'_> {
         self.file.read(offset, len)
     }
 
+    fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+        self.file.inspect(offset, len, see)
+    }
+
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
         let timestamp = Heartbeat::decode(bytes).unwrap().timestamp();
         let timing = self.machine.setup.timing;

@@ -122,14 +122,28 @@ pub struct File<'p> {
     handle: Handle,
 }
 
-impl Disk for File<'_> {
-    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+impl File<'_> {
+    /// Of the zeros at the end there may be one sector only.
+    fn start_of(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
         let handle = self.handle;
         self.port.ask(Op::Read {
             handle,
             offset,
             len,
         })
+    }
+}
+
+impl Disk for File<'_> {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        let mut bytes = self.start_of(offset, len)?;
+        bytes.resize(len, 0);
+        Ok(bytes)
+    }
+
+    fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+        see(&self.start_of(offset, len)?);
+        Ok(())
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 const SECOND: u64 = 1_000_000_000;
 const MILLI: u64 = 1_000_000;
+const LARGEST_SECTOR: usize = 4096;
 
 /// An assumption of lease.7 that does not hold in a world; there the checker must find what it
 /// is there to find.
@@ -908,7 +909,12 @@ impl World {
                 handle,
                 offset,
                 len,
-            }) => (handle, offset, Transfer::Read(vec![0; len])),
+            }) => {
+                // What follows is zeros, and is added by whoever asks for them.
+                let real = self.disks[handle.disk].real_len(offset, len);
+                let buffer = vec![0; len.min(real + LARGEST_SECTOR)];
+                (handle, offset, Transfer::Read(buffer))
+            }
             Some(Op::Write {
                 handle,
                 offset,
