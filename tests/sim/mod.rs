@@ -27,7 +27,9 @@
 //! - commands that, once they are sent SIGKILL, live until the last moment that the rules allow
 //!   (8t+W after the last renewal);
 //! - commands that nobody but an administrator can find, since nothing contains them;
-//! - two machines configured with one host id.
+//! - two machines configured with one host id; machines of one name; names that stay over a
+//!   reboot;
+//! - garbage in a sector.
 //!
 //! **What is checked** at each step, on the one true clock, by [`checker`], which shares nothing
 //! with the code under test: never two exclusive holders' commands, never exclusive beside shared;

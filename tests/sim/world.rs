@@ -1,7 +1,7 @@
 //! The large world: machines, disks and faults under one seeded scheduler with true time.
 
 use super::clock::{Face, Instant};
-use super::disk::Platter;
+use super::disk::{Platter, SECTOR};
 use super::hold::{self, Errand, PROBE};
 use super::join;
 use super::machine::{self, Cage, Machine, Membership, RunDir, Setup};
@@ -11,7 +11,7 @@ use super::{Shared, formatted, story};
 use fastrand::Rng;
 use lease_core::clock::Clock;
 use lease_core::disk::Fault;
-use lease_core::id::HostId;
+use lease_core::id::{HostId, Name};
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::spec::Mode;
 use lease_core::timing::Timing;
@@ -219,6 +219,8 @@ enum Event {
     Halt(usize),
     JoinAgain(usize),
     Heal,
+    /// A sector turns into garbage.
+    Spoil,
     Close,
     Probe,
     GiveUp,
@@ -258,6 +260,10 @@ pub struct World {
     holders: usize,
     /// Two machines have one host id.
     has_twins: bool,
+    /// Sectors turn into garbage.
+    spoilt: bool,
+    /// Draws what is seldom, so that it changes nothing where it is not.
+    odd: Rng,
     processes: BTreeMap<ProcessId, Running>,
     /// Who waits for letters in which mailbox.
     listening: BTreeMap<usize, ProcessId>,
@@ -296,6 +302,10 @@ impl World {
         let twins = rng.u8(..8) == 0 && !kind.has_sanlock();
         // Of two machines with one host id, the one that joins late may end the other's life.
         let losses_expected = twins || matches!(kind, Kind::Broken(_)) || kind.has_sanlock();
+        let mut odd = Rng::with_seed(!seed);
+        let spoilt = odd.u8(..16) == 0 && !kind.has_sanlock();
+        let losses_expected = losses_expected || spoilt;
+        let namesakes = odd.u8(..8) == 0 && !twins && !kind.has_sanlock();
         let shared = Rc::new(Shared::new(losses_expected, told));
         let storm = kind == Kind::Broken(Broken::LateWrites);
         let disks = if kind.has_sanlock() { 1 } else { disks };
@@ -311,7 +321,7 @@ impl World {
             sanlock: false,
             host: HostId::new(1).unwrap(),
             timing,
-            name: None,
+            name: namesakes.then(|| Name::new_host(b"host").unwrap()),
             cage: Cage::Group,
             watchdog: kind == Kind::Watchdog,
             disks,
@@ -372,6 +382,8 @@ impl World {
             machines,
             holders,
             has_twins: twins,
+            spoilt,
+            odd,
             rng,
             processes: BTreeMap::new(),
             listening: BTreeMap::new(),
@@ -394,6 +406,10 @@ impl World {
         }
         let faults_end = self.rng.u64(20..150) * SECOND;
         self.at(faults_end, Event::Heal);
+        for _ in 0..if self.spoilt { self.odd.u8(1..4) } else { 0 } {
+            let at = self.odd.u64(0..faults_end);
+            self.at(at, Event::Spoil);
+        }
         while !self.over && self.shared.checker.borrow().violation().is_none() {
             let Some(Reverse(Entry(at, _, event))) = self.queue.pop() else {
                 break;
@@ -505,6 +521,7 @@ impl World {
             Event::Admin(machine, boot) => self.admin(machine, boot),
             Event::JoinAgain(machine) => self.join_again(machine),
             Event::Heal => self.heal(),
+            Event::Spoil => self.spoil(),
             Event::Close => self.close(),
             Event::Probe => self.probe(),
             Event::GiveUp => self.give_up(),
@@ -1323,6 +1340,25 @@ impl World {
     fn halted_until(&self, id: ProcessId) -> Instant {
         let running = &self.processes[&id];
         self.halted[&(running.machine, running.group)]
+    }
+
+    /// Garbage in one sector that matters, on one disk.
+    fn spoil(&mut self) {
+        let (disks, odd) = (self.disks.len(), &mut self.odd);
+        let disk = odd.usize(..disks);
+        let resources = self.machines[0].setup.resources;
+        let (area, host) = (odd.usize(..=resources), odd.usize(..8));
+        let (sector, bytes) = match area {
+            0 => (host, LARGEST_SECTOR),
+            // The leader as often as all ballots together.
+            _ if odd.bool() => (0, SECTOR),
+            _ => (2 + host, SECTOR),
+        };
+        let offset = super::area_offset(area) + (sector * bytes) as u64;
+        let garbage: Vec<u8> = (0..bytes).map(|_| odd.u8(..)).collect();
+        self.shared
+            .tell(None, || format!("garbage on disk {disk} at byte {offset}"));
+        self.disks[disk].write(offset, &garbage);
     }
 
     // ---- the end: no more faults; every lease must be there for the taking
