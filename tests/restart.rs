@@ -170,6 +170,28 @@ fn under_another_host_id_it_first_ends_what_was_guarded() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+    let storage = Storage::new(1);
+    let a = Host::new(&storage, 1).promising(WATCHDOG);
+    let join = a.join();
+    let family = Family::start(&a, "cgroup", &[&storage.resource(1)]);
+    end(&join, Signal::SIGKILL);
+    for file in ["state", "heartbeat"] {
+        let path = a.run_dir.join("LS").join(file);
+        let kept = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "{}").unwrap();
+        let ran = a.start_join().finish();
+        assert_eq!(ran.code, 75, "{file}: {ran:?}");
+        let said = format!("the file {file} of an earlier lease-join cannot be read");
+        assert!(ran.stderr.contains(&said), "{ran:?}");
+        std::fs::write(&path, kept).unwrap();
+    }
+    let _join = a.join();
+    family.hold.wait_for_stderr("is back");
+    assert!(family.runs());
+}
+
+#[test]
 fn from_another_pid_namespace_nothing_of_the_former_life_is_taken_for_gone() {
     let storage = Storage::new(1);
     let a = Host::new(&storage, 1).promising(WATCHDOG);

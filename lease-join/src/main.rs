@@ -36,7 +36,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     let seat = membership::take_seat(args, &spec)?;
     let found = membership::open(&spec)?;
     let signals = signals::Signals::watch()?;
-    let remains = state::Remains::read(&seat.place, &host::boot_id()?);
+    let remains = state::Remains::read(&seat.place, &host::boot_id()?)?;
     match membership::join(args, &spec, found, &signals, (&seat.place, remains))? {
         Some(joined) => server::Server::start(seat, joined, signals)?.run(),
         None => Ok(Status::Done.code()),

@@ -14,6 +14,8 @@ use lease_core::registry::message::AreaId;
 use lease_core::registry::place::{Kept, Place};
 use lease_core::registry::table::Table;
 use lease_core::timing::Timing;
+use lease_core::tool::{Failure, Status};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -93,23 +95,38 @@ impl Life {
 }
 
 impl Remains {
-    /// What an earlier lease-join of this boot has left; `None` if there is nothing, or nothing
-    /// that can be read.
-    pub(crate) fn read(place: &Place, boot_id: &BootId) -> Option<Self> {
-        let life: Life = serde_json::from_slice(&place.read(Kept::Heartbeat).ok()??).ok()?;
-        if life.boot_id != *boot_id {
-            return None;
-        }
-        let holders = place.read(Kept::Holders).ok().flatten();
-        let holders = holders.and_then(|bytes| serde_json::from_slice::<Holders>(&bytes).ok());
+    /// What an earlier lease-join of this boot has left; `None` if there is nothing. Fails if there
+    /// is something that cannot be read: whom it guarded is not known then.
+    pub(crate) fn read(place: &Place, boot_id: &BootId) -> Result<Option<Self>, Failure> {
+        let life: Option<Life> = read_file(place, Kept::Heartbeat)?;
+        let Some(life) = life.filter(|life| life.boot_id == *boot_id) else {
+            return Ok(None);
+        };
+        let holders: Option<Holders> = read_file(place, Kept::Holders)?;
         let table = holders
             .filter(|h| h.generation == life.former.generation)
-            .map(|h| h.table);
-        Some(Self {
-            life,
-            table: table.unwrap_or_default(),
-        })
+            .map(|h| h.table)
+            .unwrap_or_default();
+        Ok(Some(Self { life, table }))
     }
+}
+
+fn read_file<T: DeserializeOwned>(place: &Place, file: Kept) -> Result<Option<T>, Failure> {
+    let failed = |why: String| {
+        let text = format!(
+            "cannot join {}: the file {} of an earlier lease-join cannot be read ({why}), and what \
+             that one guarded may still run; end it, remove the file, and start again",
+            place.shown().display(),
+            file.name()
+        );
+        Failure::new(Status::Busy, text)
+    };
+    let bytes = place.read(file).map_err(|why| failed(why.to_string()))?;
+    let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
+    bytes
+        .map(parse)
+        .transpose()
+        .map_err(|why| failed(why.to_string()))
 }
 
 /// The lockspace's disk for the thread that renews: each write is logged before it is issued and

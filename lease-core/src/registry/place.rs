@@ -41,7 +41,8 @@ pub enum Kept {
 }
 
 impl Kept {
-    fn name(self) -> &'static str {
+    /// What it is called in the directory.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Holders => "state",
             Self::Heartbeat => "heartbeat",
