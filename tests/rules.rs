@@ -6,7 +6,7 @@
 use lease_core::clock::{Clock, Moment};
 use lease_core::delta::{self, Claim, JoinError, Tenure};
 use lease_core::disk::Disk;
-use lease_core::id::{BallotNumber, Generation, HostId, Lver, Name};
+use lease_core::id::{Generation, HostId, Lver, Name};
 use lease_core::liveness::Sightings;
 use lease_core::record::ballot::{Ballot, BallotSector};
 use lease_core::record::holder_note::HolderNote;
@@ -17,6 +17,7 @@ use lease_core::timing::Timing;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
+use support::scene::block;
 use support::sim::machine::Setup;
 use support::sim::port::{Handle, Op, Port};
 use support::sim::stage::{
@@ -82,18 +83,6 @@ fn put_leader(stage: &mut Stage, lver: u64, owner: Stamp, writer: Stamp) {
         .leader(0)
         .committed(Lver(lver), owner, writer, Some(false));
     stage.disks[0].write(area_offset(1), &leader.to_sector());
-}
-
-fn block(lver: u64, number: u64, value: Option<Stamp>) -> BallotSector {
-    BallotSector {
-        ballot: Ballot {
-            mbal: BallotNumber(number),
-            bal: BallotNumber(if value.is_some() { number } else { 0 }),
-            value,
-            lver: Lver(lver),
-        },
-        ..BallotSector::default()
-    }
 }
 
 fn note_of(attempt: &Result<Attempt, AcquireError>) -> &'static str {

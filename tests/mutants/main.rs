@@ -61,7 +61,7 @@ fn every_mutant_changes_one_place_and_names_a_test() {
         assert_ne!(mutant.code, mutant.becomes, "{}", mutant.name);
         let test = mutant.test.rsplit("::").next().unwrap();
         let tests = match mutant.suite.as_str() {
-            "lease-core" => source,
+            tool if tool.starts_with("lease-") => source,
             suite => std::fs::read_to_string(root().join(format!("tests/{suite}.rs"))).unwrap(),
         };
         assert!(
@@ -145,7 +145,7 @@ fn is_caught(copy: &Path, mutant: &Mutant) -> bool {
 
 fn cargo_test(copy: &Path, mutant: &Mutant, more: &[&str]) -> bool {
     let which: &[&str] = match mutant.suite.as_str() {
-        "lease-core" => &["-p", "lease-core", "--lib"],
+        tool if tool.starts_with("lease-") => &["-p", tool, "--all-targets"],
         suite => &["-p", "lease-tests", "--test", suite],
     };
     let status = Command::new(env!("CARGO"))
