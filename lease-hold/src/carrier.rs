@@ -45,33 +45,53 @@ pub(crate) struct CarriedHost {
     pub(crate) lapse: Duration,
 }
 
-/// Waits until all has to end: at the last moment that lease-hold knows of, or when there is no
-/// lease-hold any more. A lease-hold that is stopped hears of no renewals; then those count that
-/// lease-join's own files in `run_dir` tell of. An error if it cannot wait.
-pub(crate) fn carry(
-    wire: &mut Wire,
-    alarm: &Alarm,
-    run_dir: &Path,
-    carried: &Carried,
-) -> Result<(), Errno> {
-    let files = Files::open(run_dir, &carried.hosts);
-    let clock = BootClock::default();
-    let mut last = carried.last_moment;
-    loop {
+/// The last deadline, as far as its carrier knows of it.
+pub(crate) struct Carrier {
+    wire: Wire,
+    files: Option<Files>,
+    clock: BootClock,
+    last: Moment,
+}
+
+impl Carrier {
+    /// It hears of renewals on `wire`, which must not wait. A lease-hold that is stopped hears of
+    /// none; then those count that lease-join's own files in `run_dir` tell of.
+    pub(crate) fn new(wire: Wire, run_dir: &Path, carried: &Carried) -> Self {
+        Self {
+            wire,
+            files: Files::open(run_dir, &carried.hosts),
+            clock: BootClock::default(),
+            last: carried.last_moment,
+        }
+    }
+
+    /// Whether all has to end: it is the last moment that is known of, or there is no lease-hold any
+    /// more.
+    pub(crate) fn is_over(&mut self) -> bool {
         // Whatever is learned after this is true of this moment too.
-        let now = clock.now();
-        if !hear(wire, &mut last) {
-            return Ok(());
+        let now = self.clock.now();
+        if !hear(&mut self.wire, &mut self.last) {
+            return true;
         }
-        if now >= last {
-            let renewed = files.as_ref().and_then(|files| files.last_moment());
-            last = last.max(renewed.unwrap_or_default());
-            if now >= last {
-                return Ok(());
-            }
+        if now >= self.last {
+            let renewed = self.files.as_ref().and_then(Files::last_moment);
+            self.last = self.last.max(renewed.unwrap_or_default());
         }
-        let fds = vec![PollFd::new(wire.stream().as_fd(), PollFlags::POLLIN)];
-        alarm.wait(fds, Some(last))?;
+        now >= self.last
+    }
+
+    /// Waits until then. An error if it cannot wait.
+    pub(crate) fn carry(&mut self, alarm: &Alarm) -> Result<(), Errno> {
+        while !self.is_over() {
+            let fds = vec![PollFd::new(self.wire.stream().as_fd(), PollFlags::POLLIN)];
+            alarm.wait(fds, Some(self.last))?;
+        }
+        Ok(())
+    }
+
+    /// Whether there still is a lease-hold.
+    pub(crate) fn is_needed(&mut self) -> bool {
+        hear(&mut self.wire, &mut self.last)
     }
 }
 
@@ -138,7 +158,8 @@ mod tests {
             hosts: Vec::new(),
         };
         let (alarm, nowhere) = (Alarm::new().unwrap(), Path::new("/proc/self"));
-        carry(&mut Wire::new(stream), &alarm, nowhere, &carried).unwrap();
+        let mut carrier = Carrier::new(Wire::new(stream), nowhere, &carried);
+        carrier.carry(&alarm).unwrap();
         BootClock::boot_time().since(start)
     }
 
@@ -156,6 +177,25 @@ mod tests {
         wire.send(&LastMoment { at }).unwrap();
         let took = carry_for(short, theirs);
         assert!(took > later - short, "{took:?}");
+    }
+
+    #[test]
+    fn before_anything_starts_it_is_known_whether_it_is_too_late() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let carried = Carried {
+            last_moment: BootClock::boot_time(),
+            hosts: Vec::new(),
+        };
+        let mut carrier = Carrier::new(Wire::new(theirs), Path::new("/proc/self"), &carried);
+        assert!(carrier.is_over());
+        // What lease-hold has said meanwhile counts.
+        let at = BootClock::boot_time().after(Duration::from_secs(3600));
+        let mut wire = Wire::new(ours);
+        wire.send(&LastMoment { at }).unwrap();
+        assert!(!carrier.is_over());
+        drop(wire);
+        assert!(carrier.is_over());
     }
 
     #[test]

@@ -5,9 +5,8 @@
 //! that lease-hold gets from here.
 
 use crate::alarm::Alarm;
-use crate::carrier::{self, Carried};
+use crate::carrier::{Carried, Carrier};
 use crate::child;
-use lease_core::clock::BootClock;
 use lease_core::registry::wire::Wire;
 use lease_core::tool::Status;
 use nix::errno::Errno;
@@ -80,14 +79,16 @@ fn run(mut words: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let mut strings = words.map(|word| CString::new(word.into_vec()).ok());
     let file = strings.next()??;
     let arguments: Vec<CString> = strings.collect::<Option<_>>()?;
-    let mut wire = Wire::new(UnixStream::from(child::inherited(control)?));
+    let control = UnixStream::from(child::inherited(control)?);
+    control.set_nonblocking(true).ok()?;
+    let mut wire = Wire::new(control.try_clone().ok()?);
     child::wait_for_children().ok()?;
-    let last_moment = carried.last_moment;
-    carry_deadline(wire.stream().try_clone().ok()?, run_dir, carried)?;
+    let mut carrier = Carrier::new(Wire::new(control), &run_dir, &carried);
     // Whoever was stopped since the gate opened may be too late.
-    if BootClock::boot_time() >= last_moment {
-        return None;
+    if carrier.is_over() {
+        end();
     }
+    carry_deadline(carrier)?;
     match child::start(&file, &arguments) {
         Ok((pid, fd)) => {
             wire.send_with(&Report::Started, fd.as_fd()).ok()?;
@@ -127,12 +128,11 @@ fn reap(command: Pid, wire: &mut Wire) {
 }
 
 /// On a thread of its own: ends this process, and with it the namespace, when all has to end.
-fn carry_deadline(stream: UnixStream, run_dir: PathBuf, carried: Carried) -> Option<()> {
-    stream.set_nonblocking(true).ok()?;
+fn carry_deadline(mut carrier: Carrier) -> Option<()> {
     let alarm = Alarm::new().ok()?;
     let carry = move || {
         // Whatever has kept it from waiting: nobody carries the deadline any more.
-        let _ = carrier::carry(&mut Wire::new(stream), &alarm, &run_dir, &carried);
+        let _ = carrier.carry(&alarm);
         end();
     };
     std::thread::Builder::new().spawn(carry).ok().map(drop)

@@ -6,7 +6,7 @@
 
 use crate::alarm::Alarm;
 use crate::cage::Cage;
-use crate::carrier::{Carried, LastMoment, carry};
+use crate::carrier::{Carried, Carrier, LastMoment};
 use crate::child;
 use anyhow::Context;
 use lease_core::clock::{BootClock, Clock, Moment};
@@ -120,12 +120,13 @@ fn keep(control: UnixStream, target: Target, run_dir: PathBuf) {
     if wire.stream().set_nonblocking(true).is_err() {
         return;
     }
-    let carries = carry(&mut wire, &alarm, &run_dir, &carried);
+    let mut carrier = Carrier::new(wire, &run_dir, &carried);
+    let carries = carrier.carry(&alarm);
     // For as long as there is a lease-hold: it may go on starting something.
     while carries.is_ok() {
         target.kill();
         let again = BootClock::default().now().after(KILL_AGAIN);
-        if !wire.drain().unwrap_or(false) || alarm.wait(Vec::new(), Some(again)).is_err() {
+        if !carrier.is_needed() || alarm.wait(Vec::new(), Some(again)).is_err() {
             return;
         }
     }
