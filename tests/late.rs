@@ -264,6 +264,38 @@ fn what_hangs_on_one_disk_of_three_is_not_forgotten_when_all_else_went_well() {
 }
 
 #[test]
+fn what_hangs_on_one_disk_of_three_is_not_forgotten_without_a_lease_join() {
+    let three = Three::new();
+    let host = Host::new(&three.storage, 1).promising(WATCHDOG);
+    let join = host.join();
+    let hold = host.start_hold(&[&three.resource], &STAY);
+    hold.wait_for_stdout("held");
+    host.wait_for_renewal();
+    join.kill();
+    let start = now();
+    three.path.hang();
+    hold.signal(Signal::SIGTERM);
+    // It releases alone, and leaves a mark for the next lease-join.
+    wait_until("a mark", SOON, || {
+        let files = std::fs::read_dir(host.run_dir.join("LS")).unwrap();
+        let mut names = files.flatten().map(|file| file.file_name());
+        names
+            .any(|name| name.to_string_lossy().starts_with("gone-"))
+            .then_some(())
+    });
+    assert_eq!(three.storage.owner(1).0, None);
+    three.path.go_on();
+    assert_eq!(hold.finish().code, 143);
+    let join = host.join();
+    let again = host.hold(&["-n", &three.resource], &["true"]);
+    assert_eq!(again.code, 75, "{again:?} {}", join.stderr());
+    let again = host.start_hold(&["-w", "90", &three.resource], &["true"]);
+    assert_eq!(again.finish_within(Duration::from_secs(90)).code, 0);
+    let took = now().since(start).as_secs_f64();
+    assert!(took >= LANDED_AFTER, "{took} s");
+}
+
+#[test]
 fn a_host_id_is_left_to_expire_while_a_write_may_land() {
     let three = Three::new();
     let host = Host::new(&three.storage, 1).promising(WATCHDOG);

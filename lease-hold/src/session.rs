@@ -175,8 +175,18 @@ impl Session {
             && let Ok(place) = Place::open(&self.run_dir, &self.name())
         {
             // Without the mark the next lease-join cannot know.
-            let _ = place.mark_gone(generation, holder, &self.phases);
+            let _ = place.mark_gone(generation, holder, &self.left_behind());
         }
+    }
+
+    /// What the next lease-join has to bring to its end: also where a write may still land on what
+    /// was released.
+    fn left_behind(&self) -> Vec<Phase> {
+        let of = |(phase, late): (&Phase, &bool)| match (phase, late) {
+            (Phase::Idle, true) => Phase::Doubt,
+            (phase, _) => *phase,
+        };
+        self.phases.iter().zip(&self.late).map(of).collect()
     }
 
     /// What tells of it.

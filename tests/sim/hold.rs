@@ -372,7 +372,11 @@ impl Session {
         if self.link.get() == Link::Down {
             let mark = (self.generation, self.id);
             let mut run = self.machine.run.borrow_mut();
-            run.marks.insert(mark, self.phase.get());
+            let left = match (self.phase.get(), self.late.get()) {
+                (Phase::Idle, true) => Phase::Doubt,
+                (phase, _) => phase,
+            };
+            run.marks.insert(mark, left);
         }
     }
 

@@ -550,7 +550,7 @@ impl<'p> Server<'p> {
                 let mark = (self.life.generation, id);
                 let marked = self.machine.run.borrow_mut().marks.remove(&mark);
                 if let Some(phase) = marked {
-                    self.table.left(id, &[phase]);
+                    self.table.left(id, &[phase], self.machine.landed_by());
                 }
                 // What it was doing when it died nobody was told.
                 self.note_writing(id, |phase| phase != Phase::Idle);

@@ -324,11 +324,16 @@ impl Table {
         }
     }
 
-    /// A holder that has ended has said what is left of each resource.
-    pub fn left(&mut self, id: HolderId, phases: &[Phase]) {
-        if let Some(holder) = self.holders.get_mut(&id) {
-            for (claim, phase) in holder.claims.iter_mut().zip(phases) {
-                claim.phase = *phase;
+    /// A holder that has ended has said what is left of each resource. On one that it was in doubt
+    /// of, what it wrote may still land until `late_until`.
+    pub fn left(&mut self, id: HolderId, phases: &[Phase], late_until: Moment) {
+        let claims = self.holders.get_mut(&id).map(|holder| &mut holder.claims);
+        for (claim, phase) in claims.into_iter().flatten().zip(phases) {
+            claim.phase = *phase;
+            if *phase == Phase::Doubt {
+                let areas = claim.asked.areas.clone();
+                let until = late_until;
+                self.quarantines.push(Quarantine { areas, until });
             }
         }
     }
@@ -771,6 +776,17 @@ mod tests {
         assert_eq!(table.all_quiet_from(), LATE);
         assert_eq!(table.phase(second), HELD);
         assert_eq!(table.holder(second).unwrap().link, Link::Connected);
+    }
+
+    #[test]
+    fn what_a_holder_that_has_ended_was_in_doubt_of_may_still_be_written() {
+        for (phase, quiet) in [(Phase::Doubt, LATE), (HELD, Moment(0))] {
+            let mut table = Table::default();
+            let first = table.one(Mode::Exclusive);
+            table.left(first, &[phase], LATE);
+            assert_eq!((table.phase(first), table.all_quiet_from()), (phase, quiet));
+        }
+        Table::default().left(HolderId(1), &[HELD], LATE);
     }
 
     #[test]
