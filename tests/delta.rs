@@ -14,7 +14,7 @@ use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::host_note::HostNote;
 use lease_core::timing::Timing;
 use std::time::Duration;
-use support::script::{Fate, ScriptClock, ScriptDisk, SlowDisk};
+use support::script::{Fate, ScriptClock, ScriptDisk, SlowDisk, put};
 use support::storage::host_id;
 
 const START: u64 = 10_000;
@@ -50,6 +50,7 @@ fn claim() -> Claim {
         boot_id: [1; 16],
         at_least: Generation(0),
         quiet_from: Moment::default(),
+        not_before: Moment::default(),
     }
 }
 
@@ -299,6 +300,130 @@ fn a_record_is_watched_for_longer_than_its_time() {
             lease.unwrap().renewed(),
             ScriptClock::at(START + looked).now()
         );
+    }
+}
+
+// ---- a join after one that ended with its write on its way
+
+/// After a join of generation 5 that may land within ten seconds.
+fn after_an_attempt() -> Claim {
+    Claim {
+        at_least: Generation(5),
+        not_before: ScriptClock::at(START + 10).now(),
+        ..claim()
+    }
+}
+
+impl World {
+    /// Before the look with this number, counted from 0, the sector comes to hold `beat`.
+    fn lands_before_look(&self, number: u32, beat: &Beat) {
+        let (mut looks, landed) = (0, beat.record().to_sector());
+        self.disk.rule(move |_, bytes| {
+            if looks == number {
+                put(bytes, 0, &landed);
+            }
+            looks += 1;
+            Fate::Done
+        });
+    }
+}
+
+#[test]
+fn a_free_record_is_not_taken_before_the_write_of_an_earlier_join_has_landed_or_never_will() {
+    let world = World::formatted(T);
+    let (lease, told) = world.join_telling(&after_an_attempt());
+    let at_most = seconds(10);
+    assert_eq!(told[0], Waiting::LateWrite { at_most });
+    let lease = lease.unwrap();
+    assert_eq!(lease.renewed(), ScriptClock::at(START + 10).now());
+    assert_eq!(lease.generation(), Generation(6));
+    // From then on nothing is waited for.
+    let claim = Claim {
+        not_before: ScriptClock::at(START).now(),
+        ..after_an_attempt()
+    };
+    let (lease, told) = World::formatted(T).join_telling(&claim);
+    assert!(matches!(told[..], [Waiting::Settling { .. }]), "{told:?}");
+    assert_eq!(lease.unwrap().renewed(), ScriptClock::at(START).now());
+}
+
+#[test]
+fn a_late_write_of_an_earlier_join_is_watched_like_any_other() {
+    let world = World::formatted(T);
+    world.lands_before_look(3, &ours());
+    let lease = world.join(&after_an_attempt()).unwrap();
+    let watched = ScriptClock::at(START + 3 + 142).now();
+    assert_eq!(lease.renewed(), watched);
+    assert_eq!(lease.generation(), Generation(6));
+    // Over what is being watched already, too.
+    let world = World::with(&Beat {
+        generation: 4,
+        ..ours()
+    });
+    world.lands_before_look(3, &ours());
+    let lease = world.join(&after_an_attempt()).unwrap();
+    assert_eq!(lease.renewed(), watched);
+}
+
+#[test]
+fn what_no_earlier_join_of_ours_can_have_written_is_another_host() {
+    type Row = (&'static str, u32, fn(&mut Beat));
+    let table: [Row; 4] = [
+        ("another boot", 3, |beat| beat.boot_id = [2; 16]),
+        ("another name", 3, |beat| beat.name = "other"),
+        ("a later join", 3, |beat| beat.generation = 6),
+        ("too late", 11, |beat| beat.watchdog = 60),
+    ];
+    for (story, look, change) in table {
+        // Something to watch for longer than ten seconds.
+        let world = World::with(&Beat {
+            generation: 4,
+            ..ours()
+        });
+        let mut beat = ours();
+        change(&mut beat);
+        world.lands_before_look(look, &beat);
+        let in_use = JoinError::InUse {
+            name: Some(name(beat.name)),
+        };
+        let refused = world.join(&after_an_attempt()).map(|_| ());
+        assert_eq!(refused, Err(in_use), "{story}");
+    }
+}
+
+#[test]
+fn a_free_record_that_is_seen_before_the_time_is_not_taken_either() {
+    let world = World::with(&ours());
+    world.lands_before_look(
+        3,
+        &Beat {
+            timestamp: 0,
+            ..ours()
+        },
+    );
+    let lease = world.join(&after_an_attempt()).unwrap();
+    assert_eq!(lease.renewed(), ScriptClock::at(START + 10).now());
+}
+
+#[test]
+fn the_last_write_whose_end_is_not_known_says_when_all_is_quiet() {
+    let now = ScriptClock::at(START).now();
+    let lands = timing(T).takeover_after();
+    let at = |second| ScriptClock::at(second).now().after(lands);
+    let table: [(&[u64], Moment); 5] = [
+        (&[], Moment::default()),
+        (&[START - 100], at(START - 99)),
+        (&[START - 100, START - 50], at(START - 49)),
+        // Timestamps may run ahead of the clock, and a free record has none.
+        (&[START + 7], at(START)),
+        (&[0, START - 50], at(START)),
+    ];
+    for (unsure, quiet_from) in table {
+        let former = Former {
+            unsure: unsure.to_vec(),
+            ..former()
+        };
+        assert_eq!(former.quiet_from(timing(T), now), quiet_from, "{unsure:?}");
     }
 }
 

@@ -60,6 +60,7 @@ impl Beat {
             boot_id: [7; 16],
             at_least: Generation(0),
             quiet_from: Default::default(),
+            not_before: Default::default(),
         };
         let lease = delta::join(&lockspace, &disk, &clock, &claim, &mut |_| {}).unwrap();
         Self { disk, clock, lease }

@@ -517,6 +517,7 @@ fn claim(stage: &Stage, machine: usize) -> Claim {
         boot_id: [machine as u8 + 1; 16],
         at_least: Generation(0),
         quiet_from: lease_core::clock::Moment(0),
+        not_before: lease_core::clock::Moment(0),
     }
 }
 

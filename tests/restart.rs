@@ -145,6 +145,27 @@ fn started_again_too_late_the_former_tree_is_ended_first() {
 }
 
 #[test]
+fn what_was_killed_before_it_had_joined_is_not_gone_on_with() {
+    let storage = Storage::new(0);
+    let a = Host::new(&storage, 1);
+    let join = a.start_join();
+    let attempted = || {
+        let file = std::fs::read(a.run_dir.join("LS/heartbeat")).ok()?;
+        let life: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        assert_eq!(life["joined"], false, "{life}");
+        (life["unsure"] == serde_json::json!([])).then_some(())
+    };
+    wait_until("the join's write", SOON, attempted);
+    assert_eq!(storage.heartbeat(1).generation().0, 1);
+    end(&join, Signal::SIGKILL);
+    // Somebody else may have seen the record free, and be about to write it.
+    let again = a.join();
+    let said = again.stderr();
+    assert!(said.contains("watching for up to 10 s"), "{said}");
+    assert_eq!(generation(&again), 2);
+}
+
+#[test]
 fn under_another_host_id_it_first_ends_what_was_guarded() {
     let storage = Storage::new(1);
     let a = Host::new(&storage, 1).promising(WATCHDOG);

@@ -52,6 +52,9 @@ pub struct Claim {
     /// Before this moment, a heartbeat that an earlier process of this machine wrote may still land
     /// (it ended without proof that its I/O had completed): 8t+W after its end.
     pub quiet_from: Moment,
+    /// Before this moment a heartbeat that an earlier process of this machine **did** issue, and of
+    /// which nobody knows how it ended, may still land: the record is not taken before.
+    pub not_before: Moment,
 }
 
 /// Why a host id could not be joined.
@@ -83,6 +86,11 @@ pub enum Waiting {
     Watching {
         /// Its name.
         name: Option<Name>,
+        /// For at most this long.
+        at_most: Duration,
+    },
+    /// Whether a write of an earlier process of this machine lands.
+    LateWrite {
         /// For at most this long.
         at_most: Duration,
     },
@@ -210,7 +218,86 @@ fn next_timestamp(before: u64, now: Moment) -> u64 {
     }
 }
 
-/// Waits until the record is free, or has not changed for as long as its host can have lived.
+/// What stood in our sector when it was looked at.
+#[derive(Clone, Copy)]
+struct Look {
+    record: Heartbeat,
+    began: Moment,
+    ended: Moment,
+}
+
+impl Look {
+    fn take(
+        lockspace: &Lockspace,
+        disk: &dyn Disk,
+        clock: &dyn Clock,
+        claim: &Claim,
+    ) -> Result<Self, JoinError> {
+        let began = clock.now();
+        let record = lockspace.read_host(disk, claim.host)??;
+        let ended = clock.now();
+        Ok(Self {
+            record,
+            began,
+            ended,
+        })
+    }
+
+    fn is_of_this_boot(&self, claim: &Claim) -> bool {
+        let note = self.record.note();
+        note.is_some_and(|note| note.boot_id == claim.boot_id)
+    }
+
+    /// By name, from another boot of this machine.
+    fn is_us(&self, claim: &Claim) -> bool {
+        let noted = self.record.note().is_some();
+        noted && !self.is_of_this_boot(claim) && self.record.host_name() == Some(claim.name)
+    }
+
+    /// How long it is watched, counted from the end of this look, if it stays as it is.
+    fn watch(&self, claim: &Claim) -> Duration {
+        let theirs = Timing::of_host(&self.record, claim.timing);
+        match self.is_us(claim) {
+            _ if self.record.is_free() => Duration::ZERO,
+            true => theirs.join_look(),
+            false => theirs.takeover_after(),
+        }
+    }
+
+    /// Until when the earlier life's writes may still land. It may have issued one until it died:
+    /// before this boot, if it was ours; until all of it was dead, if it was another machine's (a
+    /// write that was permitted before 8t may be issued by a process that stalled in between). It
+    /// lands within 8t + W, or never.
+    fn quiet_from(&self, claim: &Claim) -> Option<Moment> {
+        let theirs = Timing::of_host(&self.record, claim.timing).takeover_after();
+        match self.is_us(claim) {
+            _ if self.record.is_free() => None,
+            true => Some(self.ended.after(theirs)),
+            false => Some(self.ended.after(theirs).after(theirs)),
+        }
+    }
+
+    fn waiting(&self, claim: &Claim) -> Waiting {
+        let late = claim.not_before.since(self.ended);
+        match self.record.is_free() {
+            true => Waiting::LateWrite { at_most: late },
+            false => Waiting::Watching {
+                name: self.record.host_name(),
+                at_most: self.watch(claim).max(late),
+            },
+        }
+    }
+
+    /// Whether what stands there now, which is not what stood there first, is what an earlier
+    /// process of ours had written.
+    fn is_late_write(&self, claim: &Claim) -> bool {
+        let ours = self.is_of_this_boot(claim) && self.record.host_name() == Some(claim.name);
+        ours && self.record.generation() <= claim.at_least && self.began < claim.not_before
+    }
+}
+
+/// Waits until the record is free, or has not changed for as long as its host can have lived; and
+/// until no write of an earlier process of ours can land on it.
 fn wait_until_vacant(
     lockspace: &Lockspace,
     disk: &dyn Disk,
@@ -218,62 +305,32 @@ fn wait_until_vacant(
     claim: &Claim,
     tell: &mut dyn FnMut(Waiting),
 ) -> Result<Vacant, JoinError> {
-    let read_began = clock.now();
-    let first = lockspace.read_host(disk, claim.host)??;
-    let first_seen = clock.now();
-    if first.is_free() {
-        return Ok(Vacant {
-            record: first,
-            read_began,
-            quiet_from: None,
-        });
-    }
-    let theirs = Timing::of_host(&first, claim.timing);
-    let other_boot = first
-        .note()
-        .is_some_and(|note| note.boot_id != claim.boot_id);
-    let is_us = other_boot && first.host_name() == Some(claim.name);
-    let watch = if is_us {
-        theirs.join_look()
-    } else {
-        theirs.takeover_after()
-    };
-    // The earlier life may have issued a write until it died: before this boot, if it was ours;
-    // until all of it was dead, if it was another machine's (a write that was permitted before 8t
-    // may be issued by a process that stalled in between). It lands within 8t + W, or never.
-    let last_write = if is_us {
-        first_seen
-    } else {
-        first_seen.after(theirs.takeover_after())
-    };
-    let quiet_from = Some(last_write.after(theirs.takeover_after()));
-    tell(Waiting::Watching {
-        name: first.host_name(),
-        at_most: watch,
-    });
+    let mut first = Look::take(lockspace, disk, clock, claim)?;
+    let mut now = first;
+    let mut told = false;
     loop {
+        let quiet = now.began >= claim.not_before;
+        let watched = now.began.since(first.ended) > first.watch(claim);
+        if quiet && (watched || now.record.is_free()) {
+            return Ok(Vacant {
+                record: now.record,
+                read_began: now.began,
+                quiet_from: first.quiet_from(claim),
+            });
+        }
+        if !std::mem::replace(&mut told, true) {
+            tell(first.waiting(claim));
+        }
         clock.wait(LOOK_EVERY)?;
-        let read_began = clock.now();
-        let record = lockspace.read_host(disk, claim.host)??;
-        if record.is_free() {
-            return Ok(Vacant {
-                record,
-                read_began,
-                quiet_from: None,
-            });
+        now = Look::take(lockspace, disk, clock, claim)?;
+        if now.record.leader_bytes() == first.record.leader_bytes() {
+            continue;
         }
-        if record.leader_bytes() != first.leader_bytes() {
-            return Err(JoinError::InUse {
-                name: record.host_name(),
-            });
+        if !now.record.is_free() && !now.is_late_write(claim) {
+            let name = now.record.host_name();
+            return Err(JoinError::InUse { name });
         }
-        if read_began.since(first_seen) > watch {
-            return Ok(Vacant {
-                record,
-                read_began,
-                quiet_from,
-            });
-        }
+        first = now;
     }
 }
 
@@ -308,7 +365,7 @@ pub struct HostLease {
 }
 
 /// What an earlier process of the same boot knew of its host id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Former {
     /// Which life of the host it was.
     pub generation: Generation,
@@ -347,6 +404,18 @@ impl Former {
     pub fn complete(&mut self, timestamp: u64, issued: Moment) {
         (self.written, self.renewed) = (timestamp, issued);
         self.unsure.retain(|unsure| *unsure != timestamp);
+    }
+
+    /// From when on, as it looks at `now`, none of its writes can land any more.
+    pub fn quiet_from(&self, timing: Timing, now: Moment) -> Moment {
+        let lands = timing.takeover_after();
+        let issued_by = |timestamp: &u64| match *timestamp {
+            FREE => now,
+            // Timestamps may run ahead of the clock.
+            seconds => now.min(Moment::default().after(Duration::from_secs(seconds + 1))),
+        };
+        let last = self.unsure.iter().map(issued_by).max();
+        last.map_or_else(Moment::default, |issued| issued.after(lands))
     }
 }
 

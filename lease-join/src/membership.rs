@@ -3,7 +3,7 @@
 use crate::args::{Args, Spec};
 use crate::peers::describe;
 use crate::signals::Signals;
-use crate::state::{Life, Remains};
+use crate::state::{Attempt, Life, Remains};
 use crate::watchdog::{KernelDevice, Watchdog};
 use crate::{TOOL, host, undertaker};
 use anyhow::Context;
@@ -172,7 +172,7 @@ pub(crate) fn join(
     found.device.set_limit(claim.timing.io_limit());
     let watchdog = try_watchdog(args, spec, claim.timing)?;
     let resumed = former
-        .filter(|remains| !remains.table.is_lost())
+        .filter(|remains| remains.life.joined && !remains.table.is_lost())
         .and_then(|remains| resume(&found, &claim, remains));
     let (lease, table, watchdog) = match (resumed, remains) {
         (Some(lease), Some(remains)) => (lease, remains.table, watchdog),
@@ -186,7 +186,10 @@ pub(crate) fn join(
             if let Some(watchdog) = watchdog {
                 watchdog.disarm().context("cannot disarm the watchdog")?;
             }
-            match join_anew(spec, &found, signals, &claim)? {
+            let life = Life::attempt(&claim, area, pid_namespace);
+            let place = place.try_clone().context("cannot keep a state file")?;
+            let disk = Attempt::new(&found.device, place, life);
+            match join_anew(spec, (&found.lockspace, &disk), signals, &claim)? {
                 Some(lease) => (lease, Table::default(), arm(args, claim.timing)?),
                 None => return Ok(None),
             }
@@ -289,18 +292,12 @@ fn resume(found: &Found, claim: &Claim, remains: &Remains) -> Option<HostLease> 
 
 fn join_anew(
     spec: &Spec,
-    found: &Found,
+    (lockspace, disk): (&Lockspace, &dyn Disk),
     signals: &Signals,
     claim: &Claim,
 ) -> Result<Option<HostLease>, Failure> {
     let mut tell = |waiting| say(TOOL, describe_wait(spec, waiting));
-    match delta::join(
-        &found.lockspace,
-        &found.device,
-        &signals.clock,
-        claim,
-        &mut tell,
-    ) {
+    match delta::join(lockspace, disk, &signals.clock, claim, &mut tell) {
         Ok(lease) => Ok(Some(lease)),
         Err(JoinError::Interrupted) => Ok(None),
         Err(error) => Err(join_failure(spec, &error)),
@@ -342,6 +339,9 @@ fn claim(
         }
         _ => Moment::default(),
     };
+    let not_before = former
+        .filter(|_| !disk.device.failure_is_final())
+        .map(|life| life.former.quiet_from(timing, BootClock::boot_time()));
     Ok(Claim {
         host: spec.host,
         name,
@@ -349,6 +349,7 @@ fn claim(
         boot_id: host::boot_id()?,
         at_least,
         quiet_from,
+        not_before: not_before.unwrap_or_default(),
     })
 }
 
@@ -360,6 +361,13 @@ fn describe_wait(spec: &Spec, waiting: Waiting) -> String {
             let seconds = at_most.as_secs();
             format!(
                 "{lockspace}: host id held by {name}; watching for up to {seconds} s whether it is alive"
+            )
+        }
+        Waiting::LateWrite { at_most } => {
+            let seconds = at_most.as_secs() + 1;
+            format!(
+                "{lockspace}: waiting {seconds} s, since a heartbeat that an earlier lease-join \
+                 here wrote may still land"
             )
         }
         Waiting::Settling { exactly } => {

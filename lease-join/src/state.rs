@@ -17,7 +17,7 @@ use lease_core::timing::Timing;
 use lease_core::tool::{Failure, Status};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// One life of this host, and its heartbeat.
@@ -35,6 +35,8 @@ pub(crate) struct Life {
     pub(crate) host_name: Name,
     /// Its t and W.
     pub(crate) timing: Timing,
+    /// Whether the join was completed; if not, nobody has relied on it.
+    pub(crate) joined: bool,
     /// Its generation, and its heartbeat.
     #[serde(flatten)]
     pub(crate) former: Former,
@@ -61,13 +63,23 @@ pub(crate) struct Holders {
 impl Life {
     /// Of a host id that was just joined.
     pub(crate) fn of(lease: &HostLease, area: AreaId, pid_namespace: u64) -> Self {
+        Self {
+            joined: true,
+            former: Former::of(lease),
+            ..Self::attempt(lease.claim(), area, pid_namespace)
+        }
+    }
+
+    /// Of a host id that is about to be joined.
+    pub(crate) fn attempt(claim: &Claim, area: AreaId, pid_namespace: u64) -> Self {
         let Claim {
             host,
             name,
             timing,
             boot_id,
+            at_least,
             ..
-        } = *lease.claim();
+        } = *claim;
         Self {
             boot_id,
             pid_namespace,
@@ -75,7 +87,11 @@ impl Life {
             host,
             host_name: name,
             timing,
-            former: Former::of(lease),
+            joined: false,
+            former: Former {
+                generation: at_least,
+                ..Former::default()
+            },
         }
     }
 
@@ -104,7 +120,7 @@ impl Remains {
         };
         let holders: Option<Holders> = read_file(place, Kept::Holders)?;
         let table = holders
-            .filter(|h| h.generation == life.former.generation)
+            .filter(|h| life.joined && h.generation == life.former.generation)
             .map(|h| h.table)
             .unwrap_or_default();
         Ok(Some(Self { life, table }))
@@ -129,13 +145,74 @@ fn read_file<T: DeserializeOwned>(place: &Place, file: Kept) -> Result<Option<T>
         .map_err(|why| failed(why.to_string()))
 }
 
+/// The heartbeat's file. It says of each write that it is about to be issued, and that it has
+/// completed; what cannot be said there is not written.
+#[derive(Debug)]
+struct Ledger {
+    place: Place,
+    life: Mutex<Life>,
+}
+
+impl Ledger {
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a heartbeat. Returns the moment before it was issued.
+    fn write(&self, device: &Device, offset: u64, bytes: &[u8]) -> Result<Moment, Fault> {
+        let record = Heartbeat::decode(bytes).map_err(|why| Fault::Failed(why.to_string()))?;
+        let mut life = self.life();
+        let timing = life.timing;
+        life.former.generation = record.generation();
+        life.former.issue(record.timestamp(), timing);
+        life.save(&self.place)?;
+        let issued = BootClock::boot_time();
+        device.write(offset, bytes)?;
+        life.former.complete(record.timestamp(), issued);
+        life.save(&self.place)?;
+        Ok(issued)
+    }
+}
+
+/// The lockspace's disk for a join: each life that it may begin is logged before that.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    device: &'a Device,
+    ledger: Ledger,
+}
+
+impl<'a> Attempt<'a> {
+    /// At a life that is about to begin.
+    pub(crate) fn new(device: &'a Device, place: Place, life: Life) -> Self {
+        let life = Mutex::new(life);
+        Self {
+            device,
+            ledger: Ledger { place, life },
+        }
+    }
+}
+
+impl Disk for Attempt<'_> {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.device.read(offset, len)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.ledger.write(self.device, offset, bytes)?;
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.device.settle()
+    }
+}
+
 /// The lockspace's disk for the thread that renews: each write is logged before it is issued and
-/// after it has completed. What cannot be logged is not written.
+/// after it has completed.
 #[derive(Debug)]
 pub(crate) struct Logged {
     device: Device,
-    place: Place,
-    life: Mutex<Life>,
+    ledger: Ledger,
     /// How long the last read and the last write took.
     took: Mutex<[Duration; 2]>,
 }
@@ -144,10 +221,10 @@ impl Logged {
     /// Over the disk of a host id that was just joined. Logs it as it stands.
     pub(crate) fn new(device: Device, place: Place, life: Life) -> Result<Self, Fault> {
         life.save(&place)?;
+        let life = Mutex::new(life);
         Ok(Self {
             device,
-            place,
-            life: Mutex::new(life),
+            ledger: Ledger { place, life },
             took: Mutex::default(),
         })
     }
@@ -156,8 +233,7 @@ impl Logged {
 impl Logged {
     /// The moment before the last completed renewal was issued: what the file says, all are told.
     pub(crate) fn renewed(&self) -> Moment {
-        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        life.former.renewed
+        self.ledger.life().former.renewed
     }
 
     /// Milliseconds that the last read and the last write took.
@@ -189,16 +265,9 @@ impl Disk for Logged {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let record = Heartbeat::decode(bytes).map_err(|why| Fault::Failed(why.to_string()))?;
-        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        let timing = life.timing;
-        life.former.issue(record.timestamp(), timing);
-        life.save(&self.place)?;
-        let issued = BootClock::boot_time();
-        self.device.write(offset, bytes)?;
+        let issued = self.ledger.write(&self.device, offset, bytes)?;
         self.note(1, issued);
-        life.former.complete(record.timestamp(), issued);
-        life.save(&self.place)
+        Ok(())
     }
 
     fn settle(&self) -> Result<(), Fault> {

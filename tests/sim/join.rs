@@ -41,7 +41,7 @@ pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
     let dog = arm(machine);
     let resumed = life
         .as_ref()
-        .filter(|_| !table.is_lost())
+        .filter(|life| life.joined && !table.is_lost())
         .and_then(|life| resume(&file, port, &claim, life));
     let (lease, table, dog) = match resumed {
         Some(lease) => (lease, table, dog),
@@ -52,7 +52,8 @@ pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
             if let Some(dog) = dog {
                 dog.disarm().unwrap();
             }
-            match delta::join(&LOCKSPACE, &file, port, &claim, &mut |_| {}) {
+            let disk = Attempt::new(machine, &file, &claim);
+            match delta::join(&LOCKSPACE, &disk, port, &claim, &mut |_| {}) {
                 Ok(lease) => (lease, Table::default(), arm(machine)),
                 Err(error) => return machine.tell(|| format!("cannot join: {error}")),
             }
@@ -68,7 +69,7 @@ fn remains(machine: &Machine) -> (Option<Life>, Table) {
     let holders = run.holders.clone();
     let of_life = |(generation, _): &(Generation, Table)| {
         life.as_ref()
-            .is_some_and(|life| life.former.generation == *generation)
+            .is_some_and(|life| life.joined && life.former.generation == *generation)
     };
     let table = holders.filter(of_life).map(|(_, table)| table);
     (life, table.unwrap_or_default())
@@ -78,13 +79,16 @@ fn claim(machine: &Machine, life: Option<&Life>) -> Claim {
     let former = life.map(|life| life.former.generation);
     // What the former lease-join wrote may still land.
     let quiet_from = life.map(|_| machine.landed_by());
+    let timing = machine.setup.timing;
+    let not_before = life.map(|life| life.former.quiet_from(timing, machine.face.now()));
     Claim {
         host: machine.setup.host,
         name: life.map_or_else(|| machine.name(), |life| life.name),
-        timing: machine.setup.timing,
+        timing,
         boot_id: machine.boot_id(),
         at_least: former.unwrap_or_default(),
         quiet_from: quiet_from.unwrap_or_default(),
+        not_before: not_before.unwrap_or_default(),
     }
 }
 
@@ -143,6 +147,7 @@ fn serve(
         .borrow()
         .life
         .as_ref()
+        .filter(|life| life.joined)
         .map(|life| life.former.generation);
     if resumed == Some(generation) {
         machine.tell(|| format!("goes on as host {host} generation {generation}"));
@@ -267,6 +272,53 @@ impl Thread<'_> {
 
     fn tell(&self, letter: Letter) {
         self.machine.shared.post(self.server, letter);
+    }
+}
+
+/// The lockspace's disk for a join: each life that it may begin is logged before that.
+struct Attempt<'a> {
+    machine: &'a Machine,
+    file: &'a File<'a>,
+    life: RefCell<Life>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(machine: &'a Machine, file: &'a File<'a>, claim: &Claim) -> Self {
+        let life = RefCell::new(Life::attempt(claim));
+        Self {
+            machine,
+            file,
+            life,
+        }
+    }
+
+    fn log(&self, what: impl FnOnce(&mut delta::Former)) {
+        let mut life = self.life.borrow_mut();
+        what(&mut life.former);
+        self.machine.run.borrow_mut().life = Some(life.clone());
+    }
+}
+
+impl Disk for Attempt<'_> {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.file.read(offset, len)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let record = Heartbeat::decode(bytes).unwrap();
+        let (timestamp, timing) = (record.timestamp(), self.machine.setup.timing);
+        self.log(|former| {
+            former.generation = record.generation();
+            former.issue(timestamp, timing);
+        });
+        let issued = self.machine.face.now();
+        self.file.write(offset, bytes)?;
+        self.log(|former| former.complete(timestamp, issued));
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.file.settle()
     }
 }
 

@@ -9,7 +9,7 @@ use super::port::Handle;
 use super::watchdog::Device;
 use lease_core::clock::{Clock, Moment};
 use lease_core::contain::{Containment, Guarded, Remains};
-use lease_core::delta::{Former, HostLease, Tenure};
+use lease_core::delta::{Claim, Former, HostLease, Tenure};
 use lease_core::id::{Generation, HostId, Name};
 use lease_core::liveness::Sightings;
 use lease_core::process::ProcessId;
@@ -101,6 +101,8 @@ pub struct Command {
 pub struct Life {
     /// The host's name.
     pub name: Name,
+    /// Whether the join was completed.
+    pub joined: bool,
     /// What a next lease-join has to know.
     pub former: Former,
 }
@@ -110,7 +112,24 @@ impl Life {
     pub fn of(lease: &HostLease) -> Self {
         let former = Former::of(lease);
         let name = lease.claim().name;
-        Self { name, former }
+        Self {
+            name,
+            joined: true,
+            former,
+        }
+    }
+
+    /// Of a host id that is about to be joined.
+    pub fn attempt(claim: &Claim) -> Self {
+        let former = Former {
+            generation: claim.at_least,
+            ..Former::default()
+        };
+        Self {
+            name: claim.name,
+            joined: false,
+            former,
+        }
     }
 }
 

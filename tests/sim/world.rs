@@ -671,9 +671,6 @@ impl World {
     }
 
     fn join_is_over(&mut self, machine: usize) {
-        if self.machines[machine].run.borrow().socket.is_none() {
-            self.excuse(machine);
-        }
         self.machines[machine].join_ended();
         let delay = self.below(10 * SECOND);
         self.after(delay, Event::JoinAgain(machine));

@@ -221,6 +221,7 @@ impl World {
             boot_id: [1; 16],
             at_least: Generation(0),
             quiet_from: Moment::default(),
+            not_before: Moment::default(),
         };
         delta::join(&lockspace(), &*self.disk, &self.clock, &claim, &mut |_| {}).unwrap()
     }
