@@ -233,6 +233,26 @@ fn slow_io_keeps_the_lease() {
 }
 
 #[test]
+fn a_join_whose_write_failed_may_land_yet_and_the_next_one_waits_for_that() {
+    let storage = Storage::new(0);
+    let path = StoragePath::to(&storage);
+    let host = Host::new(&storage, 1).by_way_of(&storage, &path.disk());
+    path.refuse_writes();
+    let before = now();
+    let ran = host.start_join().finish();
+    assert_eq!(ran.code, 74, "{ran:?}");
+    assert!(storage.heartbeat(1).is_free());
+    path.heal();
+    let join = host.join();
+    let said = join.stderr();
+    assert!(said.contains("may still land"), "{said}");
+    // W = 2, and 2t to settle; its renewals count from its own write.
+    let took = now().since(before);
+    assert!(took >= Duration::from_secs(12), "{took:?}");
+    assert_eq!(storage.heartbeat(1).generation().0, 2);
+}
+
+#[test]
 fn an_acquire_whose_io_fails_is_exit_74_and_its_lease_ends_up_free() {
     let moments: Vec<u64> = (0..8).collect();
     together(

@@ -37,6 +37,7 @@ impl StoragePath {
             .arg(storage.file())
             .args(["error=EIO", "error-rate=100%"]);
         nbdkit.arg(format!("error-file={}", at("refuse")));
+        nbdkit.arg(format!("error-pwrite-file={}", at("refuse-writes")));
         nbdkit.arg(format!("pause-control={}", at("control")));
         nbdkit.args([
             format!("rdelay={milliseconds}ms"),
@@ -80,11 +81,20 @@ impl StoragePath {
     /// From now on every I/O fails.
     pub fn refuse(&self) {
         std::fs::write(self.dir.path().join("refuse"), "").expect("it is written");
+        self.refuse_writes();
+    }
+
+    /// From now on every write fails.
+    pub fn refuse_writes(&self) {
+        std::fs::write(self.dir.path().join("refuse-writes"), "").expect("it is written");
     }
 
     /// From now on no I/O fails.
     pub fn heal(&self) {
-        std::fs::remove_file(self.dir.path().join("refuse")).expect("it is removed");
+        for file in ["refuse", "refuse-writes"] {
+            // One of them may not be there.
+            let _ = std::fs::remove_file(self.dir.path().join(file));
+        }
     }
 
     /// From now on no I/O ends. Those that run are waited for.
