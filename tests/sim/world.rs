@@ -1,12 +1,16 @@
 //! The large world: machines, disks and faults under one seeded scheduler with true time.
 
 mod io;
+mod numbered;
+mod queue;
 mod weather;
 
 pub use io::describe;
 pub use weather::{Broken, Kind};
 
 use io::Io;
+use numbered::Numbered;
+use queue::Queue;
 use weather::Weather;
 
 use super::clock::{Face, Instant};
@@ -24,8 +28,7 @@ use lease_core::id::{HostId, Name};
 use lease_core::spec::Mode;
 use lease_core::timing::Timing;
 use std::cell::Cell;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -51,7 +54,8 @@ pub struct Report {
     pub story: String,
 }
 
-type ProcessId = u64;
+type ProcessId = usize;
+type IoId = usize;
 
 struct Running {
     process: Process,
@@ -68,9 +72,9 @@ enum Event {
     Power(usize),
     /// The pending operation of a process is issued, after a stall.
     Issue(ProcessId),
-    Fill(u64, Range<usize>),
-    Land(u64),
-    Return(ProcessId, u64, Option<Fault>),
+    Fill(IoId, Range<usize>),
+    Land(IoId),
+    Return(ProcessId, IoId, Option<Fault>),
     /// The answer to one operation (by its number) that was no I/O.
     Answer(ProcessId, u64, Option<Fault>),
     /// A sanlock host's life is over.
@@ -102,25 +106,6 @@ enum Event {
     GiveUp,
 }
 
-struct Entry(Instant, u64, Event);
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
 /// The world.
 pub struct World {
     kind: Kind,
@@ -140,14 +125,15 @@ pub struct World {
     spoilt: bool,
     /// Draws what is seldom, so that it changes nothing where it is not.
     odd: Rng,
-    processes: BTreeMap<ProcessId, Running>,
+    processes: Numbered<Running>,
     /// Who waits for letters in which mailbox.
     listening: BTreeMap<usize, ProcessId>,
     /// Processes that are stopped, and until when.
     halted: BTreeMap<(usize, Group), Instant>,
-    ios: BTreeMap<u64, Io>,
-    queue: BinaryHeap<Reverse<Entry>>,
-    counter: u64,
+    ios: Numbered<Io>,
+    queue: Queue<Event>,
+    /// Operations that were asked for.
+    asked: u64,
     operations: u64,
     probes: Vec<(usize, Rc<Cell<bool>>)>,
     healed: bool,
@@ -261,12 +247,12 @@ impl World {
             spoilt,
             odd,
             rng,
-            processes: BTreeMap::new(),
+            processes: Numbered::new(),
             listening: BTreeMap::new(),
             halted: BTreeMap::new(),
-            ios: BTreeMap::new(),
-            queue: BinaryHeap::new(),
-            counter: 0,
+            ios: Numbered::new(),
+            queue: Queue::new(),
+            asked: 0,
             operations: 0,
             probes: Vec::new(),
             healed: false,
@@ -287,7 +273,7 @@ impl World {
             self.at(at, Event::Spoil);
         }
         while !self.over && self.shared.checker.borrow().violation().is_none() {
-            let Some(Reverse(Entry(at, _, event))) = self.queue.pop() else {
+            let Some((at, event)) = self.queue.next() else {
                 break;
             };
             self.shared.now.set(at);
@@ -314,8 +300,7 @@ impl World {
     }
 
     fn at(&mut self, at: Instant, event: Event) {
-        self.counter += 1;
-        self.queue.push(Reverse(Entry(at, self.counter, event)));
+        self.queue.plan(at, event);
     }
 
     fn after(&mut self, delay: u64, event: Event) {
@@ -382,7 +367,7 @@ impl World {
             Event::Answer(id, asked, fault) => {
                 if self
                     .processes
-                    .get(&id)
+                    .get(id)
                     .is_some_and(|running| running.asked == asked)
                 {
                     self.resume(id, fault.map_or(Answer::Done, Answer::Fault));
@@ -474,11 +459,11 @@ impl World {
             return self.shared.post(server, Letter::Leave);
         }
         self.join_faces[machine].stop();
-        let waiting = |(_, running): &(&ProcessId, &Running)| {
+        let waiting = |(_, running): &(ProcessId, &Running)| {
             (running.machine, running.group) == (machine, Group::Join)
                 && matches!(running.process.pending, Some(Op::Wait { .. }))
         };
-        let found = self.processes.iter().find(waiting).map(|(id, _)| *id);
+        let found = self.processes.iter().find(waiting).map(|(id, _)| id);
         if let Some(id) = found.filter(|id| !self.is_halted(*id)) {
             self.resume(id, Answer::Done);
         }
@@ -495,7 +480,7 @@ impl World {
     fn threads(&self, machine: usize, group: Group) -> Vec<ProcessId> {
         let of = |running: &Running| (running.machine, running.group) == (machine, group);
         let found = self.processes.iter().filter(|(_, running)| of(running));
-        found.map(|(id, _)| *id).collect()
+        found.map(|(id, _)| id).collect()
     }
 
     fn start_holder(&mut self, machine: usize, holder: usize, delay: u64) {
@@ -510,8 +495,6 @@ impl World {
     }
 
     fn start(&mut self, machine: usize, group: Group, face: Rc<Face>, body: Body) {
-        self.counter += 1;
-        let id = self.counter;
         let running = Running {
             process: Process::start(face, body),
             machine,
@@ -519,19 +502,19 @@ impl World {
             asked: 0,
             outstanding: BTreeMap::new(),
         };
-        self.processes.insert(id, running);
+        let id = self.processes.add(running);
         self.submit(id);
     }
 
     fn resume(&mut self, id: ProcessId, answer: Answer) {
-        let Some(running) = self.processes.get_mut(&id) else {
+        let Some(running) = self.processes.get_mut(id) else {
             return;
         };
         self.operations += 1;
         running.process.resume(answer);
         if running.process.is_over() {
             let (machine, group) = (running.machine, running.group);
-            self.processes.remove(&id);
+            self.processes.remove(id);
             if group == Group::Join && self.threads(machine, group).is_empty() {
                 self.join_is_over(machine);
             }
@@ -609,7 +592,7 @@ impl World {
             Some(Op::Listen { mailbox: of, .. }) => of == mailbox,
             _ => false,
         };
-        if let Some(asked) = self.processes.get(&id).filter(waits).map(|r| r.asked) {
+        if let Some(asked) = self.processes.get(id).filter(waits).map(|r| r.asked) {
             let jitter = self.below(MILLI / 10);
             self.after(jitter, Event::Answer(id, asked, None));
         }
@@ -619,7 +602,7 @@ impl World {
     fn end(&mut self, machine: usize, group: Group, ids: &[ProcessId]) {
         let mut lived = false;
         for id in ids {
-            lived |= self.processes.contains_key(id);
+            lived |= self.processes.get(*id).is_some();
             self.kill_process(*id);
         }
         if !lived {
@@ -708,7 +691,8 @@ impl World {
         let of = |running: &&Running| running.machine == machine;
         let groups: BTreeSet<Group> = self
             .processes
-            .values()
+            .iter()
+            .map(|(_, running)| running)
             .filter(of)
             .map(|r| r.group)
             .collect();
@@ -767,7 +751,7 @@ impl World {
     }
 
     fn kill_process(&mut self, id: ProcessId) {
-        let killed = self.processes.remove(&id);
+        let killed = self.processes.remove(id);
         if let Some(Op::Listen { mailbox, .. }) = killed.and_then(|r| r.process.pending.clone()) {
             self.listening.remove(&mailbox);
             self.shared.letters.close(mailbox);
@@ -786,7 +770,7 @@ impl World {
             .processes
             .iter()
             .filter(|(_, running)| running.machine == machine)
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for id in mine {
             self.kill_process(id);
@@ -886,12 +870,15 @@ impl World {
     }
 
     fn is_halted(&self, id: ProcessId) -> bool {
-        let running = self.processes.get(&id);
+        if self.halted.is_empty() {
+            return false;
+        }
+        let running = self.processes.get(id);
         running.is_some_and(|running| self.is_group_halted(running.machine, running.group))
     }
 
     fn halted_until(&self, id: ProcessId) -> Instant {
-        let running = &self.processes[&id];
+        let running = self.processes.get(id).unwrap();
         self.halted[&(running.machine, running.group)]
     }
 
@@ -921,7 +908,7 @@ impl World {
         self.healed = true;
         self.weather = Weather::calm();
         let soon = self.now() + SECOND;
-        for running in self.processes.values_mut() {
+        for running in self.processes.iter_mut() {
             for back in running
                 .outstanding
                 .values_mut()
@@ -966,7 +953,7 @@ impl World {
                 self.probes.push((resource, Rc::default()));
             }
             let group = Group::Hold(PROBE + resource);
-            let under_way = self.processes.values().any(|r| r.group == group);
+            let under_way = self.processes.iter().any(|(_, r)| r.group == group);
             if !under_way && !self.probes[resource].1.get() {
                 self.start_probe(machine, resource);
             }

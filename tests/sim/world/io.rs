@@ -3,10 +3,11 @@
 use super::super::area_offset;
 use super::super::clock::Instant;
 use super::super::port::{Answer, Handle, Op};
-use super::{Broken, Event, Kind, LARGEST_SECTOR, MILLI, ProcessId, SECOND, World};
+use super::{Broken, Event, IoId, Kind, LARGEST_SECTOR, MILLI, ProcessId, SECOND, World};
 use lease_core::disk::Fault;
 use lease_core::record::heartbeat::Heartbeat;
 use std::ops::Range;
+use std::rc::Rc;
 
 /// An I/O on its way.
 pub(super) struct Io {
@@ -21,16 +22,16 @@ pub(super) struct Io {
 
 pub(super) enum Transfer {
     Read(Vec<u8>),
-    Write(Vec<u8>),
+    Write(Rc<[u8]>),
 }
 
 impl World {
     /// Takes the next operation of a process.
     pub(super) fn submit(&mut self, id: ProcessId) {
-        self.counter += 1;
-        let asked = self.counter;
-        self.processes.get_mut(&id).unwrap().asked = asked;
-        let running = &self.processes[&id];
+        self.asked += 1;
+        let asked = self.asked;
+        let running = self.processes.get_mut(id).unwrap();
+        running.asked = asked;
         let machine = running.machine;
         let Some(op) = running.process.pending.clone() else {
             return;
@@ -97,7 +98,7 @@ impl World {
 
     /// The operation reaches the kernel: what becomes of it?
     pub(super) fn issue(&mut self, id: ProcessId) {
-        let Some(running) = self.processes.get(&id) else {
+        let Some(running) = self.processes.get(id) else {
             return;
         };
         let machine = running.machine;
@@ -119,23 +120,18 @@ impl World {
             }) => (handle, offset, Transfer::Write(bytes)),
             _ => return,
         };
-        self.counter += 1;
-        let io = self.counter;
         let reads = matches!(what, Transfer::Read(_));
         self.tell_io(machine, handle, offset, &what);
         let issued = self.now();
-        self.ios.insert(
-            io,
-            Io {
-                process: id,
-                machine,
-                handle,
-                offset,
-                issued,
-                what,
-                landed: false,
-            },
-        );
+        let io = self.ios.add(Io {
+            process: id,
+            machine,
+            handle,
+            offset,
+            issued,
+            what,
+            landed: false,
+        });
         let cut = self.now() < self.cut_until[machine];
         if cut || self.chance(self.weather.time_out) {
             self.time_out(id, io, cut);
@@ -148,6 +144,10 @@ impl World {
             self.after(first.min(second), Event::Land(io));
             self.after(first.max(second), Event::Return(id, io, None));
         }
+    }
+
+    fn io(&self, io: IoId) -> &Io {
+        self.ios.get(io).unwrap()
     }
 
     fn tell_io(&self, machine: usize, handle: Handle, offset: u64, what: &Transfer) {
@@ -168,11 +168,11 @@ impl World {
         }
     }
 
-    fn time_out(&mut self, id: ProcessId, io: u64, cut: bool) {
-        let machine = self.ios[&io].machine;
+    fn time_out(&mut self, id: ProcessId, io: IoId, cut: bool) {
+        let machine = self.io(io).machine;
         let limit = self.io_limit(machine);
         let bound = self.late_bound(machine);
-        let lands = !matches!(self.ios[&io].what, Transfer::Read(_)) && {
+        let lands = !matches!(self.io(io).what, Transfer::Read(_)) && {
             let share = self.weather.lands;
             self.chance(share)
         };
@@ -181,10 +181,10 @@ impl World {
         if lands {
             self.at(back, Event::Land(io));
         }
-        let handle = self.ios[&io].handle;
+        let handle = self.io(io).handle;
         let until = if comes_back { back + 1 } else { Instant::MAX };
         self.processes
-            .get_mut(&id)
+            .get_mut(id)
             .unwrap()
             .outstanding
             .insert(handle.file, until);
@@ -200,10 +200,10 @@ impl World {
         }
     }
 
-    fn fail(&mut self, id: ProcessId, io: u64) {
-        let machine = self.ios[&io].machine;
+    fn fail(&mut self, id: ProcessId, io: IoId) {
+        let machine = self.io(io).machine;
         let (first, second) = (self.latency(machine), self.latency(machine));
-        if !matches!(self.ios[&io].what, Transfer::Read(_)) && self.rng.bool() {
+        if !matches!(self.io(io).what, Transfer::Read(_)) && self.rng.bool() {
             self.after(first.min(second), Event::Land(io));
         }
         let fault = Fault::Failed("Input/output error".into());
@@ -211,14 +211,14 @@ impl World {
     }
 
     /// A read of many sectors is of up to three moments, in any order.
-    fn serve_read(&mut self, id: ProcessId, io: u64) {
+    fn serve_read(&mut self, id: ProcessId, io: IoId) {
         let Io {
             machine,
             handle,
             offset,
             ref what,
             ..
-        } = self.ios[&io];
+        } = *self.io(io);
         let Transfer::Read(buffer) = what else {
             return;
         };
@@ -245,8 +245,8 @@ impl World {
         self.after(last + more, Event::Return(id, io, None));
     }
 
-    pub(super) fn fill(&mut self, io: u64, range: Range<usize>) {
-        if let Some(io) = self.ios.get_mut(&io)
+    pub(super) fn fill(&mut self, io: IoId, range: Range<usize>) {
+        if let Some(io) = self.ios.get_mut(io)
             && let Transfer::Read(buffer) = &mut io.what
         {
             let stale = self.kind == Kind::Broken(Broken::StaleReads) && self.rng.u8(..4) == 0;
@@ -255,8 +255,8 @@ impl World {
         }
     }
 
-    pub(super) fn land(&mut self, io: u64) {
-        let Some(io) = self.ios.get_mut(&io).filter(|io| !io.landed) else {
+    pub(super) fn land(&mut self, io: IoId) {
+        let Some(io) = self.ios.get_mut(io).filter(|io| !io.landed) else {
             return;
         };
         io.landed = true;
@@ -292,18 +292,18 @@ impl World {
         }
     }
 
-    pub(super) fn give_back(&mut self, id: ProcessId, io: u64, fault: Option<Fault>) {
+    pub(super) fn give_back(&mut self, id: ProcessId, io: IoId, fault: Option<Fault>) {
         let answer = match fault {
             Some(fault) => {
-                let machine = self.ios.get(&io).map(|io| io.machine);
+                let machine = self.ios.get(io).map(|io| io.machine);
                 if !matches!(fault, Fault::TimedOut(_)) {
                     // It is over, and lands no more.
-                    self.ios.remove(&io);
+                    self.ios.remove(io);
                 }
                 self.shared.tell(machine, || format!("I/O: {fault}"));
                 Answer::Fault(fault)
             }
-            None => match self.ios.remove(&io).map(|io| io.what) {
+            None => match self.ios.remove(io).map(|io| io.what) {
                 Some(Transfer::Read(buffer)) => Answer::Bytes(buffer),
                 _ => Answer::Done,
             },
@@ -314,34 +314,35 @@ impl World {
     /// A process is gone, and what it has on its way lands as it would have, late, or never.
     pub(super) fn orphan_all(&mut self, id: ProcessId) {
         let mine = self.ios.iter().filter(|(_, io)| io.process == id);
-        let mine: Vec<u64> = mine.map(|(io, _)| *io).collect();
+        let mine: Vec<IoId> = mine.map(|(io, _)| io).collect();
         mine.into_iter().for_each(|io| self.orphan(io));
     }
 
     /// Whether a heartbeat of this machine may still land.
     pub(super) fn heartbeat_is_on_its_way(&self, machine: usize) -> bool {
-        let heartbeat = |io: &Io| io.machine == machine && io.offset < area_offset(1) && !io.landed;
-        self.ios.values().any(heartbeat)
+        let heartbeat = |(_, io): (IoId, &Io)| {
+            io.machine == machine && io.offset < area_offset(1) && !io.landed
+        };
+        self.ios.iter().any(heartbeat)
     }
 
     /// The process of an I/O is gone: it lands as it would have, late, or never.
-    fn orphan(&mut self, io: u64) {
+    fn orphan(&mut self, io: IoId) {
         match self.rng.u8(..3) {
-            _ if self.ios[&io].landed => {}
+            _ if self.io(io).landed => {}
             0 => {}
             1 => {
-                self.ios.remove(&io);
+                self.ios.remove(io);
             }
             _ => {
-                let machine = self.ios[&io].machine;
-                let until = self.ios[&io].issued + self.late_bound(machine);
+                let machine = self.io(io).machine;
+                let until = self.io(io).issued + self.late_bound(machine);
                 let at = self.rng.u64(self.now()..=until.max(self.now()));
                 if at < until {
                     // Under another number: the event that was to land it finds nothing.
-                    let orphan = self.ios.remove(&io).unwrap();
-                    self.counter += 1;
-                    self.ios.insert(self.counter, orphan);
-                    self.at(at, Event::Land(self.counter));
+                    let orphan = self.ios.remove(io).unwrap();
+                    let orphan = self.ios.add(orphan);
+                    self.at(at, Event::Land(orphan));
                 }
             }
         }
