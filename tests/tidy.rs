@@ -66,7 +66,7 @@ const LONGER: [(&str, usize); 7] = [
     ("tests/rules.rs", 1150),
     ("tests/sim/hold.rs", 1000),
     ("tests/sim/stage.rs", 800),
-    ("tests/sim/world.rs", 1500),
+    ("tests/sim/world.rs", 1100),
 ];
 /// Most characters of a line.
 const WIDTH_MAX: usize = 100;

@@ -481,7 +481,7 @@ impl Resource<'_> {
                     })
                 })
             })?;
-        Ok(newest_own(votes.into_iter().map(|(_, block)| block)))
+        Ok(newest_own(votes.into_iter().map(|(_, block)| block)).unwrap_or_default())
     }
 
     // ---- judging

@@ -8,7 +8,7 @@ use super::port::Body;
 use lease_core::clock::Moment;
 use lease_core::registry::message::{Ask, HolderId, Left, Tell};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 /// Threads that end together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,24 +77,27 @@ impl std::fmt::Debug for Wish {
 /// All mailboxes.
 #[derive(Debug, Default)]
 pub struct PostOffice {
-    boxes: RefCell<BTreeMap<usize, VecDeque<(Instant, Letter)>>>,
+    /// By their numbers, which are given once.
+    boxes: RefCell<Vec<Option<VecDeque<(Instant, Letter)>>>>,
 }
 
 impl PostOffice {
     /// Opens a mailbox.
-    pub fn open(&self, mailbox: usize) {
-        self.boxes.borrow_mut().insert(mailbox, VecDeque::new());
+    pub fn open(&self) -> usize {
+        let mut boxes = self.boxes.borrow_mut();
+        boxes.push(Some(VecDeque::new()));
+        boxes.len() - 1
     }
 
     /// Closes a mailbox; what lies in it is gone.
     pub fn close(&self, mailbox: usize) {
-        self.boxes.borrow_mut().remove(&mailbox);
+        self.boxes.borrow_mut()[mailbox] = None;
     }
 
     /// Sends a letter that would arrive at `due`. Returns when it will; `None`: nobody is there.
     pub fn post(&self, mailbox: usize, letter: Letter, due: Instant) -> Option<Instant> {
         let mut boxes = self.boxes.borrow_mut();
-        let letters = boxes.get_mut(&mailbox)?;
+        let letters = boxes[mailbox].as_mut()?;
         let due = letters.back().map_or(due, |(last, _)| due.max(*last));
         letters.push_back((due, letter));
         Some(due)
@@ -103,7 +106,7 @@ impl PostOffice {
     /// The next letter that has arrived.
     pub fn take(&self, mailbox: usize, now: Instant) -> Option<Letter> {
         let mut boxes = self.boxes.borrow_mut();
-        let letters = boxes.get_mut(&mailbox)?;
+        let letters = boxes[mailbox].as_mut()?;
         if letters.front()?.0 > now {
             return None;
         }
@@ -114,7 +117,8 @@ impl PostOffice {
     pub fn next(&self, mailbox: usize) -> Option<Instant> {
         self.boxes
             .borrow()
-            .get(&mailbox)?
+            .get(mailbox)?
+            .as_ref()?
             .front()
             .map(|(due, _)| *due)
     }

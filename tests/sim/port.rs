@@ -24,7 +24,7 @@ pub enum Op {
     Write {
         handle: Handle,
         offset: u64,
-        bytes: Vec<u8>,
+        bytes: Rc<[u8]>,
     },
     /// Wait for what is outstanding on a handle.
     Settle { handle: Handle },
@@ -147,7 +147,7 @@ impl Disk for File<'_> {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let (handle, bytes) = (self.handle, bytes.to_vec());
+        let (handle, bytes) = (self.handle, bytes.into());
         let op = Op::Write {
             handle,
             offset,

@@ -114,7 +114,7 @@ struct Small {
     checker: Rc<RefCell<Checker>>,
     crashed: Option<usize>,
     death_known: bool,
-    late: Option<(u64, Vec<u8>)>,
+    late: Option<(u64, Rc<[u8]>)>,
     cut: bool,
 }
 

@@ -54,7 +54,7 @@ pub struct Late {
     actor: Actor,
     handle: Handle,
     offset: u64,
-    bytes: Vec<u8>,
+    bytes: Rc<[u8]>,
 }
 
 /// The stage.

@@ -1,23 +1,34 @@
 //! The large world: machines, disks and faults under one seeded scheduler with true time.
 
+mod io;
+mod numbered;
+mod queue;
+mod weather;
+
+pub use io::describe;
+pub use weather::{Broken, Kind};
+
+use io::Io;
+use numbered::Numbered;
+use queue::Queue;
+use weather::Weather;
+
 use super::clock::{Face, Instant};
 use super::disk::{Platter, SECTOR};
 use super::hold::{self, Errand, PROBE};
 use super::join;
 use super::machine::{self, Cage, Machine, Membership, RunDir, Setup};
 use super::mail::{Group, Letter, Wish};
-use super::port::{Answer, Body, Handle, Op, Port, Process};
+use super::port::{Answer, Body, Op, Port, Process};
 use super::{Shared, formatted, story};
 use fastrand::Rng;
 use lease_core::clock::Clock;
 use lease_core::disk::Fault;
 use lease_core::id::{HostId, Name};
-use lease_core::record::heartbeat::Heartbeat;
 use lease_core::spec::Mode;
 use lease_core::timing::Timing;
 use std::cell::Cell;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,122 +36,6 @@ use std::time::Duration;
 const SECOND: u64 = 1_000_000_000;
 const MILLI: u64 = 1_000_000;
 const LARGEST_SECTOR: usize = 4096;
-
-/// An assumption of lease.7 that does not hold in a world; there the checker must find what it
-/// is there to find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Broken {
-    /// a: a completed write is what every later read returns.
-    StaleReads,
-    /// b: clocks run at rates within 1 % of each other.
-    Clocks,
-    /// c: a write lands within 8t+W of its issue, or never.
-    LateWrites,
-    /// d: nothing guarded is alive after 8t+W.
-    Guard,
-}
-
-/// What kind of world it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Without watchdogs: stalls are bounded.
-    Plain,
-    /// With watchdogs: stalls are not, but end with a reset.
-    Watchdog,
-    /// One assumption is broken.
-    Broken(Broken),
-    /// Some machines run the sanlock daemon, in a world without what that does not survive.
-    Mixed,
-    /// All do.
-    Sanlock,
-}
-
-impl Kind {
-    fn has_sanlock(self) -> bool {
-        matches!(self, Self::Mixed | Self::Sanlock)
-    }
-}
-
-/// How things go wrong, and how often; shares are of a thousand.
-#[derive(Debug, Clone)]
-struct Weather {
-    /// Usual time of an I/O.
-    latency: u64,
-    slow: u64,
-    stall: u64,
-    stall_most: u64,
-    fail: u64,
-    time_out: u64,
-    /// Of the timed-out writes, how many land.
-    lands: u64,
-    /// Mean time between two of these, per machine; 0 = none.
-    crash_every: u64,
-    kill_every: u64,
-    cut_every: u64,
-    stop_every: u64,
-    /// lease-join is killed.
-    die_every: u64,
-    /// A process is sent SIGSTOP, and SIGCONT later.
-    halt_every: u64,
-    /// Longest time that a letter takes on a machine.
-    post: u64,
-}
-
-impl Weather {
-    fn calm() -> Self {
-        Self {
-            latency: 2 * MILLI,
-            slow: 0,
-            stall: 0,
-            stall_most: 0,
-            fail: 0,
-            time_out: 0,
-            lands: 0,
-            crash_every: 0,
-            kill_every: 0,
-            cut_every: 0,
-            stop_every: 0,
-            die_every: 0,
-            halt_every: 0,
-            post: MILLI,
-        }
-    }
-
-    fn random(rng: &mut Rng, kind: Kind, watchdog: u64) -> Self {
-        let mut rare = |most: u64| if rng.bool() { rng.u64(0..=most) } else { 0 };
-        let (slow, stall, fail) = (rare(100), rare(100), rare(30));
-        let (time_out, crash, kill, cut) = (rare(40), rare(100), rare(100), rare(100));
-        let (stop, die, halt) = (rare(100), rare(200), rare(200));
-        let every = |often: u64| (2000 * SECOND).checked_div(often).unwrap_or(0);
-        if kind.has_sanlock() {
-            // Its rules are safe while no I/O fails, reads are of one moment, and nobody loses
-            // power or stalls.
-            return Self {
-                latency: [100_000, 2 * MILLI, 50 * MILLI][rng.usize(..3)],
-                stop_every: every(stop),
-                ..Self::calm()
-            };
-        }
-        // One thread; whole processes stop for longer.
-        let stall_most = watchdog * 98 / 100;
-        Self {
-            latency: [100_000, 2 * MILLI, 50 * MILLI][rng.usize(..3)],
-            slow,
-            stall,
-            stall_most,
-            fail,
-            time_out,
-            lands: rng.u64(0..=1000),
-            crash_every: every(crash),
-            kill_every: every(kill),
-            cut_every: every(cut),
-            stop_every: every(stop),
-            die_every: every(die),
-            halt_every: every(halt),
-            post: [0, MILLI, 20 * MILLI][rng.usize(..3)],
-        }
-    }
-}
 
 /// What a run of the world came to.
 #[derive(Debug)]
@@ -159,7 +54,8 @@ pub struct Report {
     pub story: String,
 }
 
-type ProcessId = u64;
+type ProcessId = usize;
+type IoId = usize;
 
 struct Running {
     process: Process,
@@ -171,30 +67,14 @@ struct Running {
     outstanding: BTreeMap<usize, Instant>,
 }
 
-/// An I/O on its way.
-struct Io {
-    process: ProcessId,
-    machine: usize,
-    handle: Handle,
-    offset: u64,
-    issued: Instant,
-    what: Transfer,
-    landed: bool,
-}
-
-enum Transfer {
-    Read(Vec<u8>),
-    Write(Vec<u8>),
-}
-
 #[derive(Debug)]
 enum Event {
     Power(usize),
     /// The pending operation of a process is issued, after a stall.
     Issue(ProcessId),
-    Fill(u64, Range<usize>),
-    Land(u64),
-    Return(ProcessId, u64, Option<Fault>),
+    Fill(IoId, Range<usize>),
+    Land(IoId),
+    Return(ProcessId, IoId, Option<Fault>),
     /// The answer to one operation (by its number) that was no I/O.
     Answer(ProcessId, u64, Option<Fault>),
     /// A sanlock host's life is over.
@@ -226,25 +106,6 @@ enum Event {
     GiveUp,
 }
 
-struct Entry(Instant, u64, Event);
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
 /// The world.
 pub struct World {
     kind: Kind,
@@ -264,14 +125,15 @@ pub struct World {
     spoilt: bool,
     /// Draws what is seldom, so that it changes nothing where it is not.
     odd: Rng,
-    processes: BTreeMap<ProcessId, Running>,
+    processes: Numbered<Running>,
     /// Who waits for letters in which mailbox.
     listening: BTreeMap<usize, ProcessId>,
     /// Processes that are stopped, and until when.
     halted: BTreeMap<(usize, Group), Instant>,
-    ios: BTreeMap<u64, Io>,
-    queue: BinaryHeap<Reverse<Entry>>,
-    counter: u64,
+    ios: Numbered<Io>,
+    queue: Queue<Event>,
+    /// Operations that were asked for.
+    asked: u64,
     operations: u64,
     probes: Vec<(usize, Rc<Cell<bool>>)>,
     healed: bool,
@@ -385,12 +247,12 @@ impl World {
             spoilt,
             odd,
             rng,
-            processes: BTreeMap::new(),
+            processes: Numbered::new(),
             listening: BTreeMap::new(),
             halted: BTreeMap::new(),
-            ios: BTreeMap::new(),
-            queue: BinaryHeap::new(),
-            counter: 0,
+            ios: Numbered::new(),
+            queue: Queue::new(),
+            asked: 0,
             operations: 0,
             probes: Vec::new(),
             healed: false,
@@ -411,7 +273,7 @@ impl World {
             self.at(at, Event::Spoil);
         }
         while !self.over && self.shared.checker.borrow().violation().is_none() {
-            let Some(Reverse(Entry(at, _, event))) = self.queue.pop() else {
+            let Some((at, event)) = self.queue.next() else {
                 break;
             };
             self.shared.now.set(at);
@@ -438,8 +300,7 @@ impl World {
     }
 
     fn at(&mut self, at: Instant, event: Event) {
-        self.counter += 1;
-        self.queue.push(Reverse(Entry(at, self.counter, event)));
+        self.queue.plan(at, event);
     }
 
     fn after(&mut self, delay: u64, event: Event) {
@@ -506,7 +367,7 @@ impl World {
             Event::Answer(id, asked, fault) => {
                 if self
                     .processes
-                    .get(&id)
+                    .get(id)
                     .is_some_and(|running| running.asked == asked)
                 {
                     self.resume(id, fault.map_or(Answer::Done, Answer::Fault));
@@ -598,11 +459,11 @@ impl World {
             return self.shared.post(server, Letter::Leave);
         }
         self.join_faces[machine].stop();
-        let waiting = |(_, running): &(&ProcessId, &Running)| {
+        let waiting = |(_, running): &(ProcessId, &Running)| {
             (running.machine, running.group) == (machine, Group::Join)
                 && matches!(running.process.pending, Some(Op::Wait { .. }))
         };
-        let found = self.processes.iter().find(waiting).map(|(id, _)| *id);
+        let found = self.processes.iter().find(waiting).map(|(id, _)| id);
         if let Some(id) = found.filter(|id| !self.is_halted(*id)) {
             self.resume(id, Answer::Done);
         }
@@ -619,7 +480,7 @@ impl World {
     fn threads(&self, machine: usize, group: Group) -> Vec<ProcessId> {
         let of = |running: &Running| (running.machine, running.group) == (machine, group);
         let found = self.processes.iter().filter(|(_, running)| of(running));
-        found.map(|(id, _)| *id).collect()
+        found.map(|(id, _)| id).collect()
     }
 
     fn start_holder(&mut self, machine: usize, holder: usize, delay: u64) {
@@ -634,8 +495,6 @@ impl World {
     }
 
     fn start(&mut self, machine: usize, group: Group, face: Rc<Face>, body: Body) {
-        self.counter += 1;
-        let id = self.counter;
         let running = Running {
             process: Process::start(face, body),
             machine,
@@ -643,19 +502,19 @@ impl World {
             asked: 0,
             outstanding: BTreeMap::new(),
         };
-        self.processes.insert(id, running);
+        let id = self.processes.add(running);
         self.submit(id);
     }
 
     fn resume(&mut self, id: ProcessId, answer: Answer) {
-        let Some(running) = self.processes.get_mut(&id) else {
+        let Some(running) = self.processes.get_mut(id) else {
             return;
         };
         self.operations += 1;
         running.process.resume(answer);
         if running.process.is_over() {
             let (machine, group) = (running.machine, running.group);
-            self.processes.remove(&id);
+            self.processes.remove(id);
             if group == Group::Join && self.threads(machine, group).is_empty() {
                 self.join_is_over(machine);
             }
@@ -730,7 +589,7 @@ impl World {
             Some(Op::Listen { mailbox: of, .. }) => of == mailbox,
             _ => false,
         };
-        if let Some(asked) = self.processes.get(&id).filter(waits).map(|r| r.asked) {
+        if let Some(asked) = self.processes.get(id).filter(waits).map(|r| r.asked) {
             let jitter = self.below(MILLI / 10);
             self.after(jitter, Event::Answer(id, asked, None));
         }
@@ -740,7 +599,7 @@ impl World {
     fn end(&mut self, machine: usize, group: Group, ids: &[ProcessId]) {
         let mut lived = false;
         for id in ids {
-            lived |= self.processes.contains_key(id);
+            lived |= self.processes.get(*id).is_some();
             self.kill_process(*id);
         }
         if !lived {
@@ -829,7 +688,8 @@ impl World {
         let of = |running: &&Running| running.machine == machine;
         let groups: BTreeSet<Group> = self
             .processes
-            .values()
+            .iter()
+            .map(|(_, running)| running)
             .filter(of)
             .map(|r| r.group)
             .collect();
@@ -840,296 +700,6 @@ impl World {
             self.end(machine, group, &ids);
         }
         *host.run.borrow_mut() = RunDir::default();
-    }
-
-    /// Takes the next operation of a process.
-    fn submit(&mut self, id: ProcessId) {
-        self.counter += 1;
-        let asked = self.counter;
-        self.processes.get_mut(&id).unwrap().asked = asked;
-        let running = &self.processes[&id];
-        let machine = running.machine;
-        let Some(op) = running.process.pending.clone() else {
-            return;
-        };
-        match op {
-            Op::Wait { until } => {
-                let jitter = self.below(MILLI) + self.stall();
-                let at = self.machines[machine].face.when(until).max(self.now());
-                self.at(at + jitter, Event::Answer(id, asked, None));
-            }
-            Op::Listen { mailbox, until } => {
-                self.listening.insert(mailbox, id);
-                let at = self.machines[machine].face.when(until);
-                let mail = self.shared.letters.next(mailbox);
-                let at = mail.map_or(at, |mail| mail.min(at)).max(self.now());
-                // Later than any world lasts: only a letter ends that.
-                if at - self.now() < 1000 * SECOND {
-                    let jitter = self.below(MILLI / 10);
-                    self.at(at + jitter, Event::Answer(id, asked, None));
-                }
-            }
-            Op::Page => {
-                let delay = self.below(MILLI);
-                self.after(delay, Event::Answer(id, asked, None));
-            }
-            Op::BackOff { most } => {
-                let delay = self.below(most.as_nanos() as u64);
-                self.after(delay, Event::Answer(id, asked, None));
-            }
-            Op::Settle { handle } => {
-                let back = running.outstanding.get(&handle.file).copied().unwrap_or(0);
-                let limit = self.now() + self.io_limit(machine);
-                if back <= limit {
-                    self.at(back.max(self.now()) + 1000, Event::Answer(id, asked, None));
-                } else {
-                    self.at(limit, Event::Answer(id, asked, Some(Fault::Outstanding)));
-                }
-            }
-            Op::Read { handle, .. } | Op::Write { handle, .. } => {
-                let back = running.outstanding.get(&handle.file).copied().unwrap_or(0);
-                if back > self.now() {
-                    self.after(1000, Event::Answer(id, asked, Some(Fault::Outstanding)));
-                } else {
-                    let stall = self.stall();
-                    self.after(stall, Event::Issue(id));
-                }
-            }
-        }
-    }
-
-    fn stall(&mut self) -> u64 {
-        if self.chance(self.weather.stall) {
-            let most = if self.rng.bool() {
-                self.weather.stall_most
-            } else {
-                SECOND
-            };
-            let most = most.min(self.weather.stall_most);
-            self.below(most)
-        } else {
-            0
-        }
-    }
-
-    /// The operation reaches the kernel: what becomes of it?
-    fn issue(&mut self, id: ProcessId) {
-        let Some(running) = self.processes.get(&id) else {
-            return;
-        };
-        let machine = running.machine;
-        let (handle, offset, what) = match running.process.pending.clone() {
-            Some(Op::Read {
-                handle,
-                offset,
-                len,
-            }) => {
-                // What follows is zeros, and is added by whoever asks for them.
-                let real = self.disks[handle.disk].real_len(offset, len);
-                let buffer = vec![0; len.min(real + LARGEST_SECTOR)];
-                (handle, offset, Transfer::Read(buffer))
-            }
-            Some(Op::Write {
-                handle,
-                offset,
-                bytes,
-            }) => (handle, offset, Transfer::Write(bytes)),
-            _ => return,
-        };
-        self.counter += 1;
-        let io = self.counter;
-        let reads = matches!(what, Transfer::Read(_));
-        self.tell_io(machine, handle, offset, &what);
-        let issued = self.now();
-        self.ios.insert(
-            io,
-            Io {
-                process: id,
-                machine,
-                handle,
-                offset,
-                issued,
-                what,
-                landed: false,
-            },
-        );
-        let cut = self.now() < self.cut_until[machine];
-        if cut || self.chance(self.weather.time_out) {
-            self.time_out(id, io, cut);
-        } else if self.chance(self.weather.fail) {
-            self.fail(id, io);
-        } else if reads {
-            self.serve_read(id, io);
-        } else {
-            let (first, second) = (self.latency(machine), self.latency(machine));
-            self.after(first.min(second), Event::Land(io));
-            self.after(first.max(second), Event::Return(id, io, None));
-        }
-    }
-
-    fn tell_io(&self, machine: usize, handle: Handle, offset: u64, what: &Transfer) {
-        if let Transfer::Write(bytes) = what {
-            self.shared.tell(Some(machine), || {
-                format!("write {}", describe(handle.disk, offset, bytes))
-            });
-        }
-    }
-
-    fn latency(&mut self, machine: usize) -> u64 {
-        if self.chance(self.weather.slow) {
-            let limit = self.io_limit(machine);
-            self.below(limit * 99 / 100)
-        } else {
-            let most = self.weather.latency;
-            1000 + self.below(most)
-        }
-    }
-
-    fn time_out(&mut self, id: ProcessId, io: u64, cut: bool) {
-        let machine = self.ios[&io].machine;
-        let limit = self.io_limit(machine);
-        let bound = self.late_bound(machine);
-        let lands = !matches!(self.ios[&io].what, Transfer::Read(_)) && {
-            let share = self.weather.lands;
-            self.chance(share)
-        };
-        let back = self.now() + limit + self.below(bound.saturating_sub(limit));
-        let comes_back = lands || cut || self.rng.u8(..4) > 0;
-        if lands {
-            self.at(back, Event::Land(io));
-        }
-        let handle = self.ios[&io].handle;
-        let until = if comes_back { back + 1 } else { Instant::MAX };
-        self.processes
-            .get_mut(&id)
-            .unwrap()
-            .outstanding
-            .insert(handle.file, until);
-        let seconds = limit / SECOND;
-        self.after(limit, Event::Return(id, io, Some(Fault::TimedOut(seconds))));
-    }
-
-    /// Assumption c: how long a write may be on its way.
-    fn late_bound(&self, machine: usize) -> u64 {
-        match self.kind {
-            Kind::Broken(Broken::LateWrites) => 4 * self.dead_after(machine),
-            _ => self.dead_after(machine),
-        }
-    }
-
-    fn fail(&mut self, id: ProcessId, io: u64) {
-        let machine = self.ios[&io].machine;
-        let (first, second) = (self.latency(machine), self.latency(machine));
-        if !matches!(self.ios[&io].what, Transfer::Read(_)) && self.rng.bool() {
-            self.after(first.min(second), Event::Land(io));
-        }
-        let fault = Fault::Failed("Input/output error".into());
-        self.after(first.max(second), Event::Return(id, io, Some(fault)));
-    }
-
-    /// A read of many sectors is of up to three moments, in any order.
-    fn serve_read(&mut self, id: ProcessId, io: u64) {
-        let Io {
-            machine,
-            handle,
-            offset,
-            ref what,
-            ..
-        } = self.ios[&io];
-        let Transfer::Read(buffer) = what else {
-            return;
-        };
-        let sector = if offset < super::area_offset(1) {
-            4096
-        } else {
-            512
-        };
-        let len = self.disks[handle.disk].real_len(offset, buffer.len());
-        let sectors = len / sector;
-        let mut cuts = [0, 0, sectors];
-        if sectors > 1 && !self.kind.has_sanlock() {
-            cuts[0] = self.rng.usize(0..=sectors);
-            cuts[1] = self.rng.usize(0..=sectors);
-            cuts[..2].sort_unstable();
-        }
-        let mut last = 0;
-        let mut start = 0;
-        for cut in cuts {
-            if cut > start {
-                let latency = self.latency(machine);
-                last = last.max(latency);
-                self.after(latency, Event::Fill(io, start * sector..cut * sector));
-                start = cut;
-            }
-        }
-        let more = self.rng.u64(1..1000);
-        self.after(last + more, Event::Return(id, io, None));
-    }
-
-    fn fill(&mut self, io: u64, range: Range<usize>) {
-        if let Some(io) = self.ios.get_mut(&io)
-            && let Transfer::Read(buffer) = &mut io.what
-        {
-            let stale = self.kind == Kind::Broken(Broken::StaleReads) && self.rng.u8(..4) == 0;
-            let disks = if stale { &self.old_disks } else { &self.disks };
-            disks[io.handle.disk].read_into(buffer, io.offset, range);
-        }
-    }
-
-    fn land(&mut self, io: u64) {
-        let Some(io) = self.ios.get_mut(&io).filter(|io| !io.landed) else {
-            return;
-        };
-        io.landed = true;
-        let Transfer::Write(bytes) = &io.what else {
-            return;
-        };
-        if self.kind == Kind::Broken(Broken::StaleReads) && self.rng.u8(..16) == 0 {
-            self.old_disks = self.disks.clone();
-        }
-        let late = self.shared.now.get() - io.issued;
-        if late > SECOND {
-            self.shared.tell(None, || {
-                let what = describe(io.handle.disk, io.offset, bytes);
-                format!(
-                    "m{}'s write lands, {} ms late: {what}",
-                    io.machine,
-                    late / MILLI
-                )
-            });
-        }
-        self.disks[io.handle.disk].write(io.offset, bytes);
-        if io.offset < super::area_offset(1)
-            && let Ok(beat) = Heartbeat::decode(bytes)
-        {
-            self.machines[io.machine].note_landed(beat.generation(), io.issued);
-        }
-        let resource = (io.offset >> 20) as usize;
-        if resource > 0 && io.offset % super::area_offset(1) == 0 {
-            self.shared
-                .checker
-                .borrow_mut()
-                .leader_written(resource - 1, bytes);
-        }
-    }
-
-    fn give_back(&mut self, id: ProcessId, io: u64, fault: Option<Fault>) {
-        let answer = match fault {
-            Some(fault) => {
-                let machine = self.ios.get(&io).map(|io| io.machine);
-                if !matches!(fault, Fault::TimedOut(_)) {
-                    // It is over, and lands no more.
-                    self.ios.remove(&io);
-                }
-                self.shared.tell(machine, || format!("I/O: {fault}"));
-                Answer::Fault(fault)
-            }
-            None => match self.ios.remove(&io).map(|io| io.what) {
-                Some(Transfer::Read(buffer)) => Answer::Bytes(buffer),
-                _ => Answer::Done,
-            },
-        };
-        self.resume(id, answer);
     }
 
     // ---- lives and deaths
@@ -1178,43 +748,12 @@ impl World {
     }
 
     fn kill_process(&mut self, id: ProcessId) {
-        let killed = self.processes.remove(&id);
+        let killed = self.processes.remove(id);
         if let Some(Op::Listen { mailbox, .. }) = killed.and_then(|r| r.process.pending.clone()) {
             self.listening.remove(&mailbox);
             self.shared.letters.close(mailbox);
         }
-        let mine: Vec<u64> = self
-            .ios
-            .iter()
-            .filter(|(_, io)| io.process == id)
-            .map(|(io, _)| *io)
-            .collect();
-        for io in mine {
-            self.orphan(io);
-        }
-    }
-
-    /// The process of an I/O is gone: it lands as it would have, late, or never.
-    fn orphan(&mut self, io: u64) {
-        match self.rng.u8(..3) {
-            _ if self.ios[&io].landed => {}
-            0 => {}
-            1 => {
-                self.ios.remove(&io);
-            }
-            _ => {
-                let machine = self.ios[&io].machine;
-                let until = self.ios[&io].issued + self.late_bound(machine);
-                let at = self.rng.u64(self.now()..=until.max(self.now()));
-                if at < until {
-                    // Under another number: the event that was to land it finds nothing.
-                    let orphan = self.ios.remove(&io).unwrap();
-                    self.counter += 1;
-                    self.ios.insert(self.counter, orphan);
-                    self.at(at, Event::Land(self.counter));
-                }
-            }
-        }
+        self.orphan_all(id);
     }
 
     fn crash(&mut self, machine: usize) {
@@ -1228,7 +767,7 @@ impl World {
             .processes
             .iter()
             .filter(|(_, running)| running.machine == machine)
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for id in mine {
             self.kill_process(id);
@@ -1244,9 +783,7 @@ impl World {
 
     /// A join's write that is on its way when all who know of it end may end the next life.
     fn excuse(&mut self, machine: usize) {
-        let heartbeat =
-            |io: &Io| io.machine == machine && io.offset < super::area_offset(1) && !io.landed;
-        if self.ios.values().any(heartbeat) {
+        if self.heartbeat_is_on_its_way(machine) {
             let host = &self.machines[machine];
             let noticed = host.setup.timing.warn_after();
             host.excused_until.set(host.landed_by().after(noticed));
@@ -1330,12 +867,15 @@ impl World {
     }
 
     fn is_halted(&self, id: ProcessId) -> bool {
-        let running = self.processes.get(&id);
+        if self.halted.is_empty() {
+            return false;
+        }
+        let running = self.processes.get(id);
         running.is_some_and(|running| self.is_group_halted(running.machine, running.group))
     }
 
     fn halted_until(&self, id: ProcessId) -> Instant {
-        let running = &self.processes[&id];
+        let running = self.processes.get(id).unwrap();
         self.halted[&(running.machine, running.group)]
     }
 
@@ -1365,7 +905,7 @@ impl World {
         self.healed = true;
         self.weather = Weather::calm();
         let soon = self.now() + SECOND;
-        for running in self.processes.values_mut() {
+        for running in self.processes.iter_mut() {
             for back in running
                 .outstanding
                 .values_mut()
@@ -1410,7 +950,7 @@ impl World {
                 self.probes.push((resource, Rc::default()));
             }
             let group = Group::Hold(PROBE + resource);
-            let under_way = self.processes.values().any(|r| r.group == group);
+            let under_way = self.processes.iter().any(|(_, r)| r.group == group);
             if !under_way && !self.probes[resource].1.get() {
                 self.start_probe(machine, resource);
             }
@@ -1447,50 +987,5 @@ impl World {
                     .surprise(|| format!("nobody holds r{resource}, and nobody can have it"));
             }
         }
-    }
-}
-
-/// A write in words.
-pub fn describe(disk: usize, offset: u64, bytes: &[u8]) -> String {
-    use lease_core::record::{ballot::BallotSector, heartbeat::Heartbeat, leader::Leader};
-    let (area, at) = (offset >> 20, (offset % super::area_offset(1)) as usize);
-    let name = format!("r{}{}", area.saturating_sub(1), ["", "'", "''"][disk]);
-    if area == 0 {
-        return match Heartbeat::decode(bytes) {
-            Ok(beat) => format!("heartbeat g{} at {}", beat.generation(), beat.timestamp()),
-            Err(error) => format!("heartbeat {error}"),
-        };
-    }
-    let owner = |stamp: Option<lease_core::record::leader::Stamp>| match stamp {
-        Some(stamp) => format!("{}:{}", stamp.host, stamp.generation),
-        None => "free".into(),
-    };
-    if at == 0 {
-        return match Leader::decode(bytes) {
-            Ok(leader) => format!(
-                "{name} leader lver {} {}",
-                leader.lver(),
-                owner(leader.owner())
-            ),
-            Err(error) => format!("{name} leader {error}"),
-        };
-    }
-    match BallotSector::decode(bytes) {
-        Ok(BallotSector {
-            ballot,
-            released,
-            shared,
-            ..
-        }) => format!(
-            "{name} block {} lver {} mbal {} bal {} {}{}{}",
-            at / 512 - 1,
-            ballot.lver,
-            ballot.mbal,
-            ballot.bal,
-            owner(ballot.value),
-            if released { " released" } else { "" },
-            if shared.is_some() { " shared" } else { "" },
-        ),
-        Err(error) => format!("{name} block {error}"),
     }
 }

@@ -4,7 +4,7 @@ use crate::disk::{Disk, Fault, read_as};
 use crate::id::{HostId, Name};
 use crate::layout::Geometry;
 use crate::record::RecordError;
-use crate::record::heartbeat::Heartbeat;
+use crate::record::heartbeat::{Heartbeat, RECORD_LEN};
 use thiserror::Error;
 
 /// A lockspace on its disk.
@@ -68,25 +68,27 @@ impl Lockspace {
 #[derive(Debug, Clone)]
 pub struct Area {
     lockspace: Lockspace,
-    /// Of the sectors at the end that are all the same, as formatting leaves them, only the first.
-    bytes: Vec<u8>,
+    /// The record at the start of each sector. Of those at the end that are all the same, as
+    /// formatting leaves them, only the first.
+    records: Vec<u8>,
 }
 
 impl Area {
     fn of(lockspace: Lockspace, bytes: &[u8]) -> Self {
         let sectors = bytes.chunks(lockspace.geometry.sector_bytes());
-        let last = sectors.clone().next_back().unwrap_or_default();
-        let same = sectors.rev().take_while(|sector| *sector == last).count();
-        let left = same.saturating_sub(1) * last.len();
+        let records = sectors.map(|sector| &sector[..RECORD_LEN]);
+        let last = records.clone().next_back().unwrap_or_default();
+        let same = records.clone().rev().take_while(|record| *record == last);
+        let kept = records.len() - same.count().saturating_sub(1);
         Self {
             lockspace,
-            bytes: bytes[..bytes.len() - left].to_vec(),
+            records: records.take(kept).collect::<Vec<_>>().concat(),
         }
     }
 
     /// Host `host`'s heartbeat.
     pub fn host(&self, host: HostId) -> Result<Heartbeat, HeartbeatError> {
-        self.lockspace.decode(self.sector(host))
+        self.lockspace.decode(self.record(host))
     }
 
     /// Every record that checks, of hosts that were ever joined.
@@ -107,11 +109,10 @@ impl Area {
             .and_then(|record| record.io_timeout())
     }
 
-    fn sector(&self, host: HostId) -> &[u8] {
-        let len = self.lockspace.geometry.sector_bytes();
-        let at = self.lockspace.geometry.heartbeat_at(host);
-        let at = at.min(self.bytes.len() - len);
-        &self.bytes[at..at + len]
+    fn record(&self, host: HostId) -> &[u8] {
+        let at = host.index() * RECORD_LEN;
+        let at = at.min(self.records.len() - RECORD_LEN);
+        &self.records[at..at + RECORD_LEN]
     }
 }
 

@@ -12,6 +12,9 @@ use super::{RecordError, leader};
 use crate::id::{Generation, HostId, Name};
 use crate::layout::Geometry;
 
+/// Bytes at the start of a sector that say anything; in a larger one zeros follow.
+pub const RECORD_LEN: usize = BITMAP_AT + BITMAP_LEN;
+
 const MAGIC_HEARTBEAT: u32 = 0x1221_2010;
 const VERSION_HEARTBEAT: u32 = 0x0003_0004;
 const NAME: &str = "heartbeat record";

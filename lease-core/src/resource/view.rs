@@ -7,6 +7,7 @@ use crate::paxos::Blocks;
 use crate::record::ballot::{Ballot, BallotSector};
 use crate::record::holder_note::HolderNote;
 use crate::record::leader::{Leader, Stamp};
+use std::borrow::Borrow;
 
 /// One look at a whole resource area, on every disk that counts.
 pub(super) struct View {
@@ -48,7 +49,9 @@ impl View {
     }
 
     pub(super) fn newest_of(&self, host: HostId) -> BallotSector {
-        newest_own(self.blocks_of(host).cloned())
+        newest_own(self.blocks_of(host))
+            .cloned()
+            .unwrap_or_default()
     }
 
     pub(super) fn snapshot(&self, hosts: &[HostId]) -> Snapshot {
@@ -72,7 +75,8 @@ impl View {
     pub(super) fn sharers(&self, except: HostId) -> Vec<Stamp> {
         let hosts = self.disks.iter().map(Vec::len).max().unwrap_or(0);
         let life = |host: HostId| {
-            self.newest_of(host).shared.map(|generation| Stamp {
+            let newest = newest_own(self.blocks_of(host))?;
+            newest.shared.map(|generation| Stamp {
                 host,
                 generation,
                 timestamp: 0,
@@ -132,8 +136,9 @@ pub(super) fn newest(leaders: &[Leader]) -> Result<Leader, AcquireError> {
 
 /// Of one host's record on several disks, the one written last. After a ballot the host shares or
 /// not, and then releases; it never goes back without another ballot.
-pub(super) fn newest_own(blocks: impl Iterator<Item = BallotSector>) -> BallotSector {
-    let order = |block: &BallotSector| {
+pub(super) fn newest_own<B: Borrow<BallotSector>>(blocks: impl Iterator<Item = B>) -> Option<B> {
+    let order = |block: &B| {
+        let block: &BallotSector = block.borrow();
         let ballot = &block.ballot;
         let step = match (block.released, block.shared) {
             (false, None) => 0,
@@ -143,5 +148,5 @@ pub(super) fn newest_own(blocks: impl Iterator<Item = BallotSector>) -> BallotSe
         };
         (ballot.lver, ballot.mbal, ballot.bal, step)
     };
-    blocks.max_by_key(order).unwrap_or_default()
+    blocks.max_by_key(order)
 }

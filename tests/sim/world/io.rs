@@ -1,0 +1,395 @@
+//! The disks of a world: how an operation of a process happens, and how it ends.
+
+use super::super::area_offset;
+use super::super::clock::Instant;
+use super::super::port::{Answer, Handle, Op};
+use super::{Broken, Event, IoId, Kind, LARGEST_SECTOR, MILLI, ProcessId, SECOND, World};
+use lease_core::disk::Fault;
+use lease_core::record::heartbeat::Heartbeat;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// An I/O on its way.
+pub(super) struct Io {
+    process: ProcessId,
+    machine: usize,
+    handle: Handle,
+    offset: u64,
+    issued: Instant,
+    what: Transfer,
+    landed: bool,
+}
+
+pub(super) enum Transfer {
+    Read(Vec<u8>),
+    Write(Rc<[u8]>),
+}
+
+impl World {
+    /// Takes the next operation of a process.
+    pub(super) fn submit(&mut self, id: ProcessId) {
+        self.asked += 1;
+        let asked = self.asked;
+        let running = self.processes.get_mut(id).unwrap();
+        running.asked = asked;
+        let machine = running.machine;
+        let Some(op) = running.process.pending.clone() else {
+            return;
+        };
+        match op {
+            Op::Wait { until } => {
+                let jitter = self.below(MILLI) + self.stall();
+                let at = self.machines[machine].face.when(until).max(self.now());
+                self.at(at + jitter, Event::Answer(id, asked, None));
+            }
+            Op::Listen { mailbox, until } => {
+                self.listening.insert(mailbox, id);
+                let at = self.machines[machine].face.when(until);
+                let mail = self.shared.letters.next(mailbox);
+                let at = mail.map_or(at, |mail| mail.min(at)).max(self.now());
+                // Later than any world lasts: only a letter ends that.
+                if at - self.now() < 1000 * SECOND {
+                    let jitter = self.below(MILLI / 10);
+                    self.at(at + jitter, Event::Answer(id, asked, None));
+                }
+            }
+            Op::Page => {
+                let delay = self.below(MILLI);
+                self.after(delay, Event::Answer(id, asked, None));
+            }
+            Op::BackOff { most } => {
+                let delay = self.below(most.as_nanos() as u64);
+                self.after(delay, Event::Answer(id, asked, None));
+            }
+            Op::Settle { handle } => {
+                let back = running.outstanding.get(&handle.file).copied().unwrap_or(0);
+                let limit = self.now() + self.io_limit(machine);
+                if back <= limit {
+                    self.at(back.max(self.now()) + 1000, Event::Answer(id, asked, None));
+                } else {
+                    self.at(limit, Event::Answer(id, asked, Some(Fault::Outstanding)));
+                }
+            }
+            Op::Read { handle, .. } | Op::Write { handle, .. } => {
+                let back = running.outstanding.get(&handle.file).copied().unwrap_or(0);
+                if back > self.now() {
+                    self.after(1000, Event::Answer(id, asked, Some(Fault::Outstanding)));
+                } else {
+                    let stall = self.stall();
+                    self.after(stall, Event::Issue(id));
+                }
+            }
+        }
+    }
+
+    fn stall(&mut self) -> u64 {
+        if self.chance(self.weather.stall) {
+            let most = if self.rng.bool() {
+                self.weather.stall_most
+            } else {
+                SECOND
+            };
+            let most = most.min(self.weather.stall_most);
+            self.below(most)
+        } else {
+            0
+        }
+    }
+
+    /// The operation reaches the kernel: what becomes of it?
+    pub(super) fn issue(&mut self, id: ProcessId) {
+        let Some(running) = self.processes.get(id) else {
+            return;
+        };
+        let machine = running.machine;
+        let (handle, offset, what) = match running.process.pending.clone() {
+            Some(Op::Read {
+                handle,
+                offset,
+                len,
+            }) => {
+                // What follows is zeros, and is added by whoever asks for them.
+                let real = self.disks[handle.disk].real_len(offset, len);
+                let buffer = vec![0; len.min(real + LARGEST_SECTOR)];
+                (handle, offset, Transfer::Read(buffer))
+            }
+            Some(Op::Write {
+                handle,
+                offset,
+                bytes,
+            }) => (handle, offset, Transfer::Write(bytes)),
+            _ => return,
+        };
+        let reads = matches!(what, Transfer::Read(_));
+        self.tell_io(machine, handle, offset, &what);
+        let issued = self.now();
+        let io = self.ios.add(Io {
+            process: id,
+            machine,
+            handle,
+            offset,
+            issued,
+            what,
+            landed: false,
+        });
+        let cut = self.now() < self.cut_until[machine];
+        if cut || self.chance(self.weather.time_out) {
+            self.time_out(id, io, cut);
+        } else if self.chance(self.weather.fail) {
+            self.fail(id, io);
+        } else if reads {
+            self.serve_read(id, io);
+        } else {
+            let (first, second) = (self.latency(machine), self.latency(machine));
+            self.after(first.min(second), Event::Land(io));
+            self.after(first.max(second), Event::Return(id, io, None));
+        }
+    }
+
+    fn io(&self, io: IoId) -> &Io {
+        self.ios.get(io).unwrap()
+    }
+
+    fn tell_io(&self, machine: usize, handle: Handle, offset: u64, what: &Transfer) {
+        if let Transfer::Write(bytes) = what {
+            self.shared.tell(Some(machine), || {
+                format!("write {}", describe(handle.disk, offset, bytes))
+            });
+        }
+    }
+
+    fn latency(&mut self, machine: usize) -> u64 {
+        if self.chance(self.weather.slow) {
+            let limit = self.io_limit(machine);
+            self.below(limit * 99 / 100)
+        } else {
+            let most = self.weather.latency;
+            1000 + self.below(most)
+        }
+    }
+
+    fn time_out(&mut self, id: ProcessId, io: IoId, cut: bool) {
+        let machine = self.io(io).machine;
+        let limit = self.io_limit(machine);
+        let bound = self.late_bound(machine);
+        let lands = !matches!(self.io(io).what, Transfer::Read(_)) && {
+            let share = self.weather.lands;
+            self.chance(share)
+        };
+        let back = self.now() + limit + self.below(bound.saturating_sub(limit));
+        let comes_back = lands || cut || self.rng.u8(..4) > 0;
+        if lands {
+            self.at(back, Event::Land(io));
+        }
+        let handle = self.io(io).handle;
+        let until = if comes_back { back + 1 } else { Instant::MAX };
+        self.processes
+            .get_mut(id)
+            .unwrap()
+            .outstanding
+            .insert(handle.file, until);
+        let seconds = limit / SECOND;
+        self.after(limit, Event::Return(id, io, Some(Fault::TimedOut(seconds))));
+    }
+
+    /// Assumption c: how long a write may be on its way.
+    fn late_bound(&self, machine: usize) -> u64 {
+        match self.kind {
+            Kind::Broken(Broken::LateWrites) => 4 * self.dead_after(machine),
+            _ => self.dead_after(machine),
+        }
+    }
+
+    fn fail(&mut self, id: ProcessId, io: IoId) {
+        let machine = self.io(io).machine;
+        let (first, second) = (self.latency(machine), self.latency(machine));
+        if !matches!(self.io(io).what, Transfer::Read(_)) && self.rng.bool() {
+            self.after(first.min(second), Event::Land(io));
+        }
+        let fault = Fault::Failed("Input/output error".into());
+        self.after(first.max(second), Event::Return(id, io, Some(fault)));
+    }
+
+    /// A read of many sectors is of up to three moments, in any order.
+    fn serve_read(&mut self, id: ProcessId, io: IoId) {
+        let Io {
+            machine,
+            handle,
+            offset,
+            ref what,
+            ..
+        } = *self.io(io);
+        let Transfer::Read(buffer) = what else {
+            return;
+        };
+        let sector = if offset < area_offset(1) { 4096 } else { 512 };
+        let len = self.disks[handle.disk].real_len(offset, buffer.len());
+        let sectors = len / sector;
+        let mut cuts = [0, 0, sectors];
+        if sectors > 1 && !self.kind.has_sanlock() {
+            cuts[0] = self.rng.usize(0..=sectors);
+            cuts[1] = self.rng.usize(0..=sectors);
+            cuts[..2].sort_unstable();
+        }
+        let mut last = 0;
+        let mut start = 0;
+        for cut in cuts {
+            if cut > start {
+                let latency = self.latency(machine);
+                last = last.max(latency);
+                self.after(latency, Event::Fill(io, start * sector..cut * sector));
+                start = cut;
+            }
+        }
+        let more = self.rng.u64(1..1000);
+        self.after(last + more, Event::Return(id, io, None));
+    }
+
+    pub(super) fn fill(&mut self, io: IoId, range: Range<usize>) {
+        if let Some(io) = self.ios.get_mut(io)
+            && let Transfer::Read(buffer) = &mut io.what
+        {
+            let stale = self.kind == Kind::Broken(Broken::StaleReads) && self.rng.u8(..4) == 0;
+            let disks = if stale { &self.old_disks } else { &self.disks };
+            disks[io.handle.disk].read_into(buffer, io.offset, range);
+        }
+    }
+
+    pub(super) fn land(&mut self, io: IoId) {
+        let Some(io) = self.ios.get_mut(io).filter(|io| !io.landed) else {
+            return;
+        };
+        io.landed = true;
+        let Transfer::Write(bytes) = &io.what else {
+            return;
+        };
+        if self.kind == Kind::Broken(Broken::StaleReads) && self.rng.u8(..16) == 0 {
+            self.old_disks = self.disks.clone();
+        }
+        let late = self.shared.now.get() - io.issued;
+        if late > SECOND {
+            self.shared.tell(None, || {
+                let what = describe(io.handle.disk, io.offset, bytes);
+                format!(
+                    "m{}'s write lands, {} ms late: {what}",
+                    io.machine,
+                    late / MILLI
+                )
+            });
+        }
+        self.disks[io.handle.disk].write(io.offset, bytes);
+        if io.offset < area_offset(1)
+            && let Ok(beat) = Heartbeat::decode(bytes)
+        {
+            self.machines[io.machine].note_landed(beat.generation(), io.issued);
+        }
+        let resource = (io.offset >> 20) as usize;
+        if resource > 0 && io.offset % area_offset(1) == 0 {
+            self.shared
+                .checker
+                .borrow_mut()
+                .leader_written(resource - 1, bytes);
+        }
+    }
+
+    pub(super) fn give_back(&mut self, id: ProcessId, io: IoId, fault: Option<Fault>) {
+        let answer = match fault {
+            Some(fault) => {
+                let machine = self.ios.get(io).map(|io| io.machine);
+                if !matches!(fault, Fault::TimedOut(_)) {
+                    // It is over, and lands no more.
+                    self.ios.remove(io);
+                }
+                self.shared.tell(machine, || format!("I/O: {fault}"));
+                Answer::Fault(fault)
+            }
+            None => match self.ios.remove(io).map(|io| io.what) {
+                Some(Transfer::Read(buffer)) => Answer::Bytes(buffer),
+                _ => Answer::Done,
+            },
+        };
+        self.resume(id, answer);
+    }
+
+    /// A process is gone, and what it has on its way lands as it would have, late, or never.
+    pub(super) fn orphan_all(&mut self, id: ProcessId) {
+        let mine = self.ios.iter().filter(|(_, io)| io.process == id);
+        let mine: Vec<IoId> = mine.map(|(io, _)| io).collect();
+        mine.into_iter().for_each(|io| self.orphan(io));
+    }
+
+    /// Whether a heartbeat of this machine may still land.
+    pub(super) fn heartbeat_is_on_its_way(&self, machine: usize) -> bool {
+        let heartbeat = |(_, io): (IoId, &Io)| {
+            io.machine == machine && io.offset < area_offset(1) && !io.landed
+        };
+        self.ios.iter().any(heartbeat)
+    }
+
+    /// The process of an I/O is gone: it lands as it would have, late, or never.
+    fn orphan(&mut self, io: IoId) {
+        match self.rng.u8(..3) {
+            _ if self.io(io).landed => {}
+            0 => {}
+            1 => {
+                self.ios.remove(io);
+            }
+            _ => {
+                let machine = self.io(io).machine;
+                let until = self.io(io).issued + self.late_bound(machine);
+                let at = self.rng.u64(self.now()..=until.max(self.now()));
+                if at < until {
+                    // Under another number: the event that was to land it finds nothing.
+                    let orphan = self.ios.remove(io).unwrap();
+                    let orphan = self.ios.add(orphan);
+                    self.at(at, Event::Land(orphan));
+                }
+            }
+        }
+    }
+}
+
+/// A write in words.
+pub fn describe(disk: usize, offset: u64, bytes: &[u8]) -> String {
+    use lease_core::record::{ballot::BallotSector, heartbeat::Heartbeat, leader::Leader};
+    let (area, at) = (offset >> 20, (offset % area_offset(1)) as usize);
+    let name = format!("r{}{}", area.saturating_sub(1), ["", "'", "''"][disk]);
+    if area == 0 {
+        return match Heartbeat::decode(bytes) {
+            Ok(beat) => format!("heartbeat g{} at {}", beat.generation(), beat.timestamp()),
+            Err(error) => format!("heartbeat {error}"),
+        };
+    }
+    let owner = |stamp: Option<lease_core::record::leader::Stamp>| match stamp {
+        Some(stamp) => format!("{}:{}", stamp.host, stamp.generation),
+        None => "free".into(),
+    };
+    if at == 0 {
+        return match Leader::decode(bytes) {
+            Ok(leader) => format!(
+                "{name} leader lver {} {}",
+                leader.lver(),
+                owner(leader.owner())
+            ),
+            Err(error) => format!("{name} leader {error}"),
+        };
+    }
+    match BallotSector::decode(bytes) {
+        Ok(BallotSector {
+            ballot,
+            released,
+            shared,
+            ..
+        }) => format!(
+            "{name} block {} lver {} mbal {} bal {} {}{}{}",
+            at / 512 - 1,
+            ballot.lver,
+            ballot.mbal,
+            ballot.bal,
+            owner(ballot.value),
+            if released { " released" } else { "" },
+            if shared.is_some() { " shared" } else { "" },
+        ),
+        Err(error) => format!("{name} block {error}"),
+    }
+}
