@@ -108,11 +108,7 @@ impl Checker {
 
     /// Bytes came to be in a resource's first sector.
     pub fn leader_written(&mut self, resource: usize, sector: &[u8]) {
-        let [owner, generation, lver, timestamp] = [32, 40, 48, 152].map(|at| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&sector[at..at + 8]);
-            u64::from_le_bytes(word)
-        });
+        let [owner, generation, lver, timestamp] = LEADER.map(|at| word(sector, at));
         if timestamp == 0 {
             return;
         }
@@ -124,4 +120,52 @@ impl Checker {
             ));
         }
     }
+
+    /// What runs under a resource is allowed by the disks: on most of them stands that it owns or
+    /// shares, in the leader or, where an older one has landed over that, in a ballot that was
+    /// accepted; and on none a later version. `areas`: what is real of the resource on each disk.
+    pub fn compare(&mut self, resource: usize, areas: &[&[u8]]) {
+        let under_it = self.running.iter().filter(|run| run.resource == resource);
+        let denied = under_it.filter(|run| {
+            let agree = areas.iter().filter(|area| says(area, run)).count();
+            let later = |area: &&[u8]| run.exclusive && word(area, LEADER[2]) > run.lver;
+            agree * 2 <= areas.len() || areas.iter().any(later)
+        });
+        if let Some(run) = denied.cloned().next() {
+            self.accuse(format!("the disks say otherwise: {run:?}"));
+        }
+    }
+}
+
+/// Where a leader record has its owner's host id and generation, its lver, and its timestamp.
+const LEADER: [usize; 4] = [32, 40, 48, 152];
+/// Where a ballot record has the value's host id and generation, and the lver. A value that is not
+/// accepted is not written.
+const BALLOT: [usize; 3] = [16, 24, 40];
+/// Bytes of a sector.
+const SECTOR: usize = 512;
+/// Where a ballot record has the flags of a sharer, and the sharer's generation.
+const SHARES: [usize; 2] = [128, 136];
+
+fn word(sector: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&sector[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// Whether a disk says that it holds what it runs under.
+fn says(area: &[u8], run: &Run) -> bool {
+    let (host, generation) = run.life;
+    let mut blocks = area.chunks_exact(SECTOR).skip(2);
+    if !run.exclusive {
+        let block = blocks.nth(host as usize - 1);
+        return block.is_some_and(|block| {
+            let [flags, of] = SHARES.map(|at| word(block, at));
+            flags & 1 == 1 && of == generation
+        });
+    }
+    let [owner, of, lver, timestamp] = LEADER.map(|at| word(area, at));
+    let accepted = |block: &[u8]| BALLOT.map(|at| word(block, at)) == [host, generation, run.lver];
+    let leads = (owner, of, lver) == (host, generation, run.lver) && timestamp != 0;
+    leads || (lver < run.lver && blocks.any(accepted))
 }

@@ -36,6 +36,11 @@ impl Platter {
         area.saturating_sub((offset % AREA) as usize).min(len)
     }
 
+    /// What is real of an area, as it stands.
+    pub fn area(&self, index: usize) -> &[u8] {
+        &self.areas[index]
+    }
+
     /// A whole read at one moment.
     pub fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut buffer = vec![0; len];

@@ -33,7 +33,8 @@
 //!
 //! **What is checked** at each step, on the one true clock, by [`checker`], which shares nothing
 //! with the code under test: never two exclusive holders' commands, never exclusive beside shared;
-//! a version's owner is decided once; lver and generation never go back; nothing that is guarded
+//! a version's owner is decided once; lver and generation never go back; most disks of a resource
+//! say that whoever runs under it holds it; nothing that is guarded
 //! runs later than 8t+W after its host's last renewal that landed; no live holder loses its lease;
 //! where no thread is ever late, nothing is ended while its lease is kept; and when the faults end,
 //! every lease can be had within a bound.

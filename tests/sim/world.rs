@@ -511,7 +511,15 @@ impl World {
             return;
         };
         self.operations += 1;
+        let granted = || self.shared.checker.borrow().granted();
+        let before = granted();
         running.process.resume(answer);
+        if granted() != before {
+            (0..self.machines[0].setup.resources).for_each(|resource| self.compare(resource));
+        }
+        let Some(running) = self.processes.get_mut(id) else {
+            return;
+        };
         if running.process.is_over() {
             let (machine, group) = (running.machine, running.group);
             self.processes.remove(id);

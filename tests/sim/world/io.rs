@@ -290,6 +290,22 @@ impl World {
                 .borrow_mut()
                 .leader_written(resource - 1, bytes);
         }
+        if resource > 0 {
+            self.compare(resource - 1);
+        }
+    }
+
+    /// What holders believe, with what stands on the disks.
+    pub(super) fn compare(&self, resource: usize) {
+        if self.shared.losses_expected {
+            return;
+        }
+        let areas: Vec<&[u8]> = self
+            .disks
+            .iter()
+            .map(|disk| disk.area(1 + resource))
+            .collect();
+        self.shared.checker.borrow_mut().compare(resource, &areas);
     }
 
     pub(super) fn give_back(&mut self, id: ProcessId, io: IoId, fault: Option<Fault>) {
