@@ -6,24 +6,21 @@ use super::mail::{Group, Letter, Wish};
 use super::port::{File, Port};
 use super::server::{Server, Victim};
 use super::watchdog::Watchdog;
-use super::{LOCKSPACE, hold, machine};
+use super::{LOCKSPACE, machine};
 use lease_core::clock::{Clock, Moment};
 use lease_core::contain::Remains;
 use lease_core::delta::{self, Claim, HostLease, RenewError, Tenure};
 use lease_core::disk::{Disk, Fault};
 use lease_core::id::{Generation, HostId};
 use lease_core::record::heartbeat::Heartbeat;
-use lease_core::registry::message::HolderId;
 use lease_core::registry::table::Table;
-use lease_core::resource::Member;
-use lease_core::spec::Mode;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Between two strikes.
 const STRIKE_AGAIN: Duration = Duration::from_millis(50);
-/// After a failed renewal or release.
+/// After a failed renewal.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// The machine's device, and how it is petted.
@@ -357,40 +354,5 @@ impl Disk for Logged<'_> {
 
     fn settle(&self) -> Result<(), Fault> {
         self.file.settle()
-    }
-}
-
-/// Gives one lease back for a dead holder, for as long as it takes; gives up when the host id is
-/// lost. `wrote`: it may have been writing when it died.
-pub fn give_back(
-    port: &Port<'_>,
-    machine: &Rc<Machine>,
-    life: &Rc<Membership>,
-    (holder, index, resource): (HolderId, usize, usize),
-    (wrote, server): (bool, usize),
-) {
-    let quiet = match wrote {
-        true => machine.landed_by(),
-        false => Moment::default(),
-    };
-    // Through the same files every time: what one attempt left on its way the next one awaits.
-    let done = hold::with_files(port, machine, resource, life, |opened, member| {
-        let member = Member {
-            ballots_from: member.ballots_from.max(quiet),
-            ..*member
-        };
-        while !life.tenure.is_lost() {
-            match opened.resolve(&member, &hold::wanted(machine, Mode::Exclusive)) {
-                Ok(()) => return Some(hold::left(opened, false)),
-                Err(error) => machine.tell(|| format!("r{resource} not given back: {error}")),
-            }
-            let _ = port.wait(TRY_AGAIN * 2);
-        }
-        None
-    });
-    if let Some(left) = done {
-        machine.tell(|| format!("r{resource} given back for the dead"));
-        let letter = Letter::GaveBack(holder, index, left);
-        machine.shared.post(server, letter);
     }
 }

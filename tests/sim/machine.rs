@@ -38,6 +38,8 @@ pub struct Setup {
     pub cage: Cage,
     /// Whether there is a watchdog device.
     pub watchdog: bool,
+    /// What its kernel says of I/O to the disks.
+    pub storage: Storage,
     /// Disks that each resource lies on.
     pub disks: usize,
     /// Resources in the lockspace.
@@ -48,6 +50,33 @@ pub struct Setup {
     pub shared_percent: u64,
     /// Longest time that a lease is held, and that a holder thinks before it wants one.
     pub pace: Duration,
+}
+
+/// When an I/O is over, by the kind of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// A write that has failed is on the disk or not, and stays so.
+    pub failure_is_final: bool,
+    /// A process is dead only when all its I/O is over.
+    pub io_ends_with_process: bool,
+}
+
+impl Storage {
+    /// Failed writes are over, and those of the dead are not.
+    pub const USUAL: Self = Self {
+        failure_is_final: true,
+        io_ends_with_process: false,
+    };
+    /// A block device: those of the dead are over, and failed ones are not.
+    pub const DEVICE: Self = Self {
+        failure_is_final: false,
+        io_ends_with_process: true,
+    };
+    /// A file on a network: neither is.
+    pub const NETWORK: Self = Self {
+        failure_is_final: false,
+        io_ends_with_process: false,
+    };
 }
 
 /// A kind of containment.

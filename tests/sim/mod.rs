@@ -17,7 +17,8 @@
 //! - a thread stalls at any I/O, also between a check and the write that it allows: for up to W
 //!   where no watchdog guards the machine, without bound where one does;
 //! - a letter from one thread to another takes its time;
-//! - an I/O fails, done or not done, and nobody is told which;
+//! - an I/O fails, done or not done, and nobody is told which; in some worlds a write that has
+//!   failed lands later, as one that has timed out does;
 //! - an I/O times out, and its write lands later or never: also after its process or machine is
 //!   gone, also over a newer write of another host to the same sector; at most 8t+W after its
 //!   issue (assumption c of lease.7);
@@ -54,6 +55,7 @@ pub mod server;
 pub mod small;
 pub mod stage;
 pub mod story;
+mod undertaker;
 pub mod world;
 
 /// The rules by which lease-join pets a watchdog device, as they ship.

@@ -5,7 +5,8 @@ use super::join::Dog;
 use super::machine::{Machine, Membership};
 use super::mail::{Group, Letter, Wish};
 use super::port::Port;
-use super::{LOCKSPACE, LOCKSPACE_GEOMETRY, join};
+use super::undertaker::Task;
+use super::{LOCKSPACE, LOCKSPACE_GEOMETRY};
 use lease_core::clock::{Clock, Moment};
 use lease_core::contain::Remains;
 use lease_core::registry::message::{Ask, HolderId, Phase, Tell, Welcome};
@@ -602,10 +603,15 @@ impl<'p> Server<'p> {
         if !self.giving_back.insert((id, *index)) {
             return;
         }
-        let what = (id, *index, area.identity.inode as usize);
-        let how = (self.died_writing.remove(&(id, *index)), self.inbox);
+        let task = Task {
+            lease: (id, *index),
+            resource: area.identity.inode as usize,
+            wrote: self.died_writing.remove(&(id, *index)),
+            quiet_from: self.table.quiet_from(&[Some(area)]),
+            server: self.inbox,
+        };
         let (machine, life) = (Rc::clone(&self.machine), Rc::clone(&self.life));
-        let undertaker = move |port: &Port<'_>| join::give_back(port, &machine, &life, what, how);
+        let undertaker = move |port: &Port<'_>| task.run(port, &machine, &life);
         let index = self.machine.index;
         self.machine
             .shared

@@ -6,7 +6,7 @@ use super::clock::{Face, Instant};
 use super::disk::Platter;
 use super::hold::{self, Errand};
 use super::join;
-use super::machine::{Cage, Machine, Setup};
+use super::machine::{Cage, Machine, Setup, Storage};
 use super::mail::{Group, Letter, Wish};
 use super::port::{Answer, Body, Handle, Op, Port, Process};
 use super::{RESOURCE_GEOMETRY, Shared, area_offset, formatted};
@@ -46,6 +46,8 @@ struct Cast {
     /// Does not, for the time being.
     stopped: bool,
     hung: BTreeSet<usize>,
+    /// Files on which a write has failed that may still land.
+    unsure: BTreeSet<usize>,
 }
 
 /// A write that has been issued and hangs.
@@ -82,6 +84,7 @@ pub fn setup(host: u64) -> Setup {
         name: None,
         cage: Cage::Group,
         watchdog: false,
+        storage: Storage::USUAL,
         disks: 1,
         resources: 1,
         num_hosts: HOSTS,
@@ -208,6 +211,7 @@ impl Stage {
             extra,
             stopped: false,
             hung: BTreeSet::new(),
+            unsure: BTreeSet::new(),
         });
         let actor = Actor(self.cast.len() - 1);
         self.settle();
@@ -313,6 +317,11 @@ impl Stage {
                 if self.cast[actor.0].hung.contains(&handle.file) =>
             {
                 Answer::Fault(Fault::Outstanding)
+            }
+            Op::Settle { handle } | Op::Write { handle, .. }
+                if self.cast[actor.0].unsure.contains(&handle.file) =>
+            {
+                Answer::Fault(Fault::Unsure)
             }
             Op::Settle { .. } => Answer::Done,
             Op::Read {
@@ -569,6 +578,15 @@ impl Stage {
         }
         let fault = Fault::Failed("Input/output error".into());
         self.resume(actor, Answer::Fault(fault));
+    }
+
+    /// The pending write ends with an I/O error, and may land later. (No heartbeat: those bar no
+    /// others.)
+    pub fn fails_for_now(&mut self, actor: Actor) -> Late {
+        let late = self.issued(actor);
+        self.cast[actor.0].unsure.insert(late.handle.file);
+        self.fails(actor, false);
+        late
     }
 
     /// A process is told to stop: its waits end.

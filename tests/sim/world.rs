@@ -17,7 +17,7 @@ use super::clock::{Face, Instant};
 use super::disk::{Platter, SECTOR};
 use super::hold::{self, Errand, PROBE};
 use super::join;
-use super::machine::{self, Cage, Machine, Membership, RunDir, Setup};
+use super::machine::{self, Cage, Machine, Membership, RunDir, Setup, Storage};
 use super::mail::{Group, Letter, Wish};
 use super::port::{Answer, Body, Op, Port, Process};
 use super::{Shared, formatted, story};
@@ -65,6 +65,8 @@ struct Running {
     asked: u64,
     /// Until when each file has an I/O outstanding.
     outstanding: BTreeMap<usize, Instant>,
+    /// Files on which a write has failed that may still land, and from when on that is known.
+    unsure: BTreeMap<usize, Instant>,
 }
 
 #[derive(Debug)]
@@ -168,6 +170,12 @@ impl World {
         let spoilt = odd.u8(..16) == 0 && !kind.has_sanlock();
         let losses_expected = losses_expected || spoilt;
         let namesakes = odd.u8(..8) == 0 && !twins && !kind.has_sanlock();
+        let usual = spoilt || !matches!(kind, Kind::Plain | Kind::Watchdog);
+        let storage = match if usual { 2 } else { odd.u8(..6) } {
+            0 => Storage::DEVICE,
+            1 => Storage::NETWORK,
+            _ => Storage::USUAL,
+        };
         let shared = Rc::new(Shared::new(losses_expected, told));
         let storm = kind == Kind::Broken(Broken::LateWrites);
         let disks = if kind.has_sanlock() { 1 } else { disks };
@@ -186,6 +194,7 @@ impl World {
             name: namesakes.then(|| Name::new_host(b"host").unwrap()),
             cage: Cage::Group,
             watchdog: kind == Kind::Watchdog,
+            storage,
             disks,
             resources,
             num_hosts,
@@ -225,6 +234,9 @@ impl World {
             weather.time_out = 50;
             weather.lands = 1000;
             weather.kill_every = 5 * SECOND;
+        }
+        if !storage.failure_is_final {
+            weather.fail = odd.u64(1..=50);
         }
         shared.seed(seed);
         shared.post_takes.set(weather.post);
@@ -501,6 +513,7 @@ impl World {
             group,
             asked: 0,
             outstanding: BTreeMap::new(),
+            unsure: BTreeMap::new(),
         };
         let id = self.processes.add(running);
         self.submit(id);
@@ -608,7 +621,7 @@ impl World {
         let mut lived = false;
         for id in ids {
             lived |= self.processes.get(*id).is_some();
-            self.kill_process(*id);
+            self.kill_process(*id, false);
         }
         if !lived {
             return;
@@ -755,13 +768,14 @@ impl World {
         }
     }
 
-    fn kill_process(&mut self, id: ProcessId) {
+    /// `powerless`: so is its machine's kernel.
+    fn kill_process(&mut self, id: ProcessId, powerless: bool) {
         let killed = self.processes.remove(id);
         if let Some(Op::Listen { mailbox, .. }) = killed.and_then(|r| r.process.pending.clone()) {
             self.listening.remove(&mailbox);
             self.shared.letters.close(mailbox);
         }
-        self.orphan_all(id);
+        self.orphan_all(id, powerless);
     }
 
     fn crash(&mut self, machine: usize) {
@@ -778,7 +792,7 @@ impl World {
             .map(|(id, _)| id)
             .collect();
         for id in mine {
-            self.kill_process(id);
+            self.kill_process(id, true);
         }
         self.halted.retain(|(of, _), _| *of != machine);
         self.machines[machine].power_off();
@@ -914,9 +928,9 @@ impl World {
         self.weather = Weather::calm();
         let soon = self.now() + SECOND;
         for running in self.processes.iter_mut() {
-            for back in running
-                .outstanding
-                .values_mut()
+            let all = running.outstanding.values_mut();
+            for back in all
+                .chain(running.unsure.values_mut())
                 .filter(|back| **back == Instant::MAX)
             {
                 *back = soon;

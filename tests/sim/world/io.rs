@@ -3,7 +3,7 @@
 use super::super::area_offset;
 use super::super::clock::Instant;
 use super::super::port::{Answer, Handle, Op};
-use super::{Broken, Event, IoId, Kind, LARGEST_SECTOR, MILLI, ProcessId, SECOND, World};
+use super::{Broken, Event, IoId, Kind, LARGEST_SECTOR, MILLI, ProcessId, Running, SECOND, World};
 use lease_core::disk::Fault;
 use lease_core::record::heartbeat::Heartbeat;
 use std::ops::Range;
@@ -18,6 +18,8 @@ pub(super) struct Io {
     issued: Instant,
     what: Transfer,
     landed: bool,
+    /// Its process was told that it has failed.
+    failed: bool,
 }
 
 pub(super) enum Transfer {
@@ -25,14 +27,28 @@ pub(super) enum Transfer {
     Write(Rc<[u8]>),
 }
 
+impl Running {
+    /// Until when a file has an I/O outstanding.
+    fn back(&self, of: Handle) -> Instant {
+        self.outstanding.get(&of.file).copied().unwrap_or(0)
+    }
+
+    /// Whether a write to it is known to have failed that may still land.
+    fn is_unsure(&self, of: Handle, at: Instant) -> bool {
+        self.unsure.get(&of.file).is_some_and(|from| *from <= at)
+    }
+}
+
 impl World {
     /// Takes the next operation of a process.
     pub(super) fn submit(&mut self, id: ProcessId) {
         self.asked += 1;
-        let asked = self.asked;
+        let (asked, now) = (self.asked, self.now());
         let running = self.processes.get_mut(id).unwrap();
         running.asked = asked;
         let machine = running.machine;
+        let running = self.processes.get(id).unwrap();
+        let limit = self.io_limit(machine);
         let Some(op) = running.process.pending.clone() else {
             return;
         };
@@ -62,22 +78,24 @@ impl World {
                 self.after(delay, Event::Answer(id, asked, None));
             }
             Op::Settle { handle } => {
-                let back = running.outstanding.get(&handle.file).copied().unwrap_or(0);
-                let limit = self.now() + self.io_limit(machine);
+                let (back, limit) = (running.back(handle), now + limit);
                 if back <= limit {
-                    self.at(back.max(self.now()) + 1000, Event::Answer(id, asked, None));
+                    let unsure = running.is_unsure(handle, back.max(now));
+                    let fault = unsure.then_some(Fault::Unsure);
+                    self.at(back.max(now) + 1000, Event::Answer(id, asked, fault));
                 } else {
                     self.at(limit, Event::Answer(id, asked, Some(Fault::Outstanding)));
                 }
             }
-            Op::Read { handle, .. } | Op::Write { handle, .. } => {
-                let back = running.outstanding.get(&handle.file).copied().unwrap_or(0);
-                if back > self.now() {
-                    self.after(1000, Event::Answer(id, asked, Some(Fault::Outstanding)));
-                } else {
-                    let stall = self.stall();
-                    self.after(stall, Event::Issue(id));
-                }
+            Op::Read { handle, .. } | Op::Write { handle, .. } if running.back(handle) > now => {
+                self.after(1000, Event::Answer(id, asked, Some(Fault::Outstanding)));
+            }
+            Op::Write { handle, .. } if running.is_unsure(handle, now) => {
+                self.after(1000, Event::Answer(id, asked, Some(Fault::Unsure)));
+            }
+            Op::Read { .. } | Op::Write { .. } => {
+                let stall = self.stall();
+                self.after(stall, Event::Issue(id));
             }
         }
     }
@@ -131,6 +149,7 @@ impl World {
             issued,
             what,
             landed: false,
+            failed: false,
         });
         let cut = self.now() < self.cut_until[machine];
         if cut || self.chance(self.weather.time_out) {
@@ -183,6 +202,9 @@ impl World {
         }
         let handle = self.io(io).handle;
         let until = if comes_back { back + 1 } else { Instant::MAX };
+        if !lands && self.may_land_after_failing(io) {
+            self.fails_for_now(id, io, until);
+        }
         self.processes
             .get_mut(id)
             .unwrap()
@@ -203,11 +225,40 @@ impl World {
     fn fail(&mut self, id: ProcessId, io: IoId) {
         let machine = self.io(io).machine;
         let (first, second) = (self.latency(machine), self.latency(machine));
-        if !matches!(self.io(io).what, Transfer::Read(_)) && self.rng.bool() {
+        if self.may_land_after_failing(io) {
+            self.fails_for_now(id, io, self.now() + first.max(second));
+        } else if !matches!(self.io(io).what, Transfer::Read(_)) && self.rng.bool() {
             self.after(first.min(second), Event::Land(io));
         }
         let fault = Fault::Failed("Input/output error".into());
         self.after(first.max(second), Event::Return(id, io, Some(fault)));
+    }
+
+    fn may_land_after_failing(&self, io: IoId) -> bool {
+        let io = self.io(io);
+        let storage = &self.machines[io.machine].setup.storage;
+        matches!(io.what, Transfer::Write(_)) && !storage.failure_is_final
+    }
+
+    /// A write fails, which is known at `known`, and lands some time, or never. Until its file is
+    /// closed no other is written, unless it is the heartbeat's: of whose writes any will do.
+    fn fails_for_now(&mut self, id: ProcessId, io: IoId, known: Instant) {
+        let Io {
+            machine,
+            handle,
+            offset,
+            issued,
+            ..
+        } = *self.io(io);
+        if self.rng.bool() {
+            let late = self.below(self.late_bound(machine));
+            self.at(issued + late, Event::Land(io));
+        }
+        if offset >= area_offset(1) {
+            let running = self.processes.get_mut(id).unwrap();
+            let from = running.unsure.entry(handle.file).or_insert(known);
+            *from = known.min(*from);
+        }
     }
 
     /// A read of many sectors is of up to three moments, in any order.
@@ -312,9 +363,13 @@ impl World {
         let answer = match fault {
             Some(fault) => {
                 let machine = self.ios.get(io).map(|io| io.machine);
-                if !matches!(fault, Fault::TimedOut(_)) {
+                let known = self.ios.get(io).is_some();
+                if !matches!(fault, Fault::TimedOut(_)) && known && !self.may_land_after_failing(io)
+                {
                     // It is over, and lands no more.
                     self.ios.remove(io);
+                } else if let Some(io) = self.ios.get_mut(io) {
+                    io.failed = matches!(fault, Fault::Failed(_));
                 }
                 self.shared.tell(machine, || format!("I/O: {fault}"));
                 Answer::Fault(fault)
@@ -328,10 +383,21 @@ impl World {
     }
 
     /// A process is gone, and what it has on its way lands as it would have, late, or never.
-    pub(super) fn orphan_all(&mut self, id: ProcessId) {
+    /// `powerless`: so is the machine's kernel, which else may see to it that none of the dead has
+    /// any on its way, but what has failed.
+    pub(super) fn orphan_all(&mut self, id: ProcessId, powerless: bool) {
         let mine = self.ios.iter().filter(|(_, io)| io.process == id);
         let mine: Vec<IoId> = mine.map(|(io, _)| io).collect();
-        mine.into_iter().for_each(|io| self.orphan(io));
+        for io in mine {
+            let Io {
+                machine, failed, ..
+            } = *self.io(io);
+            match self.machines[machine].setup.storage.io_ends_with_process && !powerless {
+                true if failed => {}
+                true => self.comes_to_its_end(io),
+                false => self.orphan(io),
+            }
+        }
     }
 
     /// Whether a heartbeat of this machine may still land.
@@ -340,6 +406,14 @@ impl World {
             io.machine == machine && io.offset < area_offset(1) && !io.landed
         };
         self.ios.iter().any(heartbeat)
+    }
+
+    /// It lands now, if it has not, or never.
+    fn comes_to_its_end(&mut self, io: IoId) {
+        if self.rng.bool() {
+            self.land(io);
+        }
+        self.ios.remove(io);
     }
 
     /// The process of an I/O is gone: it lands as it would have, late, or never.
