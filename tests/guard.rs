@@ -162,7 +162,7 @@ fn killed_between_fork_and_exec_the_command_never_runs() {
                 let resource = storage.resource(attempt);
                 let hold = a.start_hold(&["--contain", contain, &resource], &["echo", "run"]);
                 let child = loop {
-                    match child_of(&hold) {
+                    match hold.child() {
                         None if hold.code().is_none() => {}
                         other => break other,
                     }
@@ -192,21 +192,6 @@ fn killed_between_fork_and_exec_the_command_never_runs() {
             assert_tidy(&a, &storage.resource(ATTEMPTS + 1), &pids);
         },
     );
-}
-
-fn children_of(hold: &Process) -> Vec<i32> {
-    let pid = hold.pid();
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.unwrap_or_default();
-    let children = children.split_whitespace();
-    children.filter_map(|pid| pid.parse().ok()).collect()
-}
-
-/// The child of a lease-hold that is in its session: not the one that it has for itself.
-fn child_of(hold: &Process) -> Option<i32> {
-    let session = |pid: i32| nix::unistd::getsid(Some(Pid::from_raw(pid))).ok();
-    let mut children = children_of(hold).into_iter();
-    children.find(|child| session(*child) == session(hold.pid()))
 }
 
 fn executes(pid: i32, name: &str) -> bool {
@@ -372,7 +357,7 @@ fn with_both_stopped_or_dead_a_third_one_acts() {
 /// The process that a lease-hold has for itself: a child in a session of its own.
 fn third_of(hold: &Process) -> Option<i32> {
     let name = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-    let mut children = children_of(hold).into_iter();
+    let mut children = hold.children().into_iter();
     children.find(|pid| name(*pid).as_deref() == Some("lease-hold-last\n"))
 }
 

@@ -210,8 +210,12 @@ impl Server {
         containment: Containment,
     ) -> Result<Tell, OutOfOrder> {
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
-        let process = peer.wire.take_descriptor().and_then(Process::received);
-        let process = process.ok_or(OutOfOrder)?;
+        let descriptor = peer.wire.take_descriptor().ok_or(OutOfOrder)?;
+        let Some(process) = Process::received(descriptor) else {
+            // Given up meanwhile, as a rule: nobody waits for this answer.
+            let why = "it ended behind its gate".into();
+            return Ok(Tell::NotGuarded { why });
+        };
         let guarded = Guarded {
             process: process.id(),
             containment,

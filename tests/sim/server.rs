@@ -642,6 +642,7 @@ fn told_in_short(tell: &Tell) -> &'static str {
         Tell::Turn { .. } => "to acquire",
         Tell::Busy { .. } => "that it is busy",
         Tell::Go { .. } => "to go",
+        Tell::NotGuarded { .. } => "not to go",
         Tell::ReleaseTurn { .. } => "to release",
         Tell::Renewed { .. } => "of a renewal",
         Tell::Lost { .. } => "that all is lost",
