@@ -12,6 +12,7 @@ use lease_core::registry::wire::Wire;
 use lease_core::timing::Timing;
 use nix::sys::signal::Signal;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 use support::family::{CONTAINMENTS, control_groups};
 use support::hosts::Host;
 use support::path::StoragePath;
@@ -254,6 +255,36 @@ fn what_is_released_without_a_lease_join_the_next_one_gives_no_turn_for() {
 }
 
 // ---- a real one
+
+#[test]
+fn what_lease_join_could_not_see_gone_is_not_started() {
+    control_groups();
+    let storage = Storage::new(1);
+    let (host, join) = Host::joined(&storage, 1);
+    // Its control groups are where nobody else has them.
+    let place = storage.path().join("groups");
+    std::fs::create_dir(&place).unwrap();
+    let resource = storage.resource(1);
+    let elsewhere = |contain: &str| {
+        let tool = host.hold_command(&["--contain", contain, &resource], &["echo", "run"]);
+        let script = format!("mount -t cgroup2 none {} && exec \"$@\"", place.display());
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "sh", "-c", &script, "sh"]);
+        shell.arg(tool.get_program()).args(tool.get_args());
+        Process::start(&mut shell).finish()
+    };
+    for contain in ["cgroup", "auto"] {
+        let ran = elsewhere(contain);
+        assert_eq!((ran.code, ran.stdout.as_str()), (78, ""), "{ran:?}");
+        let said = "cannot run echo: lease-join does not see control group";
+        assert!(ran.stderr.contains(said), "{ran:?}");
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+        assert_eq!(storage.owner(1).0, None);
+    }
+    let ran = elsewhere("pidns");
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "run\n"), "{ran:?}");
+    assert!(join.code().is_none() && !join.stderr().contains("without a release"));
+}
 
 /// A host whose lease-join is stopped, and what one of its lease-holds has behind its gate
 /// meanwhile.

@@ -220,6 +220,11 @@ impl Server {
             process: process.id(),
             containment,
         };
+        if !guarded.is_within_reach() {
+            return Ok(Tell::NotGuarded {
+                why: out_of_reach(&guarded),
+            });
+        }
         self.table.guard(id, guarded.clone())?;
         peer.at_gate = guarded.containment == Containment::Tree;
         peer.victim.guarded = Some(guarded);
@@ -435,6 +440,18 @@ pub(crate) fn describe(holder: &Holder) -> String {
         "lease-hold pid {} ({})",
         holder.process.pid,
         escape(holder.command.as_bytes())
+    )
+}
+
+/// Why what a lease-hold would start cannot be guarded from here.
+fn out_of_reach(guarded: &Guarded) -> String {
+    let what = match &guarded.containment {
+        Containment::Cgroup(path) => format!("control group {}", path.display()),
+        Containment::PidNamespace | Containment::Tree => "its containment".into(),
+    };
+    format!(
+        "lease-join does not see {what}; run both in the same mount and cgroup namespace, or try \
+         --contain pidns"
     )
 }
 
