@@ -195,7 +195,11 @@ impl Server {
                 peer.at_gate = false;
                 Vec::new()
             }
-            Ask::Release { index } => self.table.release(id, index)?,
+            Ask::Release { index } => {
+                let answers = self.table.release(id, index)?;
+                peer.victim.nothing_runs();
+                answers
+            }
             Ask::Released { index, left } => self.table.released(id, index, left, late_until)?,
             Ask::Guard { containment } => vec![(id, self.guard(number, id, containment)?)],
         };
@@ -283,6 +287,9 @@ impl Server {
         self.table.resume(id, process.id(), standing, late_until)?;
         let mut victim = self.awaited.remove(&id).ok_or(OutOfOrder)?;
         victim.holder = Some(process);
+        if self.table.holder(id).is_some_and(|h| h.guarded.is_none()) {
+            victim.nothing_runs();
+        }
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
         peer.holder = Some(id);
         peer.victim = victim;

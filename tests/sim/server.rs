@@ -367,6 +367,13 @@ impl<'p> Server<'p> {
                 self.table.resume(holder, process, standing, late_until)?;
                 peer.victim = self.awaited.remove(&holder).ok_or(OutOfOrder)?;
                 peer.victim.holder = Some(peer.pid);
+                if self
+                    .table
+                    .holder(holder)
+                    .is_some_and(|h| h.guarded.is_none())
+                {
+                    peer.victim.tree = None;
+                }
                 peer.holder = Some(holder);
                 if self.stage != Stage::Serving {
                     let farewell = self.farewell();
@@ -391,7 +398,11 @@ impl<'p> Server<'p> {
                 }
                 Vec::new()
             }
-            Ask::Release { index } => self.table.release(id, index)?,
+            Ask::Release { index } => {
+                let answers = self.table.release(id, index)?;
+                peer.victim.tree = None;
+                answers
+            }
             Ask::Released { index, left } => self.table.released(id, index, left, late_until)?,
             Ask::Guard { .. } => self.guard(number, id)?,
             // Here nobody counts on that: whoever ends at its gate is taken for one that ran.
