@@ -565,7 +565,7 @@ impl Child {
     pub(crate) fn not_before(&mut self, at: Moment) {
         if let Some(control) = &mut self.control {
             // An init that is gone has taken all with it.
-            let _ = control.send(&LastMoment { at });
+            let _ = control.send_newest(&LastMoment { at });
         }
     }
 }

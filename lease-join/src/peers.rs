@@ -423,9 +423,14 @@ impl Server {
 
     /// A peer that cannot be told is closed when it is next heard.
     fn tell(&mut self, number: u64, tell: &Tell) {
-        if let Some(peer) = self.peers.get_mut(&number)
-            && peer.wire.send(tell).is_err()
-        {
+        let Some(peer) = self.peers.get_mut(&number) else {
+            return;
+        };
+        let sent = match tell {
+            Tell::Renewed { .. } => peer.wire.send_newest(tell),
+            _ => peer.wire.send(tell),
+        };
+        if sent.is_err() {
             // Whether it was still open does not matter: it is closed now.
             let _ = peer.wire.stream().shutdown(std::net::Shutdown::Both);
         }
