@@ -290,9 +290,14 @@ impl<'a> Watch<'a> {
 
     /// The lease is lost: says so, and has it said. When it was taken there is no time for that.
     fn announce(&mut self, now: Moment, standing: Standing) {
-        if let (Some(on_loss), false) = (&self.orders.on_loss, standing.taken) {
-            let aside = child::run_aside(on_loss, self.environment, &self.orders);
-            self.aside = aside.map(|id| (id, now.after(SPARED_FOR)));
+        let last = last_moment(self.hub);
+        match self.orders.on_loss.as_ref().filter(|_| !standing.taken) {
+            Some(_) if now >= last => say(TOOL, "it is too late for the command of --on-loss"),
+            Some(on_loss) => {
+                let aside = child::run_aside(on_loss, self.environment, &self.orders);
+                self.aside = aside.map(|id| (id, now.after(SPARED_FOR).min(last)));
+            }
+            None => {}
         }
         let why = self.why.as_deref().unwrap_or("no renewal in time");
         say(
