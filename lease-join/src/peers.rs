@@ -287,7 +287,8 @@ impl Server {
         self.table.resume(id, process.id(), standing, late_until)?;
         let mut victim = self.awaited.remove(&id).ok_or(OutOfOrder)?;
         victim.holder = Some(process);
-        if self.table.holder(id).is_some_and(|h| h.guarded.is_none()) {
+        let known = self.table.holder(id).ok_or(OutOfOrder)?;
+        if known.guarded.is_none() {
             victim.nothing_runs();
         }
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;

@@ -362,23 +362,7 @@ impl<'p> Server<'p> {
                     let why = String::new();
                     return Ok(Heard::Last(Tell::Refused { why }));
                 }
-                let process = super::machine::process(peer.pid);
-                let standing = (&phases[..], &late[..]);
-                self.table.resume(holder, process, standing, late_until)?;
-                peer.victim = self.awaited.remove(&holder).ok_or(OutOfOrder)?;
-                peer.victim.holder = Some(peer.pid);
-                if self
-                    .table
-                    .holder(holder)
-                    .is_some_and(|h| h.guarded.is_none())
-                {
-                    peer.victim.tree = None;
-                }
-                peer.holder = Some(holder);
-                if self.stage != Stage::Serving {
-                    let farewell = self.farewell();
-                    self.tell(number, &farewell);
-                }
+                self.resume(number, holder, (&phases, &late))?;
                 let renewed = self.life.tenure.renewed();
                 vec![(holder, Tell::Resumed { renewed })]
             }
@@ -410,6 +394,31 @@ impl<'p> Server<'p> {
             Ask::Describe => return Err(OutOfOrder),
         };
         Ok(Heard::Answers(answers))
+    }
+
+    /// A holder of the former lease-join comes back.
+    fn resume(
+        &mut self,
+        number: u64,
+        holder: HolderId,
+        standing: (&[Phase], &[bool]),
+    ) -> Result<(), OutOfOrder> {
+        let late_until = self.machine.landed_by();
+        let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
+        let process = super::machine::process(peer.pid);
+        self.table.resume(holder, process, standing, late_until)?;
+        peer.victim = self.awaited.remove(&holder).ok_or(OutOfOrder)?;
+        peer.victim.holder = Some(peer.pid);
+        let known = self.table.holder(holder).ok_or(OutOfOrder)?;
+        if known.guarded.is_none() {
+            peer.victim.tree = None;
+        }
+        peer.holder = Some(holder);
+        if self.stage != Stage::Serving {
+            let farewell = self.farewell();
+            self.tell(number, &farewell);
+        }
+        Ok(())
     }
 
     /// The descriptor that comes with the message is that of the tree whose holder asks.
