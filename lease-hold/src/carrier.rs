@@ -65,8 +65,8 @@ impl Carrier {
         }
     }
 
-    /// Whether all has to end: it is the last moment that is known of, or there is no lease-hold any
-    /// more.
+    /// Whether all has to end: it is the last moment that is known of, or there is no lease-hold
+    /// any more.
     pub(crate) fn is_over(&mut self) -> bool {
         // Whatever is learned after this is true of this moment too.
         let now = self.clock.now();
