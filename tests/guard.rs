@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use lease_core::clock::Moment;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::time::Duration;
 use support::family::{
@@ -162,7 +162,7 @@ fn killed_between_fork_and_exec_the_command_never_runs() {
                 let resource = storage.resource(attempt);
                 let hold = a.start_hold(&["--contain", contain, &resource], &["echo", "run"]);
                 let child = loop {
-                    match child_of(&hold) {
+                    match hold.child() {
                         None if hold.code().is_none() => {}
                         other => break other,
                     }
@@ -192,21 +192,6 @@ fn killed_between_fork_and_exec_the_command_never_runs() {
             assert_tidy(&a, &storage.resource(ATTEMPTS + 1), &pids);
         },
     );
-}
-
-fn children_of(hold: &Process) -> Vec<i32> {
-    let pid = hold.pid();
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.unwrap_or_default();
-    let children = children.split_whitespace();
-    children.filter_map(|pid| pid.parse().ok()).collect()
-}
-
-/// The child of a lease-hold that is in its session: not the one that it has for itself.
-fn child_of(hold: &Process) -> Option<i32> {
-    let session = |pid: i32| nix::unistd::getsid(Some(Pid::from_raw(pid))).ok();
-    let mut children = children_of(hold).into_iter();
-    children.find(|child| session(*child) == session(hold.pid()))
 }
 
 fn executes(pid: i32, name: &str) -> bool {
@@ -336,9 +321,11 @@ fn a_stopped_lease_join_is_not_waited_for() {
 
 #[test]
 fn with_both_stopped_or_dead_a_third_one_acts() {
+    // The lease-hold alone, or its whole group with the command.
     let ways = [
-        (Signal::SIGSTOP, Signal::SIGSTOP),
-        (Signal::SIGSTOP, Signal::SIGKILL),
+        (false, Signal::SIGSTOP),
+        (false, Signal::SIGKILL),
+        (true, Signal::SIGSTOP),
     ];
     let all: Vec<_> = CONTAINMENTS
         .iter()
@@ -347,7 +334,7 @@ fn with_both_stopped_or_dead_a_third_one_acts() {
     together(
         &all,
         |case| format!("{case:?}"),
-        |(contain, (to_hold, to_join))| {
+        |(contain, (whole_group, to_join))| {
             let storage = Storage::new(1);
             let a = host(&storage, 1);
             let join = a.join();
@@ -355,7 +342,11 @@ fn with_both_stopped_or_dead_a_third_one_acts() {
             let third = third_of(&family.hold);
             assert_eq!(third.is_none(), *contain == "pidns");
             a.wait_for_renewal();
-            family.hold.signal(*to_hold);
+            let pid = Pid::from_raw(family.hold.pid());
+            match whole_group {
+                true => killpg(pid, Signal::SIGSTOP).unwrap(),
+                false => kill(pid, Signal::SIGSTOP).unwrap(),
+            }
             join.signal(*to_join);
             let ended = family.wait_for_end(SOON);
             assert_in_time(contain, a.renewed(), ended);
@@ -372,7 +363,7 @@ fn with_both_stopped_or_dead_a_third_one_acts() {
 /// The process that a lease-hold has for itself: a child in a session of its own.
 fn third_of(hold: &Process) -> Option<i32> {
     let name = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-    let mut children = children_of(hold).into_iter();
+    let mut children = hold.children().into_iter();
     children.find(|pid| name(*pid).as_deref() == Some("lease-hold-last\n"))
 }
 
@@ -477,51 +468,90 @@ fn outlast(host: &Host) {
     while host.wait_for_renewal().since(start) < over {}
 }
 
-#[test]
-fn the_terminals_keys_do_what_they_do_to_any_command() {
-    let storage = Storage::new(1);
-    let (a, _join) = Host::joined(&storage, 1);
+/// A shell at a terminal of its own, and how a lease-hold with `script` is called there.
+fn at_a_terminal(host: &Host, storage: &Storage, contain: &str, script: &str) -> (Process, String) {
     let mut terminal = std::process::Command::new("script");
     terminal
         .args(["-qfec", "sh -i", "/dev/null"])
         .env("PS1", "$ ");
-    let mut terminal = Process::start_with(&mut terminal, std::process::Stdio::piped());
-    let command = [
-        "sh",
-        "-c",
-        &format!("'{OWN_PID}; echo \"now\" runs $pid; exec sleep 1000'"),
-    ];
-    let hold = a.hold_command(&[&storage.resource(1)], &command);
+    let terminal = Process::start_with(&mut terminal, std::process::Stdio::piped());
+    let command = ["sh", "-c", &format!("'{script}'")];
+    let hold = host.hold_command(&["--contain", contain, &storage.resource(1)], &command);
     let words = std::iter::once(hold.get_program()).chain(hold.get_args());
     let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
-    terminal.say(&format!("{}\n", words.join(" ")));
-    terminal.wait_for_stdout("now runs");
-    let pid = wait_until("its pid", SOON, || {
-        let text = terminal.stdout();
-        let rest = text.split("now runs ").nth(1)?;
-        rest.split_once(['\r', '\n'])?.0.trim().parse::<i32>().ok()
-    });
+    (terminal, words.join(" "))
+}
 
-    terminal.say("\x1a");
-    wait_until("the command stops", SOON, || {
-        (state(pid) == Some('T')).then_some(())
-    });
-    terminal.say("echo the shell is $((40 + 2))\n");
-    terminal.wait_for_stdout("the shell is 42");
-    outlast(&a);
-    assert_eq!(state(pid), Some('T'));
-    assert_eq!(storage.owner(1), (Some(1), 1));
-    terminal.say("fg\n");
-    wait_until("the command goes on", SOON, || {
-        (state(pid) == Some('S')).then_some(())
-    });
-    terminal.say("\x03");
-    wait_for_end(pid, SOON);
-    wait_until("the lease is free", SOON, || {
-        storage.owner(1).0.is_none().then_some(())
-    });
-    terminal.say("echo code $?\n");
-    terminal.wait_for_stdout("code 130");
-    terminal.say("exit\n");
-    terminal.finish();
+#[test]
+fn the_terminals_keys_do_what_they_do_to_any_command() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, _join) = Host::joined(&storage, 1);
+            let script = format!("{OWN_PID}; echo \"now\" runs $pid; exec sleep 1000");
+            let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
+            terminal.say(&format!("{line}\n"));
+            terminal.wait_for_stdout("now runs");
+            let pid = wait_until("its pid", SOON, || {
+                let text = terminal.stdout();
+                let rest = text.split("now runs ").nth(1)?;
+                rest.split_once(['\r', '\n'])?.0.trim().parse::<i32>().ok()
+            });
+
+            terminal.say("\x1a");
+            wait_until("the command stops", SOON, || {
+                (state(pid) == Some('T')).then_some(())
+            });
+            terminal.say("echo the shell is $((40 + 2))\n");
+            terminal.wait_for_stdout("the shell is 42");
+            outlast(&a);
+            assert_eq!(state(pid), Some('T'));
+            assert_eq!(storage.owner(1), (Some(1), 1));
+            terminal.say("fg\n");
+            wait_until("the command goes on", SOON, || {
+                (state(pid) == Some('S')).then_some(())
+            });
+            terminal.say("\x03");
+            wait_for_end(pid, SOON);
+            wait_until("the lease is free", SOON, || {
+                storage.owner(1).0.is_none().then_some(())
+            });
+            terminal.say("echo code $?\n");
+            terminal.wait_for_stdout("code 130");
+            terminal.say("exit\n");
+            terminal.finish();
+        },
+    );
+}
+
+#[test]
+fn in_the_background_of_a_terminal_that_wants_that_it_stops_when_it_writes() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, _join) = Host::joined(&storage, 1);
+            let script = "echo \"it\" writes; exit 5";
+            let (mut terminal, line) = at_a_terminal(&a, &storage, contain, script);
+            terminal.say(&format!("stty tostop\n{line} &\n"));
+            wait_until("the job stops", SOON, || {
+                terminal.say("jobs\n");
+                terminal.stdout().contains("Stopped").then_some(())
+            });
+            assert!(!terminal.stdout().contains("it writes"));
+            assert_eq!(storage.owner(1), (Some(1), 1));
+            terminal.say("fg\n");
+            terminal.wait_for_stdout("it writes");
+            terminal.say("echo code $?\n");
+            terminal.wait_for_stdout("code 5");
+            terminal.say("exit\n");
+            terminal.finish();
+            assert_eq!(storage.owner(1), (None, 1));
+        },
+    );
 }

@@ -198,6 +198,30 @@ fn a_release_that_failed_is_made_good_only_when_it_cannot_land_any_more() {
     assert!(storage.heartbeat(1).is_free());
 }
 
+#[test]
+fn a_tree_that_its_lease_hold_saw_gone_needs_no_other_proof() {
+    let storage = Storage::new(1);
+    let path = StoragePath::to(&storage);
+    let host = Host::new(&storage, 1).promising(WATCHDOG);
+    let join = host.join();
+    let far = Host::new(&storage, 1).by_way_of(&storage, &path.disk());
+    let hold = host.holding(&["--contain", "tree", &far.resource(&storage, 1)]);
+    path.hang();
+    hold.signal(Signal::SIGTERM);
+    let releasing = || {
+        let said = host.describe();
+        (said["holders"][0]["resources"][0]["phase"] == "releasing").then_some(())
+    };
+    wait_until("it releases", SOON, releasing);
+    hold.signal(Signal::SIGKILL);
+    path.go_on();
+    assert_eq!(hold.finish().code, 137);
+    join.wait_for_stderr("its leases are free");
+    assert_eq!(storage.owner(1).0, None);
+    join.signal(Signal::SIGTERM);
+    assert_eq!(join.finish().code, 0, "{}", join.stderr());
+}
+
 /// A resource on three disks, the last of which can be made to hang.
 struct Three {
     storage: Storage,

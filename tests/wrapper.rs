@@ -234,6 +234,33 @@ fn a_loss_that_is_noticed_late_is_announced_all_the_same() {
 }
 
 #[test]
+fn a_loss_that_is_noticed_too_late_is_not_announced() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let a = Host::new(&storage, 1).promising(4);
+            let join = a.join();
+            let file = storage.path().join("announced");
+            let on_loss = format!("touch {}", file.display());
+            let resource = storage.resource(1);
+            let hold = a.holding(&["--contain", contain, "--on-loss", &on_loss, &resource]);
+            hold.signal(Signal::SIGSTOP);
+            join.kill();
+            let late = a.renewed().after(Duration::from_secs(12));
+            wait_until("everything is over", SOON, || (now() > late).then_some(()));
+            hold.signal(Signal::SIGCONT);
+            let ran = hold.finish();
+            assert_eq!(ran.code, 124, "{ran:?}");
+            assert!(ran.stderr.contains("too late for the command"), "{ran:?}");
+            assert!(!file.exists());
+        },
+    );
+}
+
+#[test]
 fn a_lease_hold_that_is_not_to_hear_of_a_hangup_does_not() {
     let storage = Storage::new(1);
     let (a, _join) = Host::joined(&storage, 1);

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::signal::kill;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+use nix::unistd::{AccessFlags, Pid, UnlinkatFlags, access, unlinkat};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -51,6 +51,18 @@ pub enum Remains {
 }
 
 impl Guarded {
+    /// Whether what the process is in is within reach from here: only then can all of it be killed
+    /// from here, and seen to be gone.
+    pub fn is_within_reach(&self) -> bool {
+        match &self.containment {
+            Containment::Cgroup(path) => {
+                access(&path.join("cgroup.kill"), AccessFlags::W_OK).is_ok()
+                    && cgroup_processes(path).contains(&self.process.pid)
+            }
+            Containment::PidNamespace | Containment::Tree => true,
+        }
+    }
+
     /// Kills all of it and looks what is left. `process` is a descriptor for it, if it lives.
     pub fn kill(&self, process: Option<&Process>) -> Remains {
         process.into_iter().for_each(Process::kill);
@@ -193,6 +205,20 @@ mod tests {
             let remains = remove_cgroup(Path::new(path));
             assert_eq!(remains, Remains::NotKnown, "{path}");
         }
+    }
+
+    #[test]
+    fn a_control_group_that_is_not_seen_from_here_is_out_of_reach() {
+        let process = Process::own().unwrap().id();
+        let of = |containment| {
+            Guarded {
+                process,
+                containment,
+            }
+            .is_within_reach()
+        };
+        assert!(!of(Containment::Cgroup("/no/such/group".into())));
+        assert!(of(Containment::PidNamespace) && of(Containment::Tree));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigHandler, SigSet, Signal};
-use nix::unistd::{ForkResult, Pid, fork, getppid, pipe2, read, write};
+use nix::unistd::{ForkResult, Pid, fork, getppid, pipe2, read, setpgid, write};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -333,7 +333,8 @@ fn let_through(gate: BorrowedFd<'_>) -> bool {
 }
 
 /// Executes a command in a child, as this process was started itself, and waits until it does.
-/// Returns the child, and a descriptor for it.
+/// Returns the child, and a descriptor for it. Before the command runs, this process leaves the
+/// process group that both are in: whoever stops that stops nobody who carries a deadline.
 pub(crate) fn start(file: &CStr, arguments: &[CString]) -> anyhow::Result<(Pid, OwnedFd)> {
     let mut variables = Vec::new();
     for (name, value) in std::env::vars_os() {
@@ -349,6 +350,7 @@ pub(crate) fn start(file: &CStr, arguments: &[CString]) -> anyhow::Result<(Pid, 
         kept: None,
     };
     let gated = fork_to_gate(&execution, None, None, None)?;
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     write(&gated.gate, &[1])?;
     let mut fds = [PollFd::new(gated.failure.as_fd(), PollFlags::POLLIN)];
     while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
@@ -565,7 +567,7 @@ impl Child {
     pub(crate) fn not_before(&mut self, at: Moment) {
         if let Some(control) = &mut self.control {
             // An init that is gone has taken all with it.
-            let _ = control.send(&LastMoment { at });
+            let _ = control.send_newest(&LastMoment { at });
         }
     }
 }

@@ -25,7 +25,7 @@ use lease_core::tool::{Failure, Status, say};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::time::Duration;
 
 /// How long the command of --on-loss is spared, whatever has to be killed.
@@ -103,7 +103,8 @@ pub(crate) fn run(
             let pidfd = gated.pidfd()?;
             hub.sessions()[*number].ask(Ask::Guard { containment }, Some(pidfd));
         }
-        if let Err(ended) = wait_for_go(hub, asked.len()) {
+        if let Err(ended) = wait_for_go(hub, &command.name, asked.len()) {
+            hub.sessions().iter_mut().for_each(Session::withdraw_guard);
             drop(gated);
             return Ok(ended);
         }
@@ -139,28 +140,27 @@ fn carried(hub: &mut Hub) -> Carried {
 }
 
 /// Waits until so many lease-joins know of the child and say that their host id is as it was.
-fn wait_for_go(hub: &mut Hub, mut missing: usize) -> Result<(), Ended> {
+fn wait_for_go(hub: &mut Hub, name: &OsStr, mut missing: usize) -> Result<(), Ended> {
     while missing > 0 {
-        let go = hub.wait_for(None, true, |_, event| match event {
-            Event::Told(
+        let told = hub.wait_for(None, true, |_, event| match event {
+            Event::Told(session, tell @ (Tell::Go { .. } | Tell::NotGuarded { .. })) => {
+                Ok((session, tell))
+            }
+            other => Err(other),
+        });
+        let (session, generation, renewed) = match told {
+            Some((
                 session,
                 Tell::Go {
                     generation,
                     renewed,
                 },
-            ) => Ok((session, generation, renewed)),
-            other => Err(other),
-        });
-        let Some((session, generation, renewed)) = go else {
-            let text = format!("{} was not started: everything ends", hub.command);
-            let status = match hub.ending {
-                Some(crate::hub::Ending::Signal(number)) => {
-                    return Err(Ended::Command(128 + u8::try_from(number).unwrap_or(0)));
-                }
-                Some(crate::hub::Ending::Lost(_)) => Status::Lost,
-                _ => Status::NotJoined,
-            };
-            return Err(Ended::NotRun(Failure::new(status, text)));
+            )) => (session, generation, renewed),
+            Some((_, Tell::NotGuarded { why })) => {
+                let failure = command::cannot(Status::Refused, name, &why);
+                return Err(Ended::NotRun(failure));
+            }
+            _ => return Err(not_started(hub)),
         };
         let now = hub.clock.now();
         let session = &mut hub.sessions()[session];
@@ -171,6 +171,19 @@ fn wait_for_go(hub: &mut Hub, mut missing: usize) -> Result<(), Ended> {
         missing -= 1;
     }
     Ok(())
+}
+
+/// Everything ends while the command stands at its gate.
+fn not_started(hub: &Hub) -> Ended {
+    let text = format!("{} was not started: everything ends", hub.command);
+    let status = match hub.ending {
+        Some(crate::hub::Ending::Signal(number)) => {
+            return Ended::Command(128 + u8::try_from(number).unwrap_or(0));
+        }
+        Some(crate::hub::Ending::Lost(_)) => Status::Lost,
+        _ => Status::NotJoined,
+    };
+    Ended::NotRun(Failure::new(status, text))
 }
 
 /// The main thread while the command runs.
@@ -277,9 +290,14 @@ impl<'a> Watch<'a> {
 
     /// The lease is lost: says so, and has it said. When it was taken there is no time for that.
     fn announce(&mut self, now: Moment, standing: Standing) {
-        if let (Some(on_loss), false) = (&self.orders.on_loss, standing.taken) {
-            let aside = child::run_aside(on_loss, self.environment, &self.orders);
-            self.aside = aside.map(|id| (id, now.after(SPARED_FOR)));
+        let last = last_moment(self.hub);
+        match self.orders.on_loss.as_ref().filter(|_| !standing.taken) {
+            Some(_) if now >= last => say(TOOL, "it is too late for the command of --on-loss"),
+            Some(on_loss) => {
+                let aside = child::run_aside(on_loss, self.environment, &self.orders);
+                self.aside = aside.map(|id| (id, now.after(SPARED_FOR).min(last)));
+            }
+            None => {}
         }
         let why = self.why.as_deref().unwrap_or("no renewal in time");
         say(

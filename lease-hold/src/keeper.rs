@@ -71,7 +71,7 @@ impl Keeper {
     /// The leases have been renewed: it need not act before this moment.
     pub(crate) fn not_before(&mut self, at: Moment) {
         // One that is gone is not missed while two others are there.
-        let _ = self.wire.send(&LastMoment { at });
+        let _ = self.wire.send_newest(&LastMoment { at });
     }
 }
 

@@ -87,9 +87,11 @@ pub(crate) fn give_back(hub: &mut Hub, held: Vec<HeldLease>) -> Result<(), Failu
 fn release_alone(hub: &mut Hub, waiting: &mut Vec<HeldLease>) -> usize {
     let mut running = 0;
     for lease in std::mem::take(waiting) {
-        if hub.session_of(lease.index).0.is_alive() {
+        let (session, number) = hub.session_of(lease.index);
+        if session.is_alive() {
             waiting.push(lease);
         } else if lease.held.mode == Mode::Exclusive {
+            session.releases_alone(number);
             hub.give(lease.index, Job::Release(lease.held));
             running += 1;
         } else {

@@ -129,6 +129,18 @@ impl Session {
         self.unanswered.push((ask, fd));
     }
 
+    /// No lease-join is asked again to guard what stands behind the gate: it has answered, or that
+    /// is given up.
+    pub(crate) fn withdraw_guard(&mut self) {
+        self.answered(|ask| matches!(ask, Ask::Guard { .. }));
+    }
+
+    /// A resource is released without a lease-join: the next one gives no turn for it.
+    pub(crate) fn releases_alone(&mut self, index: usize) {
+        self.phases[index] = Phase::Releasing;
+        self.answered(|ask| matches!(ask, Ask::Release { index: i } if *i == index));
+    }
+
     /// Says that the command starts. `false`: it must not, for lease-join may not hear of that.
     pub(crate) fn start(&mut self) -> bool {
         let Some(wire) = self.wire.as_mut().filter(|_| !self.resuming) else {
@@ -252,7 +264,7 @@ impl Session {
                 self.phases[*index] = if *last { Phase::Releasing } else { Phase::Idle };
                 self.answered(|ask| matches!(ask, Ask::Release { index: i } if i == index));
             }
-            Tell::Go { .. } => self.answered(|ask| matches!(ask, Ask::Guard { .. })),
+            Tell::Go { .. } | Tell::NotGuarded { .. } => self.withdraw_guard(),
             Tell::Registered(_) | Tell::Described(_) | Tell::Stop => {}
         }
     }

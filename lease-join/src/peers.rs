@@ -195,7 +195,11 @@ impl Server {
                 peer.at_gate = false;
                 Vec::new()
             }
-            Ask::Release { index } => self.table.release(id, index)?,
+            Ask::Release { index } => {
+                let answers = self.table.release(id, index)?;
+                peer.victim.nothing_runs();
+                answers
+            }
             Ask::Released { index, left } => self.table.released(id, index, left, late_until)?,
             Ask::Guard { containment } => vec![(id, self.guard(number, id, containment)?)],
         };
@@ -210,12 +214,21 @@ impl Server {
         containment: Containment,
     ) -> Result<Tell, OutOfOrder> {
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
-        let process = peer.wire.take_descriptor().and_then(Process::received);
-        let process = process.ok_or(OutOfOrder)?;
+        let descriptor = peer.wire.take_descriptor().ok_or(OutOfOrder)?;
+        let Some(process) = Process::received(descriptor) else {
+            // Given up meanwhile, as a rule: nobody waits for this answer.
+            let why = "it ended behind its gate".into();
+            return Ok(Tell::NotGuarded { why });
+        };
         let guarded = Guarded {
             process: process.id(),
             containment,
         };
+        if !guarded.is_within_reach() {
+            return Ok(Tell::NotGuarded {
+                why: out_of_reach(&guarded),
+            });
+        }
         self.table.guard(id, guarded.clone())?;
         peer.at_gate = guarded.containment == Containment::Tree;
         peer.victim.guarded = Some(guarded);
@@ -274,6 +287,10 @@ impl Server {
         self.table.resume(id, process.id(), standing, late_until)?;
         let mut victim = self.awaited.remove(&id).ok_or(OutOfOrder)?;
         victim.holder = Some(process);
+        let known = self.table.holder(id).ok_or(OutOfOrder)?;
+        if known.guarded.is_none() {
+            victim.nothing_runs();
+        }
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
         peer.holder = Some(id);
         peer.victim = victim;
@@ -407,9 +424,14 @@ impl Server {
 
     /// A peer that cannot be told is closed when it is next heard.
     fn tell(&mut self, number: u64, tell: &Tell) {
-        if let Some(peer) = self.peers.get_mut(&number)
-            && peer.wire.send(tell).is_err()
-        {
+        let Some(peer) = self.peers.get_mut(&number) else {
+            return;
+        };
+        let sent = match tell {
+            Tell::Renewed { .. } => peer.wire.send_newest(tell),
+            _ => peer.wire.send(tell),
+        };
+        if sent.is_err() {
             // Whether it was still open does not matter: it is closed now.
             let _ = peer.wire.stream().shutdown(std::net::Shutdown::Both);
         }
@@ -431,6 +453,18 @@ pub(crate) fn describe(holder: &Holder) -> String {
         "lease-hold pid {} ({})",
         holder.process.pid,
         escape(holder.command.as_bytes())
+    )
+}
+
+/// Why what a lease-hold would start cannot be guarded from here.
+fn out_of_reach(guarded: &Guarded) -> String {
+    let what = match &guarded.containment {
+        Containment::Cgroup(path) => format!("control group {}", path.display()),
+        Containment::PidNamespace | Containment::Tree => "its containment".into(),
+    };
+    format!(
+        "lease-join does not see {what}; run both in the same mount and cgroup namespace, or try \
+         --contain pidns"
     )
 }
 

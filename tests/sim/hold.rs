@@ -590,7 +590,7 @@ impl<'p> Main<'p> {
                 session.answered(|ask| matches!(ask, Ask::Guard { .. }));
                 shared.post(session.worker, Letter::Tell(tell));
             }
-            Tell::Registered(_) | Tell::Described(_) => {}
+            Tell::Registered(_) | Tell::Described(_) | Tell::NotGuarded { .. } => {}
         }
     }
 
@@ -943,6 +943,8 @@ impl Worker<'_> {
             }
             if now >= alone_at && session.link.get() == Link::Down {
                 if held.mode == Mode::Exclusive {
+                    session.phase.set(Phase::Releasing);
+                    session.answered(|ask| matches!(ask, Ask::Release { .. }));
                     self.release(held);
                 }
                 return;

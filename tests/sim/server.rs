@@ -363,16 +363,7 @@ impl<'p> Server<'p> {
                     let why = String::new();
                     return Ok(Heard::Last(Tell::Refused { why }));
                 }
-                let process = super::machine::process(peer.pid);
-                let standing = (&phases[..], &late[..]);
-                self.table.resume(holder, process, standing, late_until)?;
-                peer.victim = self.awaited.remove(&holder).ok_or(OutOfOrder)?;
-                peer.victim.holder = Some(peer.pid);
-                peer.holder = Some(holder);
-                if self.stage != Stage::Serving {
-                    let farewell = self.farewell();
-                    self.tell(number, &farewell);
-                }
+                self.resume(number, holder, (&phases, &late))?;
                 let renewed = self.life.tenure.renewed();
                 vec![(holder, Tell::Resumed { renewed })]
             }
@@ -392,7 +383,11 @@ impl<'p> Server<'p> {
                 }
                 Vec::new()
             }
-            Ask::Release { index } => self.table.release(id, index)?,
+            Ask::Release { index } => {
+                let answers = self.table.release(id, index)?;
+                peer.victim.tree = None;
+                answers
+            }
             Ask::Released { index, left } => self.table.released(id, index, left, late_until)?,
             Ask::Guard { .. } => self.guard(number, id)?,
             // Here nobody counts on that: whoever ends at its gate is taken for one that ran.
@@ -400,6 +395,31 @@ impl<'p> Server<'p> {
             Ask::Describe => return Err(OutOfOrder),
         };
         Ok(Heard::Answers(answers))
+    }
+
+    /// A holder of the former lease-join comes back.
+    fn resume(
+        &mut self,
+        number: u64,
+        holder: HolderId,
+        standing: (&[Phase], &[bool]),
+    ) -> Result<(), OutOfOrder> {
+        let late_until = self.machine.landed_by();
+        let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
+        let process = super::machine::process(peer.pid);
+        self.table.resume(holder, process, standing, late_until)?;
+        peer.victim = self.awaited.remove(&holder).ok_or(OutOfOrder)?;
+        peer.victim.holder = Some(peer.pid);
+        let known = self.table.holder(holder).ok_or(OutOfOrder)?;
+        if known.guarded.is_none() {
+            peer.victim.tree = None;
+        }
+        peer.holder = Some(holder);
+        if self.stage != Stage::Serving {
+            let farewell = self.farewell();
+            self.tell(number, &farewell);
+        }
+        Ok(())
     }
 
     /// The descriptor that comes with the message is that of the tree whose holder asks.
@@ -648,6 +668,7 @@ fn told_in_short(tell: &Tell) -> &'static str {
         Tell::Turn { .. } => "to acquire",
         Tell::Busy { .. } => "that it is busy",
         Tell::Go { .. } => "to go",
+        Tell::NotGuarded { .. } => "not to go",
         Tell::ReleaseTurn { .. } => "to release",
         Tell::Renewed { .. } => "of a renewal",
         Tell::Lost { .. } => "that all is lost",

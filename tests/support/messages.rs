@@ -207,7 +207,7 @@ fn rival(rng: &mut Rng) -> Rival {
 /// What a lease-join says; all but the description, which is for people.
 pub fn tell(rng: &mut Rng) -> Tell {
     let index = rng.usize(..);
-    match rng.u8(..10) {
+    match rng.u8(..11) {
         0 => Tell::Registered(Box::new(welcome(rng))),
         1 => Tell::Resumed {
             renewed: moment(rng),
@@ -233,6 +233,7 @@ pub fn tell(rng: &mut Rng) -> Tell {
             renewed: moment(rng),
         },
         8 => Tell::Lost { why: text(rng) },
+        9 => Tell::NotGuarded { why: text(rng) },
         _ => Tell::Stop,
     }
 }

@@ -115,6 +115,22 @@ impl Process {
         self.child.id().cast_signed()
     }
 
+    /// The processes that it has started.
+    pub fn children(&self) -> Vec<i32> {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap_or_default();
+        let children = children.split_whitespace();
+        children.filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    /// The one of them that is in its session: of a lease-hold, not the one that it has for itself.
+    pub fn child(&self) -> Option<i32> {
+        let session = |pid: i32| nix::unistd::getsid(Some(Pid::from_raw(pid))).ok();
+        let mut children = self.children().into_iter();
+        children.find(|child| session(*child) == session(self.pid()))
+    }
+
     /// What it has written on stdout so far.
     pub fn stdout(&self) -> String {
         content(&self.stdout)

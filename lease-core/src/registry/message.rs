@@ -178,6 +178,11 @@ pub enum Tell {
         /// The moment before the last renewal was issued.
         renewed: Moment,
     },
+    /// The answer to [`Ask::Guard`]: the gate stays shut.
+    NotGuarded {
+        /// Why, for people.
+        why: String,
+    },
     /// The answer to [`Ask::Release`].
     ReleaseTurn {
         /// Which resource.

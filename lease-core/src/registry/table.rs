@@ -64,6 +64,12 @@ impl Holder {
     pub fn ended(&self) -> bool {
         matches!(self.link, Link::Crashed | Link::Unproven)
     }
+
+    /// Whether it holds all its resources: only then does it run anything.
+    fn holds_all(&self) -> bool {
+        let held = |claim: &Claimed| matches!(claim.phase, Phase::Held(_));
+        self.claims.iter().all(held)
+    }
 }
 
 /// A place on which a late write of this host may still land.
@@ -206,12 +212,11 @@ impl Table {
     /// restart, it is the same one.
     pub fn guard(&mut self, id: HolderId, guarded: Guarded) -> Result<(), OutOfOrder> {
         let holder = self.holders.get_mut(&id).ok_or(OutOfOrder)?;
-        let held = |c: &Claimed| matches!(c.phase, Phase::Held(_));
         let other = holder
             .guarded
             .as_ref()
             .is_some_and(|known| *known != guarded);
-        if other || !holder.claims.iter().all(held) {
+        if other || !holder.holds_all() {
             return Err(OutOfOrder);
         }
         holder.guarded = Some(guarded);
@@ -250,17 +255,23 @@ impl Table {
                 self.quarantines.push(Quarantine { areas, until });
             }
         }
+        if !holder.holds_all() {
+            holder.guarded = None;
+        }
         Ok(())
     }
 
-    /// A holder wants to release: its turn comes when nobody else on this host writes to the
-    /// resource.
+    /// A holder wants to release, so it has seen the end of all that it started: nobody else has to
+    /// prove that. Its turn comes when nobody else on this host writes to the resource.
     pub fn release(&mut self, id: HolderId, index: usize) -> Result<Vec<Answer>, OutOfOrder> {
         let claim = self.claim_mut(id, index)?;
         let Phase::Held(lver) = claim.phase else {
             return Err(OutOfOrder);
         };
         claim.phase = Phase::Leaving(lver);
+        if let Some(holder) = self.holders.get_mut(&id) {
+            holder.guarded = None;
+        }
         Ok(self.turns_to_release())
     }
 
@@ -787,6 +798,36 @@ mod tests {
             assert_eq!((table.phase(first), table.all_quiet_from()), (phase, quiet));
         }
         Table::default().left(HolderId(1), &[HELD], LATE);
+    }
+
+    #[test]
+    fn who_gives_back_runs_nothing_any_more() {
+        let mut table = Table::default();
+        let (first, second) = (table.one(Mode::Shared), table.one(Mode::Shared));
+        table.set(first, HELD);
+        table.guard(first, guarded(7)).unwrap();
+        assert_eq!(table.asks(second), "share");
+        // It ends while it waits for its turn: there is nothing to prove.
+        assert_eq!(table.release(first, 0), Ok(vec![]));
+        let left = table.disconnected(first).0;
+        assert_eq!(left.map(|holder| &holder.guarded), Some(&None));
+        assert_eq!(table.proven_gone(first), []);
+        let lver = Some(Lver(7));
+        let acquired = table.acquired(second, 0, lver, Left::NOTHING, LATE);
+        assert_eq!(acquired, Ok(vec![turn(first, false)]));
+        assert!(table.forget(first));
+
+        let leaving = Phase::Leaving(Lver(7));
+        let others = [Phase::Idle, leaving, Phase::Releasing, Phase::Doubt];
+        for phase in others.into_iter().chain([HELD]) {
+            table.set(second, HELD);
+            table.guard(second, guarded(8)).unwrap();
+            table.await_all();
+            let standing = (&[phase][..], &[false][..]);
+            table.resume(second, process(1), standing, LATE).unwrap();
+            let left = &table.holder(second).unwrap().guarded;
+            assert_eq!(left.is_some(), phase == HELD, "{phase:?}");
+        }
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Wire {
     stream: UnixStream,
     inbox: Vec<u8>,
     outbox: VecDeque<u8>,
+    /// The last message of those of which only the last counts. It goes after the outbox.
+    newest: Option<Vec<u8>>,
     descriptors: VecDeque<OwnedFd>,
     line_max: usize,
 }
@@ -39,11 +41,12 @@ pub struct Wire {
 impl Wire {
     /// Over a connected socket.
     pub fn new(stream: UnixStream) -> Self {
-        let (inbox, outbox, descriptors) = Default::default();
+        let (inbox, outbox, newest, descriptors) = Default::default();
         Self {
             stream,
             inbox,
             outbox,
+            newest,
             descriptors,
             line_max: LINE_MAX,
         }
@@ -86,6 +89,13 @@ impl Wire {
         Ok(())
     }
 
+    /// Queues a message of which only the last counts: it takes the place of one that still waits
+    /// since the peer does not read, and so nothing grows.
+    pub fn send_newest(&mut self, message: &impl Serialize) -> io::Result<()> {
+        self.newest = Some(encode(message)?);
+        self.flush()
+    }
+
     /// Whether something is left to send.
     pub fn is_behind(&self) -> bool {
         !self.outbox.is_empty()
@@ -93,7 +103,13 @@ impl Wire {
 
     /// Sends what the socket takes.
     pub fn flush(&mut self) -> io::Result<()> {
-        while !self.outbox.is_empty() {
+        loop {
+            if self.outbox.is_empty() {
+                match self.newest.take() {
+                    Some(line) => self.outbox.extend(line),
+                    None => return Ok(()),
+                }
+            }
             match send(&self.stream, self.outbox.make_contiguous(), NEVER_WAIT) {
                 Ok(bytes) => drop(self.outbox.drain(..bytes)),
                 Err(Errno::AGAIN) => return Ok(()),
@@ -101,7 +117,6 @@ impl Wire {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(())
     }
 
     /// Reads once. `false` at the end of the stream: all that the peer has sent is read by then.
@@ -192,6 +207,26 @@ mod tests {
         let (one, other) = UnixStream::pair().unwrap();
         other.set_nonblocking(true).unwrap();
         (Wire::new(one), Wire::new(other))
+    }
+
+    #[test]
+    fn of_what_a_peer_does_not_read_only_the_newest_is_kept() {
+        const COUNT: u32 = 100_000;
+        let (mut peer, mut wire) = pair();
+        for number in 0..COUNT {
+            peer.send_newest(&(number, "a renewal")).unwrap();
+        }
+        assert!(peer.is_behind() && peer.outbox.len() < 64);
+        let mut heard: Vec<u32> = Vec::new();
+        while heard.last() != Some(&(COUNT - 1)) {
+            peer.flush().unwrap();
+            assert!(wire.drain().unwrap());
+            while let Some((number, _)) = wire.take_message::<(u32, String)>().unwrap() {
+                heard.push(number);
+            }
+        }
+        assert!(heard.is_sorted() && heard.len() < COUNT as usize);
+        assert!(!peer.is_behind());
     }
 
     #[test]
