@@ -157,6 +157,11 @@ impl Device {
         !self.found.is_file || self.found.failure_is_final
     }
 
+    /// Whether a write that has failed is over: it is on the disk or not, and stays so.
+    pub fn failure_is_final(&self) -> bool {
+        self.found.failure_is_final
+    }
+
     /// Its bytes when it was opened.
     pub fn size(&self) -> u64 {
         self.found.size
