@@ -103,7 +103,7 @@ fn a_release_that_reached_one_disk_is_resolved_on_the_others_too() {
         (released.is_ok(), resource.resolve(member, &wanted()))
     });
     let frees = |op: &Op| {
-        let freed = |bytes: &Vec<u8>| Leader::decode(bytes).unwrap().owner().is_none();
+        let freed = |bytes: &[u8]| Leader::decode(bytes).unwrap().owner().is_none();
         matches!(op, Op::Write { bytes, .. } if writes_leader(op) && freed(bytes))
     };
     stage.until(actor, frees);

@@ -8,10 +8,10 @@ use lease_core::spec::Mode::{Exclusive, Shared};
 use lease_core::timing::Timing;
 use std::time::Duration;
 use support::sim::hold::Errand;
-use support::sim::machine::{Cage, Setup};
+use support::sim::machine::{Cage, Setup, Storage};
 use support::sim::mail::Group;
 use support::sim::stage::{
-    Actor, Late, Stage, errand, setup, writes_block, writes_heartbeat, writes_leader,
+    Actor, Late, Stage, errand, reads_leader, setup, writes_block, writes_heartbeat, writes_leader,
 };
 
 fn seconds(seconds: u64) -> Duration {
@@ -94,6 +94,40 @@ fn rule_2_a_holder_that_died_while_there_was_no_lease_join_may_have_been_writing
 }
 
 #[test]
+fn rule_2_a_write_that_failed_and_may_still_land_is_awaited() {
+    let device = Setup {
+        storage: Storage::DEVICE,
+        ..setup(1)
+    };
+    let (mut stage, first) = one_holds(device, errand(Exclusive, 1));
+    stage.until(first, writes_block(1));
+    let late = stage.fails_for_now(first);
+    stage.finish(first);
+    let again = stage.hold(0, long());
+    assert!(!stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
+    stage.lands(&late);
+    assert!(stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
+    assert_safe(&stage);
+}
+
+#[test]
+fn rule_2_a_holder_that_died_before_it_told_of_a_failed_write_is_awaited_too() {
+    let device = Setup {
+        storage: Storage::DEVICE,
+        ..setup(1)
+    };
+    let (mut stage, first) = one_holds(device, errand(Exclusive, 1));
+    stage.until(first, writes_block(1));
+    let late = stage.fails_for_now(first);
+    stage.kill(first);
+    let again = stage.hold(0, long());
+    assert!(!stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
+    stage.lands(&late);
+    assert!(stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
+    assert_safe(&stage);
+}
+
+#[test]
 fn rule_2_a_late_write_to_one_of_three_disks_is_awaited_as_well() {
     let three = |host| Setup {
         disks: 3,
@@ -109,6 +143,23 @@ fn rule_2_a_late_write_to_one_of_three_disks_is_awaited_as_well() {
     assert!(stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
 }
 
+#[test]
+fn rule_2_a_write_that_failed_on_one_of_three_disks_is_awaited() {
+    let three = Setup {
+        storage: Storage::DEVICE,
+        disks: 3,
+        ..setup(1)
+    };
+    let (mut stage, first) = one_holds(three, errand(Exclusive, 1));
+    stage.until(first, writes_block(1));
+    let late = stage.fails_for_now(first);
+    stage.finish(first);
+    let again = stage.hold(0, long());
+    assert!(!stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
+    stage.lands(&late);
+    assert!(stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
+}
+
 // ---- rule 8
 
 #[test]
@@ -117,6 +168,16 @@ fn rule_8_only_the_last_holder_on_a_host_ends_its_share() {
     let second = stage.hold(0, errand(Shared, 1000));
     stage.until_held(second);
     stage.finish(first);
+    assert!(!comes_to_hold(&mut stage, 1, 30), "{}", stage.story());
+    assert_safe(&stage);
+}
+
+#[test]
+fn rule_8_a_holder_that_dies_as_it_joins_a_share_does_not_end_it() {
+    let (mut stage, _) = one_holds(setup(1), errand(Shared, 1000));
+    let second = stage.hold(0, errand(Shared, 1000));
+    stage.until(second, reads_leader);
+    stage.kill(second);
     assert!(!comes_to_hold(&mut stage, 1, 30), "{}", stage.story());
     assert_safe(&stage);
 }

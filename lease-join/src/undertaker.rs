@@ -313,10 +313,11 @@ impl Task {
         }
     }
 
-    /// Where a dead process's write may still land, no ballot starts until it cannot.
+    /// Where a dead process's write may still land, no ballot starts until it cannot. Whether its
+    /// last one had failed nobody can say.
     fn wait_for_the_dead(&mut self) {
         let mut devices = self.devices.iter().flatten();
-        let over = devices.all(Device::io_ends_with_process);
+        let over = devices.all(Device::failure_is_final);
         if let Some(died) = self.died_writing.filter(|_| !over) {
             self.quiet_from = self.quiet_from.max(self.landed_by(died));
         }

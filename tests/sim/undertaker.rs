@@ -1,7 +1,7 @@
 //! Those who give leases back for the dead, each a thread of lease-join.
 
 use super::hold;
-use super::machine::{Machine, Membership};
+use super::machine::{Machine, Membership, Storage};
 use super::mail::Letter;
 use super::port::Port;
 use lease_core::clock::{Clock, Moment};
@@ -32,7 +32,11 @@ pub(crate) struct Task {
 impl Task {
     /// Gives it back, for as long as it takes; gives up when the host id is lost.
     pub(crate) fn run(mut self, port: &Port<'_>, machine: &Rc<Machine>, life: &Rc<Membership>) {
-        if self.wrote && !machine.setup.storage.io_ends_with_process {
+        let Storage {
+            failure_is_final,
+            io_ends_with_process,
+        } = machine.setup.storage;
+        if self.wrote && !(failure_is_final && io_ends_with_process) {
             self.quiet_from = self.quiet_from.max(machine.landed_by());
         }
         while !life.tenure.is_lost() {

@@ -307,6 +307,12 @@ impl Table {
     /// A crashed holder, and all that it started, is proven gone: its leases can go back. Each
     /// that is to be released on the disk is answered with a turn, now or when it comes.
     pub fn proven_gone(&mut self, id: HolderId) -> Vec<Answer> {
+        let claims = self.holder(id).into_iter().flat_map(|h| &h.claims);
+        let rivals = |(index, claim): (usize, &Claimed)| {
+            let areas = &claim.asked.areas;
+            self.others(id, index, areas).next().is_some()
+        };
+        let not_alone: Vec<bool> = claims.enumerate().map(rivals).collect();
         let Some(holder) = self.holders.get_mut(&id) else {
             return Vec::new();
         };
@@ -314,6 +320,8 @@ impl Table {
         for (index, claim) in holder.claims.iter_mut().enumerate() {
             match claim.phase {
                 Phase::Idle | Phase::Leaving(_) => {}
+                // It had a turn to share with them, and wrote nothing.
+                Phase::Acquiring if not_alone[index] => claim.phase = Phase::Idle,
                 Phase::Held(lver) => claim.phase = Phase::Leaving(lver),
                 Phase::Acquiring | Phase::Releasing | Phase::Doubt => {
                     claim.phase = Phase::Releasing;
@@ -883,6 +891,18 @@ mod tests {
             };
             assert_eq!(answers, [turn(first, ended)]);
         }
+    }
+
+    #[test]
+    fn whoever_dies_as_it_joins_a_share_leaves_that_to_the_others() {
+        let mut table = Table::default();
+        let [first, second] = [(); 2].map(|()| table.one(Mode::Shared));
+        table.set(first, HELD);
+        assert_eq!(table.asks(second), "share");
+        assert_eq!(table.release(first, 0), Ok(vec![]));
+        table.disconnected(second);
+        assert_eq!(table.proven_gone(second), [turn(first, true)]);
+        assert!(table.forget(second));
     }
 
     #[test]
