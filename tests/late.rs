@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use std::time::Duration;
 use support::hosts::{Host, STAY};
 use support::path::StoragePath;
-use support::process::{SOON, now, wait_until};
+use support::process::{Process, SOON, now, together, wait_until};
 use support::script::{Fate, ScriptClock, ScriptDisk};
 use support::storage::{Storage, host_id};
 
@@ -336,4 +336,135 @@ fn a_host_id_is_left_to_expire_while_a_write_may_land() {
     let again = host.hold(&["-n", &three.resource], &["true"]);
     assert_eq!(again.code, 75, "{again:?} {}", join.stderr());
     assert!(again.stderr.contains("may still land"), "{again:?}");
+}
+
+// ---- a write that lands after its writer was killed
+
+/// Milliseconds from a write's issue to its landing: less than t of that host.
+const LANDS_AFTER: u64 = 2500;
+
+/// What a lease-hold writes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// The first record of its ballot.
+    Ballot,
+    /// The leader, to acquire.
+    Commit,
+    /// The first record of its release.
+    Release,
+}
+
+impl Last {
+    /// Whether all before it is on the disk, and no more, so that this one is on its way.
+    fn is_next(self, storage: &Storage, host: &Host) -> bool {
+        let (ballot, said) = (storage.ballot(1, 1).ballot, host.describe());
+        let phase = &said["holders"][0]["resources"][0]["phase"];
+        match self {
+            Self::Ballot => phase == "acquiring" && ballot.value.is_none(),
+            Self::Commit => ballot.value.is_some() && storage.owner(1).0.is_none(),
+            Self::Release => phase == "releasing" && storage.owner(1).0.is_some(),
+        }
+    }
+}
+
+/// Whether a thread of this process waits for storage.
+fn is_in_io(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let mut threads = threads.into_iter().flatten().flatten();
+    threads.any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('D'))
+    })
+}
+
+/// The witness under a name.
+fn witness(storage: &Storage, name: &str, milliseconds: &str) -> Vec<String> {
+    let (journal, disk) = (storage.path().join("journal"), storage.file());
+    let (journal, disk) = (journal.display().to_string(), disk.display().to_string());
+    let program = env!("CARGO_BIN_EXE_witness").to_owned();
+    let offset = storage.offset(1).to_string();
+    vec![
+        program,
+        name.into(),
+        journal,
+        disk,
+        offset,
+        milliseconds.into(),
+    ]
+}
+
+/// The times at which that one ran.
+fn times(storage: &Storage, name: &str) -> Vec<u64> {
+    let journal = std::fs::read_to_string(storage.path().join("journal")).unwrap_or_default();
+    let lines = journal.lines().filter(|line| line.starts_with(name));
+    lines
+        .map(|line| line.split_whitespace().last().unwrap().parse().unwrap())
+        .collect()
+}
+
+/// A lease-hold is killed while it writes; its lease-join too, if told to. Another host wants the
+/// lease from that moment on.
+fn play_a_killed_writer(last: Last, and_lease_join: bool) {
+    let storage = Storage::new(1);
+    let path = StoragePath::slow_to_write(&storage, LANDS_AFTER);
+    let host = Host::new(&storage, 1).promising(WATCHDOG);
+    let join = Process::start(host.join_command().args(["-o", "4"]));
+    join.wait_for_stdout("joined");
+    let (other, _other_join) = Host::joined(&storage, 2);
+    let far = Host::new(&storage, 1).by_way_of(&storage, &path.disk());
+    let mut command = far.hold_command(
+        &[&far.resource(&storage, 1)],
+        &witness(&storage, "a", "300"),
+    );
+    let hold = Process::start(&mut command);
+    wait_until("its last write is issued", SOON, || {
+        let is_it = is_in_io(hold.pid()) && last.is_next(&storage, &host) && is_in_io(hold.pid());
+        is_it.then_some(())
+    });
+    let before = storage.ballot(1, 1);
+    let mut command = other.hold_command(
+        &["-w", "120", &storage.resource(1)],
+        &witness(&storage, "b", "3000"),
+    );
+    let taker = Process::start(&mut command);
+    hold.signal(Signal::SIGKILL);
+    if and_lease_join {
+        join.signal(Signal::SIGKILL);
+    }
+    let killed = now();
+    if last != Last::Commit {
+        // So early nobody else writes there; the other one may run by then.
+        wait_until("it lands", SOON, || {
+            (storage.ballot(1, 1) != before).then_some(())
+        });
+        let landed = now().since(killed).as_secs_f64();
+        println!("{last:?}, {and_lease_join}: landed {landed:.1} s after the kill");
+        assert!(landed < 10.0, "{landed} s");
+    }
+    let ran = taker.finish_within(Duration::from_secs(120));
+    let took = now().since(killed).as_secs_f64();
+    println!("{last:?}, {and_lease_join}: the other one was done {took:.1} s after the kill");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let (first, second) = (times(&storage, "a "), times(&storage, "b "));
+    assert_eq!(first.is_empty(), last != Last::Release);
+    assert!(first.iter().max() < second.iter().min());
+    let again = other.hold(&["-w", "60", &storage.resource(1)], &["true"]);
+    assert_eq!(again.code, 0, "{again:?}");
+    assert_eq!(storage.owner(1).0, None);
+}
+
+#[test]
+fn what_a_killed_lease_hold_wrote_last_lands_and_never_do_two_run() {
+    let lasts = [Last::Ballot, Last::Commit, Last::Release];
+    let all: Vec<_> = lasts
+        .iter()
+        .flat_map(|last| [false, true].map(|join| (*last, join)))
+        .collect();
+    together(
+        &all,
+        |case| format!("{case:?}"),
+        |(last, and_lease_join)| play_a_killed_writer(*last, *and_lease_join),
+    );
 }

@@ -26,6 +26,15 @@ impl StoragePath {
 
     /// A path on which each read and each write takes some milliseconds.
     pub fn slow(storage: &Storage, milliseconds: u64) -> Self {
+        Self::with_delays(storage, milliseconds, milliseconds)
+    }
+
+    /// A path on which each write lands so many milliseconds after it was issued.
+    pub fn slow_to_write(storage: &Storage, milliseconds: u64) -> Self {
+        Self::with_delays(storage, 0, milliseconds)
+    }
+
+    fn with_delays(storage: &Storage, read: u64, write: u64) -> Self {
         let dir = directory();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let mount = dir.path().join("mount");
@@ -39,10 +48,7 @@ impl StoragePath {
         nbdkit.arg(format!("error-file={}", at("refuse")));
         nbdkit.arg(format!("error-pwrite-file={}", at("refuse-writes")));
         nbdkit.arg(format!("pause-control={}", at("control")));
-        nbdkit.args([
-            format!("rdelay={milliseconds}ms"),
-            format!("wdelay={milliseconds}ms"),
-        ]);
+        nbdkit.args([format!("rdelay={read}ms"), format!("wdelay={write}ms")]);
         let mut nbdkit = start(&mut nbdkit);
         wait_until("nbdkit", SOON, || {
             assert_eq!(
