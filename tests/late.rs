@@ -342,6 +342,8 @@ fn a_host_id_is_left_to_expire_while_a_write_may_land() {
 
 /// Milliseconds from a write's issue to its landing: less than t of that host.
 const LANDS_AFTER: u64 = 2500;
+/// How long that is waited for until it is known to be a write.
+const LONGER_THAN_A_READ: Duration = Duration::from_millis(600);
 
 /// What a lease-hold writes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -419,9 +421,15 @@ fn play_a_killed_writer(last: Last, and_lease_join: bool) {
         &witness(&storage, "a", "300"),
     );
     let hold = Process::start(&mut command);
+    // No read takes that long.
+    let mut since = None;
     wait_until("its last write is issued", SOON, || {
-        let is_it = is_in_io(hold.pid()) && last.is_next(&storage, &host) && is_in_io(hold.pid());
-        is_it.then_some(())
+        if !(is_in_io(hold.pid()) && last.is_next(&storage, &host) && is_in_io(hold.pid())) {
+            since = None;
+        } else if now().since(*since.get_or_insert_with(now)) > LONGER_THAN_A_READ {
+            return Some(());
+        }
+        None
     });
     let before = storage.ballot(1, 1);
     let mut command = other.hold_command(
