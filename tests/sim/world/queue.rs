@@ -29,8 +29,9 @@ impl<E> Queue<E> {
         }
     }
 
-    /// Plans an event.
+    /// Plans an event. What was due before now happens now.
     pub(super) fn plan(&mut self, at: Instant, event: E) {
+        let at = at.max(self.now);
         self.planned += 1;
         if at == self.now {
             return self.at_once.push_back((self.planned, event));
