@@ -406,25 +406,16 @@ fn a_free_record_that_is_seen_before_the_time_is_not_taken_either() {
 }
 
 #[test]
-fn the_last_write_whose_end_is_not_known_says_when_all_is_quiet() {
+fn where_the_end_of_a_write_is_not_known_all_is_quiet_8t_and_w_after_the_look() {
     let now = ScriptClock::at(START).now();
-    let lands = timing(T).takeover_after();
-    let at = |second| ScriptClock::at(second).now().after(lands);
-    let table: [(&[u64], Moment); 5] = [
-        (&[], Moment::default()),
-        (&[START - 100], at(START - 99)),
-        (&[START - 100, START - 50], at(START - 49)),
-        // Timestamps may run ahead of the clock, and a free record has none.
-        (&[START + 7], at(START)),
-        (&[0, START - 50], at(START)),
-    ];
-    for (unsure, quiet_from) in table {
-        let former = Former {
-            unsure: unsure.to_vec(),
-            ..former()
-        };
-        assert_eq!(former.quiet_from(timing(T), now), quiet_from, "{unsure:?}");
-    }
+    let known = former();
+    assert_eq!(known.quiet_from(timing(T), now), Moment::default());
+    let unsure = Former {
+        unsure: vec![START - 100],
+        ..known
+    };
+    let quiet_from = now.after(timing(T).takeover_after());
+    assert_eq!(unsure.quiet_from(timing(T), now), quiet_from);
 }
 
 // ---- resume
@@ -580,6 +571,29 @@ fn a_renewal_that_failed_may_be_on_the_disk_or_not() {
         assert_eq!(world.renew(&mut lease), Ok(()), "{fate:?}");
         assert_eq!(world.record(), *lease.heartbeat());
     }
+}
+
+#[test]
+fn a_renewal_that_stalled_and_failed_may_land_for_all_of_its_time_after_that() {
+    let world = World::formatted(T);
+    let mut lease = world.join(&claim()).unwrap();
+    let stalled = SlowDisk {
+        disk: &world.disk,
+        clock: &world.clock,
+        write: seconds(50),
+    };
+    world.disk.next_write(0, Fate::Fails);
+    world.disk.log();
+    let failed = lease.renew(&stalled, &world.clock);
+    assert!(matches!(failed, Err(RenewError::Disk(_))));
+    let late = world.disk.log().into_iter().find_map(|io| io.written);
+    for _ in 0..8 {
+        assert_eq!(world.renew(&mut lease), Ok(()));
+        world.clock.pass(seconds(20));
+    }
+    // The last look was at 140 s, and nothing lands after 141.4 s.
+    world.disk.put_at(0, &late.unwrap());
+    assert_eq!(world.renew(&mut lease), Ok(()));
 }
 
 #[test]

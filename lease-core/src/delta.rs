@@ -353,8 +353,8 @@ pub struct HostLease {
     generation: Generation,
     /// What our sector held when it was last known for certain.
     written: Heartbeat,
-    /// Writes of which it is not known whether they happened, or still may, and when each was
-    /// issued.
+    /// Writes of which it is not known whether they happened, or still may, and by when each was
+    /// issued: a thread may stall between the last look at the clock and the write.
     unsure: Vec<(Heartbeat, Moment)>,
     /// The largest timestamp that was written in this life, or may have been.
     highest: u64,
@@ -406,16 +406,13 @@ impl Former {
         self.unsure.retain(|unsure| *unsure != timestamp);
     }
 
-    /// From when on, as it looks at `now`, none of its writes can land any more.
+    /// From when on, as it looks at `now`, none of its writes can land any more. Nobody knows when
+    /// the last of them was issued, but it was before.
     pub fn quiet_from(&self, timing: Timing, now: Moment) -> Moment {
-        let lands = timing.takeover_after();
-        let issued_by = |timestamp: &u64| match *timestamp {
-            FREE => now,
-            // Timestamps may run ahead of the clock.
-            seconds => now.min(Moment::default().after(Duration::from_secs(seconds + 1))),
-        };
-        let last = self.unsure.iter().map(issued_by).max();
-        last.map_or_else(Moment::default, |issued| issued.after(lands))
+        match self.unsure.is_empty() {
+            true => Moment::default(),
+            false => now.after(timing.takeover_after()),
+        }
     }
 }
 
@@ -574,7 +571,7 @@ impl HostLease {
         let issued = clock.now();
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &record) {
             if fault != Fault::Outstanding {
-                self.unsure.push((record, issued));
+                self.unsure.push((record, clock.now()));
             }
             return Err(fault.into());
         }
@@ -605,13 +602,12 @@ impl HostLease {
     }
 
     fn free(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), Fault> {
-        let issued = clock.now();
-        if issued < self.quiet_from || !self.unsure.is_empty() {
+        if clock.now() < self.quiet_from || !self.unsure.is_empty() {
             return Ok(());
         }
         let free = self.written.stamped(FREE);
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &free) {
-            self.unsure.push((free, issued));
+            self.unsure.push((free, clock.now()));
             return Err(fault);
         }
         self.written = free;
@@ -645,11 +641,11 @@ impl HostLease {
         self.written = self.written.stamped(record.timestamp());
         // One that is seen has landed, and does not land again.
         let lands = self.claim.timing.takeover_after();
-        let may_land = |known: &Heartbeat, issued: Moment| {
-            known.leader_bytes() != bytes && now <= issued.after(lands)
+        let may_land = |known: &Heartbeat, issued_by: Moment| {
+            known.leader_bytes() != bytes && now <= issued_by.after(lands)
         };
         self.unsure
-            .retain(|(known, issued)| may_land(known, *issued));
+            .retain(|(known, issued_by)| may_land(known, *issued_by));
         Ok(())
     }
 }

@@ -156,7 +156,7 @@ pub struct SlowDisk<'a> {
     pub disk: &'a ScriptDisk,
     /// Whose time it takes.
     pub clock: &'a ScriptClock,
-    /// How long a write takes.
+    /// How long a write takes until it is done, or fails.
     pub write: Duration,
 }
 
@@ -166,9 +166,8 @@ impl Disk for SlowDisk<'_> {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        self.disk.write(offset, bytes)?;
         self.clock.pass(self.write);
-        Ok(())
+        self.disk.write(offset, bytes)
     }
 
     fn settle(&self) -> Result<(), Fault> {
