@@ -158,6 +158,8 @@ impl Resource<'_> {
             if let Some((leader, own)) = decided {
                 return self.finish(member, wanted, &leader, own, seen);
             }
+            // Whatever ended the ballot, our value may have been accepted in it.
+            at_stake = true;
         }
         let view = self.look(member).map_err(|e| e.doubtful(at_stake))?;
         if view.at_stake(member) {
