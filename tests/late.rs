@@ -59,6 +59,7 @@ impl Beat {
             timing: timing(),
             boot_id: [7; 16],
             at_least: Generation(0),
+            attempted: Generation(0),
             quiet_from: Default::default(),
             not_before: Default::default(),
         };

@@ -516,6 +516,7 @@ fn claim(stage: &Stage, machine: usize) -> Claim {
         timing: setup.timing,
         boot_id: [machine as u8 + 1; 16],
         at_least: Generation(0),
+        attempted: Generation(0),
         quiet_from: lease_core::clock::Moment(0),
         not_before: lease_core::clock::Moment(0),
     }

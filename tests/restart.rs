@@ -152,7 +152,7 @@ fn what_was_killed_before_it_had_joined_is_not_gone_on_with() {
     let attempted = || {
         let file = std::fs::read(a.run_dir.join("LS/heartbeat")).ok()?;
         let life: serde_json::Value = serde_json::from_slice(&file).unwrap();
-        assert_eq!(life["joined"], false, "{life}");
+        assert_eq!(life["completed"], 0, "{life}");
         (life["unsure"] == serde_json::json!([])).then_some(())
     };
     wait_until("the join's write", SOON, attempted);
@@ -162,7 +162,8 @@ fn what_was_killed_before_it_had_joined_is_not_gone_on_with() {
     let again = a.join();
     let said = again.stderr();
     assert!(said.contains("watching for up to 10 s"), "{said}");
-    assert_eq!(generation(&again), 2);
+    // In between others may have joined, more than once.
+    assert_eq!(generation(&again), 1002);
 }
 
 #[test]

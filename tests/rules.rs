@@ -497,6 +497,7 @@ fn claim(stage: &Stage, machine: usize, name: &[u8]) -> Claim {
         timing: setup.timing,
         boot_id: [machine as u8 + 1; 16],
         at_least: Generation(0),
+        attempted: Generation(0),
         quiet_from: Moment(0),
         not_before: Moment(0),
     }

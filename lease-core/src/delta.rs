@@ -47,8 +47,10 @@ pub struct Claim {
     pub timing: Timing,
     /// Our present boot.
     pub boot_id: BootId,
-    /// The last generation that this machine is known to have used; the next is larger.
+    /// The last generation that this machine is known to have joined with; the next is larger.
     pub at_least: Generation,
+    /// The last generation that a join of this machine began with, completed or not.
+    pub attempted: Generation,
     /// Before this moment, a heartbeat that an earlier process of this machine wrote may still land
     /// (it ended without proof that its I/O had completed): 8t+W after its end.
     pub quiet_from: Moment,
@@ -138,7 +140,7 @@ pub fn join(
             // record in the meantime.
             generation = generations_beyond(found);
         }
-        generation = generation.max(found).next();
+        generation = generation.max(found).max(claim.attempted).next();
         let window = vacant.window(claim);
         let record = vacant.joined(claim, generation, clock.now());
         let issued = clock.now();
@@ -292,7 +294,7 @@ impl Look {
     /// process of ours had written.
     fn is_late_write(&self, claim: &Claim) -> bool {
         let ours = self.is_of_this_boot(claim) && self.record.host_name() == Some(claim.name);
-        ours && self.record.generation() <= claim.at_least && self.began < claim.not_before
+        ours && self.record.generation() <= claim.attempted && self.began < claim.not_before
     }
 }
 

@@ -172,7 +172,7 @@ pub(crate) fn join(
     found.device.set_limit(claim.timing.io_limit());
     let watchdog = try_watchdog(args, spec, claim.timing)?;
     let resumed = former
-        .filter(|remains| remains.life.joined && !remains.table.is_lost())
+        .filter(|remains| remains.life.is_joined() && !remains.table.is_lost())
         .and_then(|remains| resume(&found, &claim, remains));
     let (lease, table, watchdog) = match (resumed, remains) {
         (Some(lease), Some(remains)) => (lease, remains.table, watchdog),
@@ -331,7 +331,8 @@ fn claim(
         (None, Some(life)) => life.host_name,
         (None, None) => host::random_name()?,
     };
-    let at_least = former.map_or(Generation(0), |life| life.former.generation);
+    let generations = former.map(|life| (life.completed, life.former.generation));
+    let (at_least, attempted) = generations.unwrap_or_default();
     // Where a dead process's write may still land, the former lease-join's may.
     let quiet_from = match former {
         Some(_) if !disk.device.io_ends_with_process() => {
@@ -348,6 +349,7 @@ fn claim(
         timing,
         boot_id: host::boot_id()?,
         at_least,
+        attempted,
         quiet_from,
         not_before: not_before.unwrap_or_default(),
     })

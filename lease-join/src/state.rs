@@ -35,8 +35,8 @@ pub(crate) struct Life {
     pub(crate) host_name: Name,
     /// Its t and W.
     pub(crate) timing: Timing,
-    /// Whether the join was completed; if not, nobody has relied on it.
-    pub(crate) joined: bool,
+    /// The last generation for which a join was completed here; on a larger one nobody has relied.
+    pub(crate) completed: Generation,
     /// Its generation, and its heartbeat.
     #[serde(flatten)]
     pub(crate) former: Former,
@@ -64,7 +64,7 @@ impl Life {
     /// Of a host id that was just joined.
     pub(crate) fn of(lease: &HostLease, area: AreaId, pid_namespace: u64) -> Self {
         Self {
-            joined: true,
+            completed: lease.generation(),
             former: Former::of(lease),
             ..Self::attempt(lease.claim(), area, pid_namespace)
         }
@@ -87,12 +87,14 @@ impl Life {
             host,
             host_name: name,
             timing,
-            joined: false,
-            former: Former {
-                generation: at_least,
-                ..Former::default()
-            },
+            completed: at_least,
+            former: Former::default(),
         }
+    }
+
+    /// Whether it was joined, and not only tried to be.
+    pub(crate) fn is_joined(&self) -> bool {
+        self.former.generation == self.completed
     }
 
     /// When it is lost, unless somebody goes on with it before.
@@ -120,7 +122,7 @@ impl Remains {
         };
         let holders: Option<Holders> = read_file(place, Kept::Holders)?;
         let table = holders
-            .filter(|h| life.joined && h.generation == life.former.generation)
+            .filter(|h| life.is_joined() && h.generation == life.former.generation)
             .map(|h| h.table)
             .unwrap_or_default();
         Ok(Some(Self { life, table }))

@@ -38,7 +38,7 @@ pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
     let dog = arm(machine);
     let resumed = life
         .as_ref()
-        .filter(|life| life.joined && !table.is_lost())
+        .filter(|life| life.is_joined() && !table.is_lost())
         .and_then(|life| resume(&file, port, &claim, life));
     let (lease, table, dog) = match resumed {
         Some(lease) => (lease, table, dog),
@@ -66,14 +66,15 @@ fn remains(machine: &Machine) -> (Option<Life>, Table) {
     let holders = run.holders.clone();
     let of_life = |(generation, _): &(Generation, Table)| {
         life.as_ref()
-            .is_some_and(|life| life.joined && life.former.generation == *generation)
+            .is_some_and(|life| life.is_joined() && life.former.generation == *generation)
     };
     let table = holders.filter(of_life).map(|(_, table)| table);
     (life, table.unwrap_or_default())
 }
 
 fn claim(machine: &Machine, life: Option<&Life>) -> Claim {
-    let former = life.map(|life| life.former.generation);
+    let generations = life.map(|life| (life.completed, life.former.generation));
+    let (at_least, attempted) = generations.unwrap_or_default();
     // What the former lease-join wrote may still land.
     let quiet_from = life.map(|_| machine.landed_by());
     let timing = machine.setup.timing;
@@ -83,7 +84,8 @@ fn claim(machine: &Machine, life: Option<&Life>) -> Claim {
         name: life.map_or_else(|| machine.name(), |life| life.name),
         timing,
         boot_id: machine.boot_id(),
-        at_least: former.unwrap_or_default(),
+        at_least,
+        attempted,
         quiet_from: quiet_from.unwrap_or_default(),
         not_before: not_before.unwrap_or_default(),
     }
@@ -144,7 +146,7 @@ fn serve(
         .borrow()
         .life
         .as_ref()
-        .filter(|life| life.joined)
+        .filter(|life| life.is_joined())
         .map(|life| life.former.generation);
     if resumed == Some(generation) {
         machine.tell(|| format!("goes on as host {host} generation {generation}"));

@@ -130,8 +130,8 @@ pub struct Command {
 pub struct Life {
     /// The host's name.
     pub name: Name,
-    /// Whether the join was completed.
-    pub joined: bool,
+    /// The last generation for which a join was completed here.
+    pub completed: Generation,
     /// What a next lease-join has to know.
     pub former: Former,
 }
@@ -143,22 +143,23 @@ impl Life {
         let name = lease.claim().name;
         Self {
             name,
-            joined: true,
+            completed: lease.generation(),
             former,
         }
     }
 
     /// Of a host id that is about to be joined.
     pub fn attempt(claim: &Claim) -> Self {
-        let former = Former {
-            generation: claim.at_least,
-            ..Former::default()
-        };
         Self {
             name: claim.name,
-            joined: false,
-            former,
+            completed: claim.at_least,
+            former: Former::default(),
         }
+    }
+
+    /// Whether it was joined, and not only tried to be.
+    pub fn is_joined(&self) -> bool {
+        self.former.generation == self.completed
     }
 }
 

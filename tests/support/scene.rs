@@ -220,6 +220,7 @@ impl World {
             timing: timing(),
             boot_id: [1; 16],
             at_least: Generation(0),
+            attempted: Generation(0),
             quiet_from: Moment::default(),
             not_before: Moment::default(),
         };
