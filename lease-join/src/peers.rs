@@ -200,7 +200,10 @@ impl Server {
                 peer.victim.nothing_runs();
                 answers
             }
-            Ask::Released { index, left } => self.table.released(id, index, left, late_until)?,
+            Ask::Released { index, left } => {
+                let left = self.table.as_left(id, index, left, now);
+                self.table.released(id, index, left, late_until)?
+            }
             Ask::Guard { containment } => vec![(id, self.guard(number, id, containment)?)],
         };
         Ok(Heard::Answers(answers))

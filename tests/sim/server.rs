@@ -388,7 +388,10 @@ impl<'p> Server<'p> {
                 peer.victim.tree = None;
                 answers
             }
-            Ask::Released { index, left } => self.table.released(id, index, left, late_until)?,
+            Ask::Released { index, left } => {
+                let left = self.table.as_left(id, index, left, now);
+                self.table.released(id, index, left, late_until)?
+            }
             Ask::Guard { .. } => self.guard(number, id)?,
             // Here nobody counts on that: whoever ends at its gate is taken for one that ran.
             Ask::Start => Vec::new(),

@@ -75,6 +75,8 @@ impl Holder {
 /// A place on which a late write of this host may still land.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Quarantine {
+    /// Whose write it is.
+    by: HolderId,
     areas: Vec<Option<AreaId>>,
     until: Moment,
 }
@@ -252,7 +254,8 @@ impl Table {
             if *late {
                 let areas = claim.asked.areas.clone();
                 let until = late_until;
-                self.quarantines.push(Quarantine { areas, until });
+                let by = id;
+                self.quarantines.push(Quarantine { by, areas, until });
             }
         }
         if !holder.holds_all() {
@@ -273,6 +276,21 @@ impl Table {
             holder.guarded = None;
         }
         Ok(self.turns_to_release())
+    }
+
+    /// What a holder has left of a resource, with what it cannot know: where a write of another
+    /// holder on this host may land over its own, it is in doubt whether its own stays. (Its own
+    /// late writes keep it from writing on those disks.)
+    pub fn as_left(&self, id: HolderId, index: usize, left: Left, now: Moment) -> Left {
+        let areas = self.claim(id, index).map(|claim| &claim.asked.areas);
+        let shaken = areas.is_ok_and(|areas| {
+            let hit = |q: &Quarantine| q.by != id && q.until > now && overlap(&q.areas, areas);
+            self.quarantines.iter().any(hit)
+        });
+        Left {
+            doubt: left.doubt || shaken,
+            ..left
+        }
     }
 
     /// Notes how a release went.
@@ -352,7 +370,8 @@ impl Table {
             if *phase == Phase::Doubt {
                 let areas = claim.asked.areas.clone();
                 let until = late_until;
-                self.quarantines.push(Quarantine { areas, until });
+                let by = id;
+                self.quarantines.push(Quarantine { by, areas, until });
             }
         }
     }
@@ -395,10 +414,8 @@ impl Table {
         };
         let areas = claim.asked.areas.clone();
         if left.late {
-            self.quarantines.push(Quarantine {
-                areas,
-                until: late_until,
-            });
+            let (by, until) = (id, late_until);
+            self.quarantines.push(Quarantine { by, areas, until });
         }
         Ok(())
     }
@@ -868,6 +885,24 @@ mod tests {
         assert_eq!(released, Ok(vec![turn(first, true)]));
         let released = table.released(first, 0, DOUBT, LATE);
         assert_eq!((released, table.phase(first)), (Ok(vec![]), Phase::Doubt));
+    }
+
+    #[test]
+    fn where_anothers_late_write_may_land_over_a_release_that_is_in_doubt() {
+        let mut table = Table::default();
+        let (first, second) = (table.one(Mode::Shared), table.one(Mode::Shared));
+        assert_eq!(table.asks(first), "ballot");
+        let acquired = table.acquired(first, 0, Some(Lver(7)), LATE_WRITE, LATE);
+        assert_eq!(acquired, Ok(vec![]));
+        assert_eq!(table.asks(second), "share");
+        let before = Moment(LATE.0 - 1);
+        let doubt = |table: &Table, id, now| table.as_left(id, 0, Left::NOTHING, now).doubt;
+        assert!(doubt(&table, second, before));
+        assert!(!doubt(&table, first, before), "it does not write there");
+        assert!(!doubt(&table, second, LATE));
+        let elsewhere = table.new_holder(&[asked(Mode::Shared, &[Some(1)])]);
+        assert!(!doubt(&table, elsewhere, before));
+        assert_eq!(table.as_left(first, 0, DOUBT, before), DOUBT);
     }
 
     #[test]

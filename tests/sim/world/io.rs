@@ -410,7 +410,9 @@ impl World {
 
     /// It lands now, if it has not, or never.
     fn comes_to_its_end(&mut self, io: IoId) {
-        if self.rng.bool() {
+        let machine = self.io(io).machine;
+        let in_time = self.now() <= self.io(io).issued + self.late_bound(machine);
+        if in_time && self.rng.bool() {
             self.land(io);
         }
         self.ios.remove(io);
