@@ -60,7 +60,7 @@ const TOP: [&str; 16] = [
 /// Most lines of a source file, and the files that may have more.
 const LINES_MAX: usize = 700;
 const LONGER: [(&str, usize); 7] = [
-    ("lease-core/src/registry/table.rs", 950),
+    ("lease-core/src/registry/table.rs", 1000),
     ("lease-core/src/resource.rs", 850),
     ("lease-core/src/survey.rs", 1000),
     ("tests/rules.rs", 1150),

@@ -11,7 +11,7 @@ use lease_core::clock::{BootClock, Moment};
 use lease_core::delta::{self, Claim, HostLease, JoinError, Lockspace, Waiting};
 use lease_core::device::{Access, Device};
 use lease_core::disk::Disk;
-use lease_core::id::{Generation, Name};
+use lease_core::id::Name;
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::registry::message::AreaId;
 use lease_core::registry::place::{Lock, Place};

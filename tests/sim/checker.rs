@@ -126,12 +126,12 @@ impl Checker {
     /// accepted; and on none a later version. `areas`: what is real of the resource on each disk.
     pub fn compare(&mut self, resource: usize, areas: &[&[u8]]) {
         let under_it = self.running.iter().filter(|run| run.resource == resource);
-        let denied = under_it.filter(|run| {
+        let mut denied = under_it.filter(|run| {
             let agree = areas.iter().filter(|area| says(area, run)).count();
             let later = |area: &&[u8]| run.exclusive && word(area, LEADER[2]) > run.lver;
             agree * 2 <= areas.len() || areas.iter().any(later)
         });
-        if let Some(run) = denied.cloned().next() {
+        if let Some(run) = denied.next().cloned() {
             self.accuse(format!("the disks say otherwise: {run:?}"));
         }
     }
