@@ -335,8 +335,12 @@ impl World {
 fn a_free_record_is_not_taken_before_the_write_of_an_earlier_join_has_landed_or_never_will() {
     let world = World::formatted(T);
     let (lease, told) = world.join_telling(&after_an_attempt());
-    let at_most = seconds(10);
-    assert_eq!(told[0], Waiting::LateWrite { at_most });
+    let (at_most, exactly) = (seconds(10), seconds(20));
+    let expected = [
+        Waiting::LateWrite { at_most },
+        Waiting::Settling { exactly },
+    ];
+    assert_eq!(told, expected);
     let lease = lease.unwrap();
     assert_eq!(lease.renewed(), ScriptClock::at(START + 10).now());
     assert_eq!(lease.generation(), Generation(6));
@@ -376,7 +380,7 @@ fn what_no_earlier_join_of_ours_can_have_written_is_another_host() {
         ("another boot", 3, |beat| beat.boot_id = [2; 16]),
         ("another name", 3, |beat| beat.name = "other"),
         ("a later join", 3, |beat| beat.generation = 6),
-        ("too late", 11, |beat| beat.watchdog = 60),
+        ("too late", 10, |beat| beat.watchdog = 60),
     ];
     for (story, look, change) in table {
         // Something to watch for longer than ten seconds.
@@ -407,6 +411,32 @@ fn a_free_record_that_is_seen_before_the_time_is_not_taken_either() {
     );
     let lease = world.join(&after_an_attempt()).unwrap();
     assert_eq!(lease.renewed(), ScriptClock::at(START + 10).now());
+}
+
+#[test]
+fn what_a_next_process_must_know_follows_the_writes_one_by_one() {
+    let world = World::formatted(T);
+    let mut lease = world.join(&claim()).unwrap();
+    let joined = lease.heartbeat().timestamp();
+    world.disk.next_write(0, Fate::Fails);
+    world.renew(&mut lease).unwrap_err();
+    let mut former = Former::of(&lease);
+    let expected = Former {
+        generation: Generation(1),
+        written: joined,
+        unsure: vec![START + 20],
+        renewed: lease.renewed(),
+        ballots_from: Moment::default(),
+    };
+    assert_eq!(former, expected);
+    // What was issued long before can land no more: twice 141 s.
+    former.issue(START + 302, timing(T));
+    assert_eq!(former.unsure, [START + 20, START + 302]);
+    former.issue(START + 303, timing(T));
+    assert_eq!(former.unsure, [START + 302, START + 303]);
+    former.complete(START + 303, Moment(7));
+    assert_eq!(former.unsure, [START + 302]);
+    assert_eq!((former.written, former.renewed), (START + 303, Moment(7)));
 }
 
 #[test]
@@ -610,6 +640,17 @@ fn a_renewal_that_hangs_may_land_over_nothing_but_what_stood_there() {
     assert!(matches!(bars, Err(RenewError::Disk(_))), "{bars:?}");
     world.disk.land();
     assert_eq!(world.renew(&mut lease), Ok(()));
+}
+
+#[test]
+fn a_record_is_not_given_back_while_a_write_may_land_on_a_resource() {
+    for (late, freed) in [(seconds(1), false), (Duration::ZERO, true)] {
+        let world = World::formatted(T);
+        let mut lease = world.join(&claim()).unwrap();
+        lease.expect_late_writes(world.clock.now().after(late));
+        world.leave(&mut lease).unwrap();
+        assert_eq!(world.record().is_free(), freed);
+    }
 }
 
 #[test]

@@ -135,6 +135,7 @@ mod tests {
         }
         let disk: &dyn Disk = &&Hung;
         assert_eq!(disk.read(7, 2), Ok(vec![7, 7]));
+        assert_eq!(read_as(&disk, 7, 2, <[u8]>::to_vec), Ok(vec![7, 7]));
         assert_eq!(disk.write(0, &[]), Err(Fault::TimedOut(1)));
         assert_eq!(disk.settle(), Err(Fault::Outstanding));
     }
