@@ -286,8 +286,8 @@ impl Server {
             let why = "the host id has been joined again since".into();
             return Ok(Heard::Last(Tell::Refused { why }));
         }
-        let late_until = self.late_until();
-        self.table.resume(id, process.id(), standing, late_until)?;
+        let when = (self.clock.now(), self.late_until());
+        self.table.resume(id, process.id(), standing, when)?;
         let mut victim = self.awaited.remove(&id).ok_or(OutOfOrder)?;
         victim.holder = Some(process);
         let known = self.table.holder(id).ok_or(OutOfOrder)?;

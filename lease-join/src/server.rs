@@ -521,8 +521,8 @@ impl Server {
         for id in ids {
             if let Some(mut victim) = self.awaited.remove(&id) {
                 if let Some(phases) = self.seat.place.take_mark(self.life.former.generation, id) {
-                    let late_until = self.late_until();
-                    self.table.left(id, &phases, late_until);
+                    let when = (self.clock.now(), self.late_until());
+                    self.table.left(id, &phases, when);
                     victim.nothing_runs();
                 }
                 // Without a lease-join it may have begun to release, and told nobody.

@@ -407,10 +407,10 @@ impl<'p> Server<'p> {
         holder: HolderId,
         standing: (&[Phase], &[bool]),
     ) -> Result<(), OutOfOrder> {
-        let late_until = self.machine.landed_by();
+        let when = (self.port.now(), self.machine.landed_by());
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
         let process = super::machine::process(peer.pid);
-        self.table.resume(holder, process, standing, late_until)?;
+        self.table.resume(holder, process, standing, when)?;
         peer.victim = self.awaited.remove(&holder).ok_or(OutOfOrder)?;
         peer.victim.holder = Some(peer.pid);
         let known = self.table.holder(holder).ok_or(OutOfOrder)?;
@@ -574,7 +574,8 @@ impl<'p> Server<'p> {
                 let mark = (self.life.generation, id);
                 let marked = self.machine.run.borrow_mut().marks.remove(&mark);
                 if let Some(phase) = marked {
-                    self.table.left(id, &[phase], self.machine.landed_by());
+                    let when = (self.port.now(), self.machine.landed_by());
+                    self.table.left(id, &[phase], when);
                 }
                 // What it was doing when it died nobody was told.
                 self.note_writing(id, |phase| phase != Phase::Idle);

@@ -241,8 +241,9 @@ impl Table {
         id: HolderId,
         process: ProcessId,
         (phases, late): (&[Phase], &[bool]),
-        late_until: Moment,
+        (now, late_until): (Moment, Moment),
     ) -> Result<(), OutOfOrder> {
+        let phases = self.standing(id, phases, now);
         let holder = self.holders.get_mut(&id).ok_or(OutOfOrder)?;
         let all = [phases.len(), late.len()] == [holder.claims.len(); 2];
         if holder.link != Link::Awaited || holder.process != process || !all {
@@ -250,11 +251,10 @@ impl Table {
         }
         holder.link = Link::Connected;
         for ((claim, phase), late) in holder.claims.iter_mut().zip(phases).zip(late) {
-            claim.phase = *phase;
+            claim.phase = phase;
             if *late {
                 let areas = claim.asked.areas.clone();
-                let until = late_until;
-                let by = id;
+                let (by, until) = (id, late_until);
                 self.quarantines.push(Quarantine { by, areas, until });
             }
         }
@@ -282,15 +282,26 @@ impl Table {
     /// holder on this host may land over its own, it is in doubt whether its own stays. (Its own
     /// late writes keep it from writing on those disks.)
     pub fn as_left(&self, id: HolderId, index: usize, left: Left, now: Moment) -> Left {
+        let doubt = left.doubt || self.is_shaken(id, index, now);
+        Left { doubt, ..left }
+    }
+
+    fn is_shaken(&self, id: HolderId, index: usize, now: Moment) -> bool {
         let areas = self.claim(id, index).map(|claim| &claim.asked.areas);
-        let shaken = areas.is_ok_and(|areas| {
+        areas.is_ok_and(|areas| {
             let hit = |q: &Quarantine| q.by != id && q.until > now && overlap(&q.areas, areas);
             self.quarantines.iter().any(hit)
-        });
-        Left {
-            doubt: left.doubt || shaken,
-            ..left
-        }
+        })
+    }
+
+    /// [`Table::as_left`] for what a holder has released while nobody heard of it.
+    fn standing(&self, id: HolderId, phases: &[Phase], now: Moment) -> Vec<Phase> {
+        let had_the_turn = |i| self.claim(id, i).map(|c| c.phase) == Ok(Phase::Releasing);
+        let of = |(index, phase): (usize, &Phase)| match phase {
+            Phase::Idle if had_the_turn(index) && self.is_shaken(id, index, now) => Phase::Doubt,
+            phase => *phase,
+        };
+        phases.iter().enumerate().map(of).collect()
     }
 
     /// Notes how a release went.
@@ -363,14 +374,15 @@ impl Table {
 
     /// A holder that has ended has said what is left of each resource. On one that it was in doubt
     /// of, what it wrote may still land until `late_until`.
-    pub fn left(&mut self, id: HolderId, phases: &[Phase], late_until: Moment) {
+    pub fn left(&mut self, id: HolderId, phases: &[Phase], when: (Moment, Moment)) {
+        let (now, late_until) = when;
+        let phases = self.standing(id, phases, now);
         let claims = self.holders.get_mut(&id).map(|holder| &mut holder.claims);
         for (claim, phase) in claims.into_iter().flatten().zip(phases) {
-            claim.phase = *phase;
-            if *phase == Phase::Doubt {
+            claim.phase = phase;
+            if phase == Phase::Doubt {
                 let areas = claim.asked.areas.clone();
-                let until = late_until;
-                let by = id;
+                let (by, until) = (id, late_until);
                 self.quarantines.push(Quarantine { by, areas, until });
             }
         }
@@ -545,6 +557,7 @@ mod tests {
     use crate::id::Name;
 
     const LATE: Moment = Moment(1000);
+    const WHEN: (Moment, Moment) = (Moment(0), LATE);
     const HELD: Phase = Phase::Held(Lver(7));
     const LATE_WRITE: Left = Left {
         doubt: false,
@@ -785,7 +798,7 @@ mod tests {
         table.set(second, Phase::Acquiring);
         let resume = |table: &mut Table, id, pid, phases: &[Phase]| {
             let late = vec![true; phases.len()];
-            table.resume(id, process(pid), (phases, &late), LATE)
+            table.resume(id, process(pid), (phases, &late), WHEN)
         };
         let came_back = resume(&mut table, second, 1, &[HELD]);
         assert_eq!(came_back, Err(OutOfOrder), "it was not away");
@@ -803,7 +816,7 @@ mod tests {
         ] {
             assert_eq!(resume(&mut table, id, pid, phases), Err(OutOfOrder));
         }
-        let without = table.resume(second, process(1), (&[HELD], &[]), LATE);
+        let without = table.resume(second, process(1), (&[HELD], &[]), WHEN);
         assert_eq!(
             (without, table.all_quiet_from()),
             (Err(OutOfOrder), Moment(0))
@@ -819,10 +832,10 @@ mod tests {
         for (phase, quiet) in [(Phase::Doubt, LATE), (HELD, Moment(0))] {
             let mut table = Table::default();
             let first = table.one(Mode::Exclusive);
-            table.left(first, &[phase], LATE);
+            table.left(first, &[phase], WHEN);
             assert_eq!((table.phase(first), table.all_quiet_from()), (phase, quiet));
         }
-        Table::default().left(HolderId(1), &[HELD], LATE);
+        Table::default().left(HolderId(1), &[HELD], WHEN);
     }
 
     #[test]
@@ -849,7 +862,7 @@ mod tests {
             table.guard(second, guarded(8)).unwrap();
             table.await_all();
             let standing = (&[phase][..], &[false][..]);
-            table.resume(second, process(1), standing, LATE).unwrap();
+            table.resume(second, process(1), standing, WHEN).unwrap();
             let left = &table.holder(second).unwrap().guarded;
             assert_eq!(left.is_some(), phase == HELD, "{phase:?}");
         }
@@ -900,6 +913,19 @@ mod tests {
         assert!(doubt(&table, second, before));
         assert!(!doubt(&table, first, before), "it does not write there");
         assert!(!doubt(&table, second, LATE));
+        // So it is if nobody heard of it until lease-join was started again.
+        for (now, then) in [(before, Phase::Doubt), (LATE, Phase::Idle)] {
+            let mut table = table.clone();
+            assert_eq!(table.release(first, 0), Ok(vec![]));
+            table.set(second, Phase::Releasing);
+            table.await_all();
+            let standing = (&[Phase::Idle][..], &[false][..]);
+            let mut back = table.clone();
+            back.resume(second, process(1), standing, (now, LATE))
+                .unwrap();
+            table.left(second, &[Phase::Idle], (now, LATE));
+            assert_eq!((back.phase(second), table.phase(second)), (then, then));
+        }
         let elsewhere = table.new_holder(&[asked(Mode::Shared, &[Some(1)])]);
         assert!(!doubt(&table, elsewhere, before));
         assert_eq!(table.as_left(first, 0, DOUBT, before), DOUBT);
