@@ -55,6 +55,11 @@ fn finish_without(stage: &mut Stage, actor: Actor, disk: usize) {
     }
 }
 
+fn frees(op: &Op) -> bool {
+    let freed = |bytes: &[u8]| Leader::decode(bytes).unwrap().owner().is_none();
+    matches!(op, Op::Write { bytes, .. } if writes_leader(op) && freed(bytes))
+}
+
 fn on_stage(resource: &Resource<'_>, member: &Member<'_>) -> Result<Attempt, AcquireError> {
     resource.acquire(member, &wanted(), &mut Sightings::default())
 }
@@ -102,10 +107,6 @@ fn a_release_that_reached_one_disk_is_resolved_on_the_others_too() {
         let released = resource.release(member, &held);
         (released.is_ok(), resource.resolve(member, &wanted()))
     });
-    let frees = |op: &Op| {
-        let freed = |bytes: &[u8]| Leader::decode(bytes).unwrap().owner().is_none();
-        matches!(op, Op::Write { bytes, .. } if writes_leader(op) && freed(bytes))
-    };
     stage.until(actor, frees);
     stage.step(actor);
     stage.fails(actor, false);
@@ -113,6 +114,32 @@ fn a_release_that_reached_one_disk_is_resolved_on_the_others_too() {
     finish_without(&mut stage, actor, 2);
     assert_eq!(*ended.borrow(), Some((false, Ok(()))));
     assert!(had_by_host_2(&mut stage, 0), "{}", stage.story());
+}
+
+/// A release that frees the leader on two disks of three; late writes of hosts that are dead take
+/// it back on these two, so that the newest leader still says that host 1 owns it.
+#[test]
+fn what_its_owner_says_it_has_released_is_open_where_its_leader_has_gone_back() {
+    let mut stage = on_three_disks();
+    let before = stage.leader(0);
+    let (actor, ended) = stage.act(0, |resource, member| {
+        let held = has(resource, member);
+        resource.release(member, &held)
+    });
+    stage.until(actor, frees);
+    stage.step(actor);
+    stage.step(actor);
+    stage.fails(actor, false);
+    stage.finish(actor);
+    assert_eq!(*ended.borrow(), Some(Ok(())));
+    for disk in &mut stage.disks[..2] {
+        disk.write(area_offset(1), &before.to_sector());
+    }
+    let (actor, attempt) = stage.act(1, on_stage);
+    stage.finish(actor);
+    let attempt = attempt.borrow();
+    let had = matches!(*attempt, Some(Ok(Attempt::Held(_))));
+    assert!(had, "{attempt:?}\n{}", stage.story());
 }
 
 #[test]

@@ -432,10 +432,8 @@ impl Resource<'_> {
         })?;
         let (leaders, disks): (Vec<_>, Vec<_>) = votes.into_iter().map(|(_, seen)| seen).unzip();
         let leader = newest(&leaders)?;
-        let by_another = |l: &Leader| l.lver() == leader.lver() && !is_written_by_owner(l);
         Ok(View {
             leader,
-            finished_by_another: leaders.iter().any(by_another),
             everywhere: disks.len() == self.quorum.disks() && leaders.iter().all(|l| *l == leader),
             disks,
         })
@@ -522,10 +520,9 @@ impl Resource<'_> {
         // A host that has started a later version had let go of this one: the leader has gone back.
         let lver = view.leader.lver();
         let started_later = |block: &BallotSector| block.ballot.lver > lver;
-        // The owner does not free a leader that another host wrote for it.
-        let released = |block: &BallotSector| {
-            view.finished_by_another && block.released && block.ballot.lver == lver
-        };
+        // The owner does not free a leader that another host wrote for it; and one that it has
+        // freed may have gone back.
+        let released = |block: &BallotSector| block.released && block.ballot.lver == lver;
         let let_go = |block: &BallotSector| started_later(block) || released(block);
         Ok(owner.host == member.host || view.blocks_of(owner.host).any(let_go))
     }
@@ -762,12 +759,9 @@ impl Resource<'_> {
     }
 
     /// We own the leader for a short hold: say that we share, see that the leader is still ours,
-    /// free it.
+    /// and only then that it is open; free it.
     fn become_shared(&self, member: &Member<'_>, mut held: Held) -> Result<Attempt, AcquireError> {
-        // Of a leader that another host wrote, the released flag alone says that it is open: not
-        // before we have seen that it is still ours.
-        let by_us = is_written_by_owner(&held.leader);
-        held.own.released = by_us;
+        held.own.released = false;
         held.own.shared = Some(member.generation);
         self.write_own(member, &held.own)?;
         if !self.still_leads(member, &held)? {
@@ -776,10 +770,8 @@ impl Resource<'_> {
             let snapshot = self.look(member)?.snapshot(&[]);
             return Ok(Attempt::Refused(Refusal::Contended, snapshot));
         }
-        if !by_us {
-            held.own.released = true;
-            self.write_own(member, &held.own)?;
-        }
+        held.own.released = true;
+        self.write_own(member, &held.own)?;
         self.free(member, &held)?;
         member.check()?;
         Ok(Attempt::Held(Box::new(held)))

@@ -13,8 +13,6 @@ use std::borrow::Borrow;
 pub(super) struct View {
     /// The newest leader.
     pub(super) leader: Leader,
-    /// Another host than its owner has written it, on some disk.
-    pub(super) finished_by_another: bool,
     pub(super) disks: Vec<Blocks>,
     /// All disks were read, and all have this leader.
     pub(super) everywhere: bool,
