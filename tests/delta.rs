@@ -354,6 +354,30 @@ fn a_free_record_is_not_taken_before_the_write_of_an_earlier_join_has_landed_or_
     assert_eq!(lease.unwrap().renewed(), ScriptClock::at(START).now());
 }
 
+/// Two machines with one host id: the other has joined, with a larger generation, before the late
+/// renewal of ours landed.
+#[test]
+fn what_a_late_renewal_may_have_landed_over_is_not_joined_as_once_more() {
+    let known = Claim {
+        at_least: Generation(5),
+        attempted: Generation(5),
+        ..claim()
+    };
+    let joined = |not_before| {
+        let claim = Claim {
+            not_before,
+            ..known
+        };
+        let world = World::with(&ours());
+        world.join(&claim).unwrap().generation()
+    };
+    assert_eq!(joined(Moment::default()), Generation(6), "nothing was late");
+    assert_eq!(joined(ScriptClock::at(START).now()), Generation(1006));
+    let free = World::formatted(T);
+    let claim = after_an_attempt();
+    assert_eq!(free.join(&claim).unwrap().generation(), Generation(6));
+}
+
 #[test]
 fn a_late_write_of_an_earlier_join_is_watched_like_any_other() {
     let world = World::formatted(T);

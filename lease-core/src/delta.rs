@@ -55,7 +55,8 @@ pub struct Claim {
     /// (it ended without proof that its I/O had completed): 8t+W after its end.
     pub quiet_from: Moment,
     /// Before this moment a heartbeat that an earlier process of this machine **did** issue, and of
-    /// which nobody knows how it ended, may still land: the record is not taken before.
+    /// which nobody knows how it ended, may still land: the record is not taken before. 0 if there
+    /// is none.
     pub not_before: Moment,
 }
 
@@ -131,14 +132,15 @@ pub fn join(
     for _ in 0..ATTEMPTS_MAX {
         let vacant = wait_until_vacant(lockspace, disk, clock, claim, tell)?;
         let found = vacant.record.generation();
-        let attempted = vacant
+        let ours = vacant
             .record
             .note()
             .is_some_and(|n| n.boot_id == claim.boot_id);
-        if attempted && !vacant.record.is_free() && found > generation {
-            // A join of ours that failed: its write landed late, over what others had made of the
-            // record in the meantime.
-            generation = generations_beyond(found);
+        let late = found > generation || claim.not_before > Moment::default();
+        if ours && !vacant.record.is_free() && late {
+            // A join of ours that failed, or a renewal: it may have landed late, over what others
+            // had made of the record in the meantime.
+            generation = generation.max(generations_beyond(found));
         }
         generation = generation.max(found).max(claim.attempted).next();
         let window = vacant.window(claim);
