@@ -407,8 +407,8 @@ fn times(storage: &Storage, name: &str) -> Vec<u64> {
         .collect()
 }
 
-/// A lease-hold is killed while it writes; its lease-join too, if told to. Another host wants the
-/// lease from that moment on.
+/// A lease-hold is killed while it writes; its lease-join too, if told to. Two other hosts want the
+/// lease from that moment on, so that what lands late may land on either.
 fn play_a_killed_writer(last: Last, and_lease_join: bool) {
     let storage = Storage::new(1);
     let path = StoragePath::slow_to_write(&storage, LANDS_AFTER);
@@ -416,6 +416,7 @@ fn play_a_killed_writer(last: Last, and_lease_join: bool) {
     let join = Process::start(host.join_command().args(["-o", "4"]));
     join.wait_for_stdout("joined");
     let (other, _other_join) = Host::joined(&storage, 2);
+    let (third, _third_join) = Host::joined(&storage, 3);
     let far = Host::new(&storage, 1).by_way_of(&storage, &path.disk());
     let mut command = far.hold_command(
         &[&far.resource(&storage, 1)],
@@ -433,18 +434,17 @@ fn play_a_killed_writer(last: Last, and_lease_join: bool) {
         None
     });
     let before = storage.ballot(1, 1);
-    let mut command = other.hold_command(
-        &["-w", "120", &storage.resource(1)],
-        &witness(&storage, "b", "3000"),
-    );
-    let taker = Process::start(&mut command);
+    let takers = [(&other, "b"), (&third, "c")].map(|(host, name)| {
+        let wants = ["-w", "120", &storage.resource(1)];
+        Process::start(&mut host.hold_command(&wants, &witness(&storage, name, "3000")))
+    });
     hold.signal(Signal::SIGKILL);
     if and_lease_join {
         join.signal(Signal::SIGKILL);
     }
     let killed = now();
     if last != Last::Commit {
-        // So early nobody else writes there; the other one may run by then.
+        // So early nobody else writes there; one of the others may run by then.
         wait_until("it lands", SOON, || {
             (storage.ballot(1, 1) != before).then_some(())
         });
@@ -452,13 +452,18 @@ fn play_a_killed_writer(last: Last, and_lease_join: bool) {
         println!("{last:?}, {and_lease_join}: landed {landed:.1} s after the kill");
         assert!(landed < 10.0, "{landed} s");
     }
-    let ran = taker.finish_within(Duration::from_secs(120));
+    for taker in takers {
+        let ran = taker.finish_within(Duration::from_secs(120));
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
     let took = now().since(killed).as_secs_f64();
-    println!("{last:?}, {and_lease_join}: the other one was done {took:.1} s after the kill");
-    assert_eq!(ran.code, 0, "{ran:?}");
-    let (first, second) = (times(&storage, "a "), times(&storage, "b "));
+    println!("{last:?}, {and_lease_join}: the others were done {took:.1} s after the kill");
+    let [first, second, third] = ["a ", "b ", "c "].map(|name| times(&storage, name));
     assert_eq!(first.is_empty(), last != Last::Release);
-    assert!(first.iter().max() < second.iter().min());
+    assert!(!second.is_empty() && !third.is_empty());
+    assert!(first.iter().max() < second.iter().chain(&third).min());
+    let after = |one: &[u64], other: &[u64]| one.iter().min() > other.iter().max();
+    assert!(after(&second, &third) || after(&third, &second));
     let again = other.hold(&["-w", "60", &storage.resource(1)], &["true"]);
     assert_eq!(again.code, 0, "{again:?}");
     assert_eq!(storage.owner(1).0, None);
