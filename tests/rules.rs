@@ -985,6 +985,8 @@ fn a_release_that_reads_only_disks_whose_leader_has_gone_back_frees_it_on_the_ot
     stage.step(third);
     stage.fails(third, false);
     stage.finish(third);
+    let leader = stage.leader(0);
+    assert_eq!((leader.lver(), leader.owner()), (Lver(2), None));
     stage.pass(seconds(3));
     assert_eq!(watched(&mut stage, 0), "held", "{}", stage.story());
     assert_eq!(stage.leader(0).lver(), Lver(3));
