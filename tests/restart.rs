@@ -351,3 +351,27 @@ fn a_lease_hold_in_the_middle_of_everything_lives_through_restarts() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(storage.owner(1).0, None);
 }
+
+/// What an admin does when a lease stays owned: ends what is left, ends lease-join, removes its
+/// state file, and starts it again when it pleases.
+#[test]
+fn without_its_state_file_a_former_life_is_over_and_its_leases_are_free() {
+    let storage = Storage::new(1);
+    let resource = storage.resource(1);
+    let a = Host::new(&storage, 1);
+    let (b, _join_b) = Host::joined(&storage, 2);
+    let join = a.join();
+    let args = ["--contain", "tree", &resource];
+    let hold = a.start_hold(&args, &["sh", "-c", "echo held; exec sleep 1"]);
+    hold.wait_for_stdout("held");
+    end(&hold, Signal::SIGKILL);
+    join.wait_for_stderr("its leases stay owned by this host");
+    assert_eq!(b.hold(&["-n", &resource], &["true"]).code, 75);
+    join.signal(Signal::SIGTERM);
+    assert_eq!(join.finish().code, 75);
+    std::fs::remove_file(a.run_dir.join("LS/state")).unwrap();
+    let join = a.join();
+    assert_eq!(generation(&join), 2, "{}", join.stderr());
+    let ran = b.hold(&["-n", &resource], &["true"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}

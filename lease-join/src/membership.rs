@@ -171,12 +171,10 @@ pub(crate) fn join(
     let claim = claim(args, spec, &found, former)?;
     found.device.set_limit(claim.timing.io_limit());
     let watchdog = try_watchdog(args, spec, claim.timing)?;
-    let resumed = former
-        .filter(|remains| remains.life.is_joined() && !remains.table.is_lost())
-        .and_then(|remains| resume(&found, &claim, remains));
+    let resumed = former.and_then(|remains| resume(&found, &claim, remains));
     let (lease, table, watchdog) = match (resumed, remains) {
-        (Some(lease), Some(remains)) => (lease, remains.table, watchdog),
-        (_, remains) => {
+        (Some(resumed), _) => (resumed.0, resumed.1, watchdog),
+        (None, remains) => {
             if let Some(remains) = remains
                 && !undertaker::end_all(place, &remains, signals)?
             {
@@ -214,7 +212,8 @@ fn check_same_host(place: &Place, other: Option<&Remains>) -> Result<(), Failure
         return Ok(());
     };
     let kept = BootClock::boot_time() < life.expires();
-    let Some((_, holder)) = table.holders().next().filter(|_| kept) else {
+    let holders = table.iter().flat_map(Table::holders);
+    let Some((_, holder)) = holders.filter(|_| kept).next() else {
         return Ok(());
     };
     let text = format!(
@@ -228,7 +227,8 @@ fn check_same_host(place: &Place, other: Option<&Remains>) -> Result<(), Failure
 
 /// What an earlier lease-join guarded could be found neither alive nor gone from elsewhere.
 fn check_visible(place: &Place, remains: Option<&Remains>, here: u64) -> Result<(), Failure> {
-    if remains.is_none_or(|remains| remains.life.pid_namespace == here) {
+    let seen = |r: &Remains| r.table.is_none() || r.life.pid_namespace == here;
+    if remains.is_none_or(seen) {
         return Ok(());
     }
     let text = format!(
@@ -278,16 +278,18 @@ fn refused(path: &Path, why: &str) -> Failure {
     )
 }
 
-/// The same life of the host goes on: same name, same times, nothing has changed on the disk, and
-/// the lease has not expired.
-fn resume(found: &Found, claim: &Claim, remains: &Remains) -> Option<HostLease> {
+/// The same life of the host goes on, with its holders: same name, same times, nothing has changed
+/// on the disk, and the lease has not expired.
+fn resume(found: &Found, claim: &Claim, remains: &Remains) -> Option<(HostLease, Table)> {
     let life = &remains.life;
-    if (claim.name, claim.timing) != (life.host_name, life.timing) {
+    let table = remains.table.as_ref().filter(|table| !table.is_lost())?;
+    if !life.is_joined() || (claim.name, claim.timing) != (life.host_name, life.timing) {
         return None;
     }
     let clock = BootClock::default();
     let (lockspace, former) = (&found.lockspace, &life.former);
-    HostLease::resume(lockspace, &found.device, &clock, claim, former).ok()
+    let lease = HostLease::resume(lockspace, &found.device, &clock, claim, former).ok()?;
+    Some((lease, table.clone()))
 }
 
 fn join_anew(

@@ -47,8 +47,9 @@ pub(crate) struct Life {
 pub(crate) struct Remains {
     /// Its host id.
     pub(crate) life: Life,
-    /// Its holders.
-    pub(crate) table: Table,
+    /// Its holders. `None`: their file was removed, which is how an admin says that nothing is left
+    /// of them. Then nobody goes on with that life.
+    pub(crate) table: Option<Table>,
 }
 
 /// The holders, with the life that they belong to.
@@ -121,10 +122,11 @@ impl Remains {
             return Ok(None);
         };
         let holders: Option<Holders> = read_file(place, Kept::Holders)?;
-        let table = holders
-            .filter(|h| life.is_joined() && h.generation == life.former.generation)
-            .map(|h| h.table)
-            .unwrap_or_default();
+        let of_this_life = |h: &Holders| life.is_joined() && h.generation == life.former.generation;
+        let table = holders.map(|h| match of_this_life(&h) {
+            true => h.table,
+            false => Table::default(),
+        });
         Ok(Some(Self { life, table }))
     }
 }

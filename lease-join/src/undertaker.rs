@@ -17,7 +17,7 @@ use lease_core::record::holder_note::HolderNote;
 use lease_core::record::leader::Leader;
 use lease_core::registry::message::{Asked, HolderId};
 use lease_core::registry::place::Place;
-use lease_core::registry::table::Holder;
+use lease_core::registry::table::{Holder, Table};
 use lease_core::resource::{AcquireError, Member, Resource, Wanted};
 use lease_core::spec::Mode;
 use lease_core::tool::{Failure, Status, say};
@@ -111,7 +111,8 @@ pub(crate) fn end_all(
     let generation = remains.life.former.generation;
     let mut left: Vec<_> = remains
         .table
-        .holders()
+        .iter()
+        .flat_map(Table::holders)
         .filter(|(id, _)| place.take_mark(generation, *id).is_none())
         .map(|(_, holder)| (holder, Victim::of(holder)))
         .collect();
