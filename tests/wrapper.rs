@@ -206,6 +206,24 @@ fn who_announces_a_loss_is_an_ordinary_process() {
 }
 
 #[test]
+fn the_command_is_scheduled_as_lease_hold_was_started() {
+    let storage = Storage::new(CONTAINMENTS.len() as u64);
+    let (a, _join) = Host::joined(&storage, 1);
+    for (contain, number) in CONTAINMENTS.iter().zip(1..) {
+        for (how, policy) in [("-o", "0"), ("-b", "3"), ("-f", "1")] {
+            let args = ["--contain", contain, &storage.resource(number)];
+            let tool = a.hold_command(&args, &["cut", "-d ", "-f", "41", "/proc/self/stat"]);
+            let mut by_chrt = Command::new("chrt");
+            let priority = if how == "-f" { "5" } else { "0" };
+            by_chrt.args([how, priority]).arg(tool.get_program());
+            let ran = Process::start(by_chrt.args(tool.get_args())).finish();
+            let said = (ran.code, ran.stdout.trim());
+            assert_eq!(said, (0, policy), "{contain} {how}: {ran:?}");
+        }
+    }
+}
+
+#[test]
 fn a_loss_that_is_noticed_late_is_announced_all_the_same() {
     together(
         &CONTAINMENTS,

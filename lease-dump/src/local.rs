@@ -32,8 +32,8 @@ pub(crate) fn dump(run_dir: &Path, names: &[OsString]) -> anyhow::Result<()> {
                 printed += 1;
             }
             // A directory may be left of a lease-join that is gone.
-            Err(_) if all => {}
-            Err(why) => return Err(absent(run_dir, &format!("lockspace {name}: {why}")).into()),
+            Err(why) if all && !is_forbidden(&why) => {}
+            Err(why) => return Err(failure(run_dir, name, &why).into()),
         }
     }
     if printed == 0 {
@@ -54,11 +54,20 @@ fn parse(names: &[OsString]) -> Result<Vec<Name>, Failure> {
     names.iter().map(parse).collect()
 }
 
-fn absent(run_dir: &Path, why: &str) -> Failure {
+fn is_forbidden(why: &anyhow::Error) -> bool {
+    let error = why.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+fn failure(run_dir: &Path, name: &Name, why: &anyhow::Error) -> Failure {
+    if is_forbidden(why) {
+        let text = format!("cannot ask lease-join of lockspace {name}: permission denied");
+        return Failure::new(Status::Permission, text);
+    }
     let shown = show(run_dir.as_os_str());
     Failure::new(
         Status::NotJoined,
-        format!("no live lease-join in {shown}: {why}"),
+        format!("no live lease-join in {shown}: lockspace {name}: {why}"),
     )
 }
 

@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 
 /// `CLONE_INTO_CGROUP` of linux/sched.h.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -42,6 +42,8 @@ const STANDARD: [RawFd; 3] = [0, 1, 2];
 static IGNORED: AtomicU64 = AtomicU64::new(0);
 /// Bit n: descriptor n of [`STANDARD`] was closed then.
 static CLOSED: AtomicU8 = AtomicU8::new(0);
+/// How this process was scheduled then: policy and priority, as sched_setscheduler(2) takes them.
+static SCHEDULED: [AtomicI32; 2] = [AtomicI32::new(libc::SCHED_OTHER), AtomicI32::new(0)];
 
 #[allow(unsafe_code)]
 #[used]
@@ -50,8 +52,8 @@ static CLOSED: AtomicU8 = AtomicU8::new(0);
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = note_start;
 
-/// Notes what the standard library changes before `main`: it ignores SIGPIPE, and opens /dev/null
-/// in place of a standard descriptor that is closed.
+/// Notes what the standard library changes before `main` (it ignores SIGPIPE, and opens /dev/null
+/// in place of a standard descriptor that is closed), and what we change later.
 #[allow(unsafe_code)]
 extern "C" fn note_start() {
     for fd in STANDARD {
@@ -71,6 +73,16 @@ extern "C" fn note_start() {
         if ignored {
             IGNORED.fetch_or(1 << (number - 1), Ordering::Relaxed);
         }
+    }
+    let mut parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: two system calls about this process; the second writes to `parameter`.
+    let (policy, known) = unsafe {
+        let policy = libc::sched_getscheduler(0);
+        (policy, libc::sched_getparam(0, &raw mut parameter) == 0)
+    };
+    if policy >= 0 && known {
+        SCHEDULED[0].store(policy, Ordering::Relaxed);
+        SCHEDULED[1].store(parameter.sched_priority, Ordering::Relaxed);
     }
 }
 
@@ -294,10 +306,11 @@ fn run_child(execution: &Execution<'_>, gate: Option<BorrowedFd<'_>>) -> Errno {
     if getppid() != execution.parent {
         return Errno::ESRCH;
     }
-    let ordinary = libc::sched_param { sched_priority: 0 };
-    // SAFETY: a system call that reads `ordinary`. If this process was never raised it changes
-    // nothing, and it is always allowed.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary) };
+    let [policy, sched_priority] = SCHEDULED.each_ref().map(|n| n.load(Ordering::Relaxed));
+    let before = libc::sched_param { sched_priority };
+    // SAFETY: a system call that reads `before`. If this process was never raised it changes
+    // nothing, and what it could be raised from it can be put back to.
+    unsafe { libc::sched_setscheduler(0, policy, &raw const before) };
     if let Err(errno) = execution.signals.thread_set_mask() {
         return errno;
     }

@@ -47,6 +47,10 @@ pub(crate) fn notice(
             "earlier writes of this host may still land".to_owned(),
             format!("waiting {} s until none can", left(*until)),
         ),
+        Block::Local(rival) if rival.passing && rival.crashed => (
+            describe(hub, block).0,
+            "waiting until lease-join has given it back".to_owned(),
+        ),
         Block::Local(rival) if rival.passing => return None,
         Block::Stopped => return None,
         Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) => return None,

@@ -860,7 +860,9 @@ impl World {
             let seconds = (until - self.shared.now.get()) as f64 / 1e9;
             format!("{group:?} is stopped for {seconds:.3} s")
         });
-        self.halted.insert((machine, group), until);
+        // What is stopped already goes on no sooner: what it had to do is put off until then.
+        let since = self.halted.entry((machine, group)).or_default();
+        *since = until.max(*since);
     }
 
     /// Without a watchdog at least one acts: the init of the command; or else one of lease-hold
