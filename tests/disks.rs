@@ -109,6 +109,59 @@ fn a_value_that_was_accepted_on_a_disk_that_is_down_is_resolved_all_the_same() {
     assert!(had_by_host_2(&mut stage, 1), "{}", stage.story());
 }
 
+/// Outbid, host 1 looks again, and a disk that does not answer hides what stands there: it starts
+/// anew. In the meantime host 2 has found host 1's value, and has committed it.
+#[test]
+fn what_another_committed_for_us_between_two_looks_of_one_attempt_is_ours() {
+    for storage_fails in [false, true] {
+        let mut stage = on_three_disks();
+        let at = area_offset(1);
+        let first = stage
+            .leader(0)
+            .committed(Lver(1), stamp(2, 1), stamp(2, 1), Some(false))
+            .released(stamp(2, 1));
+        let ours = first.committed(Lver(2), stamp(1, 1), stamp(2, 1), None);
+        stage.disks[2].write(at, &first.to_sector());
+        let put_block_2 = |stage: &mut Stage, block: &BallotSector| {
+            for disk in &mut stage.disks {
+                disk.write(at + 3 * 512, &block.to_sector(geometry().sector()));
+            }
+        };
+        let released = BallotSector {
+            released: true,
+            ..block(1, 2, Some(stamp(2, 1)))
+        };
+        put_block_2(&mut stage, &released);
+        let (actor, attempt) = stage.act(0, on_stage);
+        stage.until(actor, accepts(1));
+        (0..3).for_each(|_| stage.step(actor));
+        put_block_2(&mut stage, &block(2, 8002, None));
+        (0..3).for_each(|_| stage.step(actor));
+        let hides = |op: &Op| matches!(op, Op::Read { handle, .. } if handle.disk == 2);
+        for _ in 0..2 {
+            stage.until(actor, hides);
+            stage.fails(actor, false);
+        }
+        for disk in &mut stage.disks {
+            disk.write(at, &ours.to_sector());
+        }
+        if storage_fails {
+            (0..3).for_each(|_| stage.step(actor));
+            while stage.pending(actor).is_some() {
+                stage.fails(actor, false);
+            }
+        }
+        stage.finish(actor);
+        let attempt = attempt.borrow();
+        let right = match &*attempt {
+            Some(Ok(Attempt::Held(held))) => !storage_fails && held.lver == Lver(2),
+            Some(Err(error)) => storage_fails && matches!(error, AcquireError::InDoubt(_)),
+            _ => false,
+        };
+        assert!(right, "{storage_fails}: {attempt:?}\n{}", stage.story());
+    }
+}
+
 #[test]
 fn a_release_that_reached_one_disk_is_resolved_on_the_others_too() {
     let mut stage = on_three_disks();

@@ -141,9 +141,19 @@ impl Resource<'_> {
         member.check_quiet()?;
         let mut ballots = 0;
         let mut at_stake = false;
-        while ballots < BALLOTS_MAX {
+        let mut started = None;
+        loop {
             let view = self.look(member).map_err(|e| e.doubtful(at_stake))?;
+            if let Some(own) = self.became_ours(member, &view, started) {
+                return self.finish(member, wanted, &view.leader, own, seen);
+            }
             at_stake = view.at_stake(member);
+            if ballots >= BALLOTS_MAX {
+                return match at_stake {
+                    true => Err(AcquireError::Undecided.doubtful(true)),
+                    false => Ok(Attempt::Refused(Refusal::Contended, view.snapshot(&[]))),
+                };
+            }
             if !at_stake {
                 // Nothing of ours can be decided yet: this is a good moment to turn back.
                 if let Some(attempt) = self.turned_back(member, wanted, &view, seen)? {
@@ -154,6 +164,7 @@ impl Resource<'_> {
                     continue;
                 }
             }
+            started = started.or(Some(view.version()));
             let decided = self.ballot_until_decided(member, wanted, view, &mut ballots)?;
             if let Some((leader, own)) = decided {
                 return self.finish(member, wanted, &leader, own, seen);
@@ -161,11 +172,19 @@ impl Resource<'_> {
             // Whatever ended the ballot, our value may have been accepted in it.
             at_stake = true;
         }
-        let view = self.look(member).map_err(|e| e.doubtful(at_stake))?;
-        if view.at_stake(member) {
-            return Err(AcquireError::Undecided.doubtful(true));
-        }
-        Ok(Attempt::Refused(Refusal::Contended, view.snapshot(&[])))
+    }
+
+    /// A ballot of this attempt has come out for us, and another host has committed that.
+    fn became_ours(
+        &self,
+        member: &Member<'_>,
+        view: &View,
+        started: Option<Lver>,
+    ) -> Option<BallotSector> {
+        let own = view.newest_of(member.host);
+        let lver = own.ballot.lver;
+        let ours = started.is_some_and(|first| first <= lver);
+        (ours && self.owns(member, &view.leader, lver)).then_some(own)
     }
 
     /// What comes of an attempt without a ballot, if it comes to that.

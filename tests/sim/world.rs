@@ -76,6 +76,8 @@ enum Event {
     Issue(ProcessId),
     Fill(IoId, Range<usize>),
     Land(IoId),
+    /// It has come back: whatever has not landed of it never does.
+    Over(IoId),
     Return(ProcessId, IoId, Option<Fault>),
     /// The answer to one operation (by its number) that was no I/O.
     Answer(ProcessId, u64, Option<Fault>),
@@ -375,6 +377,7 @@ impl World {
             Event::Issue(id) => self.issue(id),
             Event::Fill(io, range) => self.fill(io, range),
             Event::Land(io) => self.land(io),
+            Event::Over(io) => drop(self.ios.remove(io)),
             Event::Return(id, io, fault) => self.give_back(id, io, fault),
             Event::Answer(id, asked, fault) => {
                 if self

@@ -204,6 +204,8 @@ impl World {
         let until = if comes_back { back + 1 } else { Instant::MAX };
         if !lands && self.may_land_after_failing(io) {
             self.fails_for_now(id, io, until);
+        } else if comes_back {
+            self.at(until, Event::Over(io));
         }
         self.processes
             .get_mut(id)
