@@ -212,8 +212,8 @@ fn check_same_host(place: &Place, other: Option<&Remains>) -> Result<(), Failure
         return Ok(());
     };
     let kept = BootClock::boot_time() < life.expires();
-    let holders = table.iter().flat_map(Table::holders);
-    let Some((_, holder)) = holders.filter(|_| kept).next() else {
+    let mut holders = table.iter().flat_map(Table::holders).filter(|_| kept);
+    let Some((_, holder)) = holders.next() else {
         return Ok(());
     };
     let text = format!(
