@@ -258,11 +258,11 @@ impl Look {
         noted && !self.is_of_this_boot(claim) && self.record.host_name() == Some(claim.name)
     }
 
-    /// How long it is watched, counted from the end of this look, if it stays as it is.
+    /// How long it is watched, counted from the end of this look, if it stays as it is and is not
+    /// free.
     fn watch(&self, claim: &Claim) -> Duration {
         let theirs = Timing::of_host(&self.record, claim.timing);
         match self.is_us(claim) {
-            _ if self.record.is_free() => Duration::ZERO,
             true => theirs.join_look(),
             false => theirs.takeover_after(),
         }
