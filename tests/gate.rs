@@ -301,23 +301,15 @@ impl Stuck {
         let far = Host::new(storage, 1).by_way_of(storage, &path.disk());
         host.wait_for_renewal();
         let resource = far.resource(storage, 1);
-        for _ in 0..10 {
-            let hold = host.start_hold(&["--contain", contain, &resource], &["echo", "run"]);
-            wait_until("it acquires, or has done so", SOON, || {
-                let said = host.describe();
-                let phase = &said["holders"][0]["resources"][0]["phase"];
-                (phase == "acquiring" || hold.code().is_some()).then_some(())
-            });
-            join.signal(Signal::SIGSTOP);
-            let ended = || hold.code().map(|_| None);
-            let stands = || hold.child().map(Some).or_else(ended);
-            if let Some(child) = wait_until("what stands at its gate", SOON, stands) {
-                return Self { hold, join, child };
-            }
-            // On a busy machine it is through before lease-join stops.
-            join.signal(Signal::SIGCONT);
-        }
-        panic!("{contain}: nothing comes to stand at its gate");
+        let hold = host.start_hold(&["--contain", contain, &resource], &["echo", "run"]);
+        wait_until("it acquires", SOON, || {
+            let said = host.describe();
+            let phase = &said["holders"][0]["resources"][0]["phase"];
+            (phase == "acquiring").then_some(())
+        });
+        join.signal(Signal::SIGSTOP);
+        let child = wait_until("what stands at its gate", SOON, || hold.child());
+        Self { hold, join, child }
     }
 }
 
