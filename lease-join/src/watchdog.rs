@@ -2,9 +2,9 @@
 //! nothing can go wrong by waiting longer.
 //!
 //! The device's time is W less a margin, and petting stops at 8t after the last renewal less the
-//! same margin: so the host is reset before 8t + W, whoever is stopped, hung or dead. It is disarmed
-//! when nothing is guarded any more and the host id is given back or lost; a crash of lease-join,
-//! its end by SIGUSR1, or what cannot be proven gone leaves it armed.
+//! same margin: so the host is reset before 8t + W, whoever is stopped, hung or dead. It is
+//! disarmed when nothing is guarded any more and the host id is given back or lost; a crash of
+//! lease-join, its end by SIGUSR1, or what cannot be proven gone leaves it armed.
 
 use lease_core::clock::{Clock, Moment};
 use lease_core::timing::Timing;
