@@ -11,7 +11,7 @@ use lease_core::clock::{Clock, Moment};
 use lease_core::contain::Remains;
 use lease_core::delta::{self, Claim, HostLease, RenewError, Tenure};
 use lease_core::disk::{Disk, Fault};
-use lease_core::id::{Generation, HostId};
+use lease_core::id::HostId;
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::registry::table::Table;
 use std::cell::{Cell, RefCell};
@@ -36,13 +36,16 @@ pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
     let (life, table) = remains(machine);
     let claim = claim(machine, life.as_ref());
     let dog = arm(machine);
+    let known = table.as_ref().filter(|table| !table.is_lost());
     let resumed = life
         .as_ref()
-        .filter(|life| life.is_joined() && !table.is_lost())
-        .and_then(|life| resume(&file, port, &claim, life));
+        .filter(|life| life.is_joined())
+        .zip(known)
+        .and_then(|(life, table)| Some((resume(&file, port, &claim, life)?, table.clone())));
     let (lease, table, dog) = match resumed {
-        Some(lease) => (lease, table, dog),
+        Some((lease, table)) => (lease, table, dog),
         None => {
+            let table = table.unwrap_or_default();
             if !end_all(port, machine, life.as_ref(), &table) {
                 return;
             }
@@ -59,17 +62,20 @@ pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
     serve(port, machine, &file, lease, table, dog);
 }
 
-/// What a former lease-join of this boot has left.
-fn remains(machine: &Machine) -> (Option<Life>, Table) {
+/// What a former lease-join of this boot has left. Without the holders' file nobody goes on with it.
+fn remains(machine: &Machine) -> (Option<Life>, Option<Table>) {
     let run = machine.run.borrow();
     let life = run.life.clone();
     let holders = run.holders.clone();
-    let of_life = |(generation, _): &(Generation, Table)| {
+    let of_life = |generation| {
         life.as_ref()
-            .is_some_and(|life| life.is_joined() && life.former.generation == *generation)
+            .is_some_and(|life| life.is_joined() && life.former.generation == generation)
     };
-    let table = holders.filter(of_life).map(|(_, table)| table);
-    (life, table.unwrap_or_default())
+    let table = holders.map(|(generation, table)| match of_life(generation) {
+        true => table,
+        false => Table::default(),
+    });
+    (life, table)
 }
 
 fn claim(machine: &Machine, life: Option<&Life>) -> Claim {

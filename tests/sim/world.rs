@@ -17,7 +17,7 @@ use super::clock::{Face, Instant};
 use super::disk::{Platter, SECTOR};
 use super::hold::{self, Errand, PROBE};
 use super::join;
-use super::machine::{self, Cage, Machine, Membership, RunDir, Setup, Storage};
+use super::machine::{self, Cage, Machine, Membership, Setup, Storage};
 use super::mail::{Group, Letter, Wish};
 use super::port::{Answer, Body, Op, Port, Process};
 use super::{Shared, formatted, story};
@@ -701,7 +701,7 @@ impl World {
         }
     }
 
-    /// Ends what is left, and all else, removes the state files, and starts anew.
+    /// Ends what is left, and all else, removes the holders' file, and starts anew.
     fn admin(&mut self, machine: usize, boot: u64) {
         let host = Rc::clone(&self.machines[machine]);
         if host.boot.get() != boot {
@@ -723,7 +723,7 @@ impl World {
             let ids = self.threads(machine, group);
             self.end(machine, group, &ids);
         }
-        *host.run.borrow_mut() = RunDir::default();
+        host.run.borrow_mut().holders = None;
     }
 
     // ---- lives and deaths
