@@ -62,7 +62,8 @@ pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
     serve(port, machine, &file, lease, table, dog);
 }
 
-/// What a former lease-join of this boot has left. Without the holders' file nobody goes on with it.
+/// What a former lease-join of this boot has left. Without the holders' file nobody goes on with
+/// it.
 fn remains(machine: &Machine) -> (Option<Life>, Option<Table>) {
     let run = machine.run.borrow();
     let life = run.life.clone();
