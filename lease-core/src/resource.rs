@@ -203,6 +203,11 @@ impl Resource<'_> {
         let own = view.newest_of(member.host);
         let ours = |owner: Stamp| member.is(owner);
         if own.shared == Some(member.generation) && !view.leader.owner().is_some_and(ours) {
+            // What stands on fewer is seen by nobody who reads the others, and is to be ended.
+            let stands = view.blocks_of(member.host).filter(|block| **block == own);
+            if stands.count() * 2 <= self.quorum.disks() {
+                return Err(AcquireError::Undecided.doubtful(true));
+            }
             return Ok(Some(self.shared_already(member, wanted, view, own)));
         }
         self.closed(member, wanted, view, seen)
