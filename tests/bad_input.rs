@@ -370,31 +370,3 @@ fn no_permission() {
         assert!(bytes(storage.file()) == before);
     }
 }
-
-#[test]
-fn who_may_not_ask_lease_join_is_told_so() {
-    let storage = Storage::new(1);
-    let (host, _join) = Host::joined(&storage, 1);
-    let open = |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o755));
-    open(storage.path()).unwrap();
-    let tool = storage.path().join("lease-dump");
-    let mut copy = std::process::Command::new("cp");
-    assert!(
-        copy.arg(binary("lease-dump"))
-            .arg(&tool)
-            .status()
-            .unwrap()
-            .success()
-    );
-    for names in [&["LS"][..], &[]] {
-        let mut command = as_nobody(&tool);
-        command.arg("--run-dir").arg(&host.run_dir).arg("--local");
-        let ran = Process::start(command.args(names)).finish();
-        refused(
-            &["LS"],
-            &ran,
-            77,
-            "cannot ask lease-join of lockspace LS: permission denied",
-        );
-    }
-}

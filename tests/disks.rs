@@ -9,6 +9,7 @@ use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::ballot::BallotSector;
 use lease_core::record::leader::Leader;
 use lease_core::resource::{AcquireError, Attempt, Held, Member, Refusal, Resource, Wanted};
+use lease_core::spec::Mode;
 use std::time::Duration;
 use support::scene::{AREA, World, block, geometry, stamp};
 use support::script::Fate;
@@ -278,6 +279,62 @@ fn a_share_that_ended_is_not_seen_again_on_a_disk_that_missed_its_end() {
     finish_without(&mut stage, actor, 0);
     assert_eq!(*ended.borrow(), Some(Ok(())));
     assert!(had_by_host_2(&mut stage, 2), "{}", stage.story());
+}
+
+/// Host 1 shared on disks 0 and 2; the end of its share has reached disk 0 alone. Since then others
+/// have had later versions.
+fn a_share_that_ended_on_disk_0() -> Stage {
+    let mut stage = on_three_disks();
+    let over = stage
+        .leader(0)
+        .committed(Lver(2), stamp(2, 1), stamp(2, 1), Some(false))
+        .released(stamp(2, 1));
+    let started = block(1, 1, None);
+    let ended = BallotSector {
+        released: true,
+        ..block(1, 1, Some(stamp(1, 1)))
+    };
+    let sharing = BallotSector {
+        shared: Some(Generation(1)),
+        ..ended.clone()
+    };
+    for (disk, block) in stage.disks.iter_mut().zip([&ended, &started, &sharing]) {
+        let sector = block.to_sector(geometry().sector());
+        disk.write(area_offset(1) + 2 * 512, &sector);
+        disk.write(area_offset(1), &over.to_sector());
+    }
+    stage
+}
+
+fn share(resource: &Resource<'_>, member: &Member<'_>) -> Result<Attempt, AcquireError> {
+    let shared = Wanted {
+        mode: Mode::Shared,
+        ..wanted()
+    };
+    resource.acquire(member, &shared, &mut Sightings::default())
+}
+
+#[test]
+fn a_share_that_is_found_on_a_minority_of_the_disks_is_in_doubt() {
+    let mut stage = a_share_that_ended_on_disk_0();
+    let (actor, attempt) = stage.act(0, share);
+    finish_without(&mut stage, actor, 0);
+    let attempt = attempt.borrow();
+    let doubt = matches!(*attempt, Some(Err(AcquireError::InDoubt(_))));
+    assert!(doubt, "{attempt:?}\n{}", stage.story());
+}
+
+#[test]
+fn what_ended_on_one_disk_is_ended_on_most_of_them_though_one_is_not_seen() {
+    let mut stage = a_share_that_ended_on_disk_0();
+    let (actor, ended) = stage.act(0, |resource, member| resource.resolve(member, &wanted()));
+    finish_without(&mut stage, actor, 2);
+    assert_eq!(*ended.borrow(), Some(Ok(())));
+    let (actor, attempt) = stage.act(0, share);
+    finish_without(&mut stage, actor, 0);
+    let attempt = attempt.borrow();
+    let anew = matches!(&*attempt, Some(Ok(Attempt::Held(held))) if held.lver == Lver(3));
+    assert!(anew, "{attempt:?}\n{}", stage.story());
 }
 
 #[test]

@@ -57,7 +57,9 @@ fn nobody_else_may_talk_to_lease_join() {
             (ran.code != 126).then_some(ran)
         })
     };
-    assert_eq!(ask().code, 77);
+    let ran = ask();
+    let why = "lease-dump: cannot ask lease-join of lockspace LS: permission denied\n";
+    assert_eq!((ran.code, ran.stderr.as_str()), (77, why));
     // Even where the file system would let them: whom it does not answer, lease-join is not there.
     for (path, mode, code) in [
         (&a.run_dir, 0o755, 77),

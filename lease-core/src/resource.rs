@@ -204,13 +204,19 @@ impl Resource<'_> {
         let ours = |owner: Stamp| member.is(owner);
         if own.shared == Some(member.generation) && !view.leader.owner().is_some_and(ours) {
             // What stands on fewer is seen by nobody who reads the others, and is to be ended.
-            let stands = view.blocks_of(member.host).filter(|block| **block == own);
-            if stands.count() * 2 <= self.quorum.disks() {
+            if !self.stands(member, view, &own) {
                 return Err(AcquireError::Undecided.doubtful(true));
             }
             return Ok(Some(self.shared_already(member, wanted, view, own)));
         }
         self.closed(member, wanted, view, seen)
+    }
+
+    /// Whether our own record is this one on a majority of the disks, so that nobody can overlook
+    /// it.
+    fn stands(&self, member: &Member<'_>, view: &View, own: &BallotSector) -> bool {
+        let same = view.blocks_of(member.host).filter(|block| *block == own);
+        same.count() * 2 > self.quorum.disks()
     }
 
     /// This host shares it already; a ballot would take that share away under its holder.
@@ -290,11 +296,12 @@ impl Resource<'_> {
                 if ours(leader.last_owner()) {
                     self.free_everywhere(member, &view)?;
                 }
-                // It may have ended on some disks only.
+                // What has ended on some disks only would come back where these are not seen.
                 let shares = |block: &BallotSector| block.shared.is_some();
-                return match view.blocks_of(member.host).any(shares) {
-                    true => self.end_share(member, &own),
-                    false => Ok(()),
+                let shared = view.blocks_of(member.host).any(shares);
+                return match !shared && self.stands(member, &view, &own) {
+                    true => Ok(()),
+                    false => self.end_share(member, &own),
                 };
             }
             let held = Held {
@@ -808,7 +815,6 @@ impl Resource<'_> {
         self.write(member, at, &own.to_sector(self.geometry.sector()))
     }
 
-    /// We have let go of the version of this ballot, or share it no more.
     fn write_leader(&self, member: &Member<'_>, leader: &Leader) -> Result<(), AcquireError> {
         self.write(member, 0, &leader.to_sector())
     }

@@ -173,7 +173,7 @@ pub(crate) fn join(
     let watchdog = try_watchdog(args, spec, claim.timing)?;
     let resumed = former.and_then(|remains| resume(&found, &claim, remains));
     let (lease, table, watchdog) = match (resumed, remains) {
-        (Some(resumed), _) => (resumed.0, resumed.1, watchdog),
+        (Some((lease, table)), _) => (lease, table, watchdog),
         (None, remains) => {
             if let Some(remains) = remains
                 && !undertaker::end_all(place, &remains, signals)?
