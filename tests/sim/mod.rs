@@ -22,7 +22,8 @@
 //! - an I/O times out, and its write lands later or never: also after its process or machine is
 //!   gone, also over a newer write of another host to the same sector; at most 8t+W after its
 //!   issue (assumption c of lease.7);
-//! - a machine is cut off from the storage for any time;
+//! - a machine is cut off from the storage for any time; where resources lie on several disks, one
+//!   of these goes out of reach, of some machines or of all, each for its own time;
 //! - sectors are atomic, a read of many is not: its parts are of different moments;
 //! - clocks of any offset, with rates within 1 % of each other;
 //! - commands that, once they are sent SIGKILL, live until the last moment that the rules allow

@@ -8,7 +8,7 @@ mod weather;
 pub use io::describe;
 pub use weather::{Broken, Kind};
 
-use io::Io;
+use io::{Dark, Io};
 use numbered::Numbered;
 use queue::Queue;
 use weather::Weather;
@@ -101,6 +101,8 @@ enum Event {
     Stop(usize),
     Die(usize),
     Halt(usize),
+    /// A disk goes out of the reach of some machines.
+    Dark(usize),
     JoinAgain(usize),
     Heal,
     /// A sector turns into garbage.
@@ -122,6 +124,8 @@ pub struct World {
     join_faces: Vec<Rc<Face>>,
     up: Vec<bool>,
     cut_until: Vec<Instant>,
+    /// Of a machine and a disk: until when resources on it are out of reach, and how that shows.
+    dark: BTreeMap<(usize, usize), (Instant, Dark)>,
     holders: usize,
     /// Two machines have one host id.
     has_twins: bool,
@@ -240,6 +244,9 @@ impl World {
         if !storage.failure_is_final {
             weather.fail = odd.u64(1..=50);
         }
+        if disks > 1 && !usual && odd.bool() {
+            weather.dark_every = odd.u64(5..100) * SECOND;
+        }
         shared.seed(seed);
         shared.post_takes.set(weather.post);
         let calm = weather.stall == 0 && weather.halt_every == 0;
@@ -255,6 +262,7 @@ impl World {
             join_faces: machines.iter().map(|m| Rc::clone(&m.face)).collect(),
             up: vec![false; count],
             cut_until: vec![0; count],
+            dark: BTreeMap::new(),
             machines,
             holders,
             has_twins: twins,
@@ -279,6 +287,9 @@ impl World {
             let at = self.rng.u64(0..5 * SECOND);
             self.at(at, Event::Power(machine));
             self.plan_troubles(machine);
+        }
+        for disk in 0..self.disks.len() {
+            self.again(self.weather.dark_every, Event::Dark(disk));
         }
         let faults_end = self.rng.u64(20..150) * SECOND;
         self.at(faults_end, Event::Heal);
@@ -416,6 +427,7 @@ impl World {
             Event::Stop(machine) => (machine, weather.stop_every),
             Event::Die(machine) => (machine, weather.die_every),
             Event::Halt(machine) => (machine, weather.halt_every),
+            Event::Dark(disk) => (disk, weather.dark_every),
             _ => return,
         };
         match event {
@@ -429,6 +441,7 @@ impl World {
             }
             Event::Stop(_) => self.stop(machine),
             Event::Die(_) => self.die(machine),
+            Event::Dark(disk) => self.darken(disk),
             _ => self.halt(machine),
         }
         self.again(every, event);
@@ -944,6 +957,7 @@ impl World {
             }
         }
         self.cut_until.fill(0);
+        self.dark.clear();
         for machine in 0..self.machines.len() {
             self.power(machine);
         }

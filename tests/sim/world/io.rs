@@ -22,6 +22,15 @@ pub(super) struct Io {
     failed: bool,
 }
 
+/// How it shows that a disk is out of reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dark {
+    /// I/O fails.
+    Fails,
+    /// I/O hangs.
+    Hangs,
+}
+
 pub(super) enum Transfer {
     Read(Vec<u8>),
     Write(Rc<[u8]>),
@@ -151,10 +160,11 @@ impl World {
             landed: false,
             failed: false,
         });
-        let cut = self.now() < self.cut_until[machine];
+        let dark = self.is_dark(machine, handle, offset);
+        let cut = self.now() < self.cut_until[machine] || dark == Some(Dark::Hangs);
         if cut || self.chance(self.weather.time_out) {
             self.time_out(id, io, cut);
-        } else if self.chance(self.weather.fail) {
+        } else if dark.is_some() || self.chance(self.weather.fail) {
             self.fail(id, io);
         } else if reads {
             self.serve_read(id, io);
@@ -162,6 +172,34 @@ impl World {
             let (first, second) = (self.latency(machine), self.latency(machine));
             self.after(first.min(second), Event::Land(io));
             self.after(first.max(second), Event::Return(id, io, None));
+        }
+    }
+
+    /// Heartbeats lie elsewhere.
+    fn is_dark(&self, machine: usize, handle: Handle, offset: u64) -> Option<Dark> {
+        let (until, how) = self.dark.get(&(machine, handle.disk))?;
+        (self.now() < *until && offset >= area_offset(1)).then_some(*how)
+    }
+
+    /// A disk goes out of the reach of some machines, or of all.
+    pub(super) fn darken(&mut self, disk: usize) {
+        let all = self.rng.u8(..4) == 0;
+        for machine in 0..self.machines.len() {
+            if !all && self.rng.bool() {
+                continue;
+            }
+            let most = 4 * self.dead_after(machine);
+            let until = self.now() + self.below(most);
+            let how = if self.rng.bool() {
+                Dark::Fails
+            } else {
+                Dark::Hangs
+            };
+            self.dark.insert((machine, disk), (until, how));
+            self.shared.tell(Some(machine), || {
+                let seconds = (until - self.shared.now.get()) as f64 / 1e9;
+                format!("disk {disk} is out of reach for {seconds:.3} s: {how:?}")
+            });
         }
     }
 

@@ -59,6 +59,8 @@ pub(super) struct Weather {
     pub(super) die_every: u64,
     /// A process is sent SIGSTOP, and SIGCONT later.
     pub(super) halt_every: u64,
+    /// Per disk: it goes out of reach.
+    pub(super) dark_every: u64,
     /// Longest time that a letter takes on a machine.
     pub(super) post: u64,
 }
@@ -79,6 +81,7 @@ impl Weather {
             stop_every: 0,
             die_every: 0,
             halt_every: 0,
+            dark_every: 0,
             post: MILLI,
         }
     }
@@ -114,6 +117,7 @@ impl Weather {
             stop_every: every(stop),
             die_every: every(die),
             halt_every: every(halt),
+            dark_every: 0,
             post: [0, MILLI, 20 * MILLI][rng.usize(..3)],
         }
     }
