@@ -36,9 +36,14 @@ fn while_one_disk_of_three_owes_an_answer_nothing_is_settled() {
 
 /// Two hosts; three disks.
 fn on_three_disks() -> Stage {
+    on_disks(3)
+}
+
+/// Two hosts.
+fn on_disks(disks: usize) -> Stage {
     let setups = [1, 2].map(|host| {
         let mut setup = setup(host);
-        setup.disks = 3;
+        setup.disks = disks;
         setup
     });
     Stage::of(&setups)
@@ -260,36 +265,20 @@ fn an_attempt_comes_to_an_end_where_a_damaged_disk_alone_has_the_newest_leader()
 
 #[test]
 fn a_share_that_ended_is_not_seen_again_on_a_disk_that_missed_its_end() {
-    let mut stage = on_three_disks();
     // Another wrote the leader for host 1, which came to share and was overtaken by host 2.
-    let sharing = BallotSector {
+    let sharing = [(); 3].map(|()| BallotSector {
         shared: Some(Generation(1)),
         ..block(1, 1, Some(stamp(1, 1)))
-    };
-    let over = stage
-        .leader(0)
-        .committed(Lver(2), stamp(2, 1), stamp(2, 1), Some(false))
-        .released(stamp(2, 1));
-    for disk in &mut stage.disks {
-        let sector = sharing.to_sector(geometry().sector());
-        disk.write(area_offset(1) + 2 * 512, &sector);
-        disk.write(area_offset(1), &over.to_sector());
-    }
+    });
+    let mut stage = long_after(sharing);
     let (actor, ended) = stage.act(0, |resource, member| resource.resolve(member, &wanted()));
     finish_without(&mut stage, actor, 0);
     assert_eq!(*ended.borrow(), Some(Ok(())));
     assert!(had_by_host_2(&mut stage, 2), "{}", stage.story());
 }
 
-/// Host 1 shared on disks 0 and 2; the end of its share has reached disk 0 alone. Since then others
-/// have had later versions.
+/// Host 1 shared on disks 0 and 2; the end of its share has reached disk 0 alone.
 fn a_share_that_ended_on_disk_0() -> Stage {
-    let mut stage = on_three_disks();
-    let over = stage
-        .leader(0)
-        .committed(Lver(2), stamp(2, 1), stamp(2, 1), Some(false))
-        .released(stamp(2, 1));
-    let started = block(1, 1, None);
     let ended = BallotSector {
         released: true,
         ..block(1, 1, Some(stamp(1, 1)))
@@ -298,7 +287,17 @@ fn a_share_that_ended_on_disk_0() -> Stage {
         shared: Some(Generation(1)),
         ..ended.clone()
     };
-    for (disk, block) in stage.disks.iter_mut().zip([&ended, &started, &sharing]) {
+    long_after([ended, block(1, 1, None), sharing])
+}
+
+/// Host 1's records on the disks. Host 2 has had a later version.
+fn long_after<const N: usize>(blocks: [BallotSector; N]) -> Stage {
+    let mut stage = on_disks(N);
+    let over = stage
+        .leader(0)
+        .committed(Lver(2), stamp(2, 1), stamp(2, 1), Some(false))
+        .released(stamp(2, 1));
+    for (disk, block) in stage.disks.iter_mut().zip(blocks) {
         let sector = block.to_sector(geometry().sector());
         disk.write(area_offset(1) + 2 * 512, &sector);
         disk.write(area_offset(1), &over.to_sector());
@@ -319,6 +318,20 @@ fn a_share_that_is_found_on_a_minority_of_the_disks_is_in_doubt() {
     let mut stage = a_share_that_ended_on_disk_0();
     let (actor, attempt) = stage.act(0, share);
     finish_without(&mut stage, actor, 0);
+    let attempt = attempt.borrow();
+    let doubt = matches!(*attempt, Some(Err(AcquireError::InDoubt(_))));
+    assert!(doubt, "{attempt:?}\n{}", stage.story());
+}
+
+#[test]
+fn a_share_that_reached_one_disk_of_two_is_in_doubt() {
+    let sharing = BallotSector {
+        shared: Some(Generation(1)),
+        ..block(1, 1, Some(stamp(1, 1)))
+    };
+    let mut stage = long_after([block(1, 1, None), sharing]);
+    let (actor, attempt) = stage.act(0, share);
+    stage.finish(actor);
     let attempt = attempt.borrow();
     let doubt = matches!(*attempt, Some(Err(AcquireError::InDoubt(_))));
     assert!(doubt, "{attempt:?}\n{}", stage.story());
