@@ -35,6 +35,7 @@ fn nobody_else_may_talk_to_lease_join() {
     join.wait_for_stdout("joined");
     let dir = a.run_dir.join("LS");
     let socket = dir.join("socket");
+    assert_eq!(mode(&a.run_dir), 0o755);
     assert_eq!(mode(&dir), 0o700);
     assert_eq!(mode(&socket), 0o600);
     assert!(

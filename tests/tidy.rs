@@ -9,10 +9,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of lease-core from the ground up. A module may use those above it only.
-const FLOORS: [&str; 21] = [
+const FLOORS: [&str; 22] = [
     "id", "layout", "spec", "record", "disk", "clock", "timing", "deadline", "delta", "quorum",
     "paxos", "liveness", "resource", "format", "survey", "device", "priority", "process",
-    "contain", "registry", "tool",
+    "contain", "registry", "voice", "tool",
 ];
 
 /// Modules that see the world through `Disk` and `Clock` alone.

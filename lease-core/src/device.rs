@@ -105,14 +105,16 @@ impl Device {
         let (tell, told) = channel();
         let owned = path.to_owned();
         // Opening may hang as any I/O may.
-        std::thread::spawn(move || match open_file(&owned, access) {
+        let work = move || match open_file(&owned, access) {
             Ok((file, found)) => {
                 // If nobody waits any more, nobody asks either, and it is closed again.
                 let _ = tell.send(Ok(found));
                 serve(&file, &inbox, &outbox);
             }
             Err(error) => drop(tell.send(Err(error))),
-        });
+        };
+        let started = std::thread::Builder::new().spawn(work);
+        started.map_err(|why| OpenError::System(Errno::try_from(why).unwrap_or(Errno::EAGAIN)))?;
         let found = told.recv_timeout(limit);
         let found = found.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;
         Ok(Self {

@@ -30,3 +30,4 @@ pub mod spec;
 pub mod survey;
 pub mod timing;
 pub mod tool;
+mod voice;

@@ -6,10 +6,11 @@
 use crate::device::OpenError;
 use crate::disk::Fault;
 use crate::id::escape;
+use crate::voice;
+pub use crate::voice::speak_aside;
 use nix::errno::Errno;
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -137,21 +138,19 @@ impl std::error::Error for Failure {}
 
 /// Writes one line on stderr: `tool: text`. A stderr that is gone is no reason to stop.
 pub fn say(tool: &str, text: impl fmt::Display) {
-    let line = format!("{tool}: {}\n", one_line(&text.to_string()));
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    voice::say(format!("{tool}: {}\n", one_line(&text.to_string())));
 }
 
 /// Runs a tool to its exit code: prints a failure in one line, turns it into its code. An error
 /// that is no [`Failure`] is the tool's own.
 pub fn run(tool: &str, work: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
-    match work() {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            say(tool, format!("{error:#}"));
-            let failure = error.downcast_ref::<Failure>();
-            ExitCode::from(failure.map_or(Status::Internal, |f| f.status).code())
-        }
-    }
+    let code = work().unwrap_or_else(|error| {
+        say(tool, format!("{error:#}"));
+        let failure = error.downcast_ref::<Failure>();
+        failure.map_or(Status::Internal, |f| f.status).code()
+    });
+    voice::finish();
+    ExitCode::from(code)
 }
 
 /// The arguments of a command line, or the exit code after help, version, or what is wrong (in

@@ -186,6 +186,7 @@ impl Hub {
             );
             let events = hub.outbox.clone();
             let jobs = resource.start(index, welcome, tenure, hub.clock.clone(), events);
+            let jobs = jobs.context("cannot start a thread")?;
             hub.slots.push(Slot {
                 spec,
                 session,

@@ -19,6 +19,7 @@ mod signals;
 mod tree;
 mod worker;
 
+use anyhow::Context;
 use args::Args;
 use lease_core::priority;
 use lease_core::tool;
@@ -41,6 +42,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     let specs = args.resources()?;
     let command = command::Command::find(args.command())?;
     let unblocked = signals::block()?;
+    tool::speak_aside().context("cannot start a thread")?;
     let oom_score = priority::raise();
     let cage = cage::Cage::build(args.contain, args.verbose)?;
     let orders = guard::Orders {

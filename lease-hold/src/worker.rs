@@ -16,6 +16,7 @@ use lease_core::spec::{Place, ResourceSpec};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
 use lease_core::tool::{Failure, Status, say};
 use std::cell::OnceCell;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -85,15 +86,14 @@ fn open_each(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
         return Ok(Vec::new());
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = others
-            .iter()
-            .map(|spec| scope.spawn(|| open(spec)))
-            .collect();
+        let start = |spec| std::thread::Builder::new().spawn_scoped(scope, move || open(spec));
+        let threads: Vec<_> = others.iter().map(start).collect();
         let first = open(first);
+        let none = |why| Failure::new(Status::System, format!("cannot start a thread: {why}"));
         let lost = || Failure::new(Status::Internal, "a thread ended too early");
         let others = threads
             .into_iter()
-            .map(|thread| thread.join().map_err(|_| lost())?);
+            .map(|thread| thread.map_err(none)?.join().map_err(|_| lost())?);
         std::iter::once(first).chain(others).collect()
     })
 }
@@ -238,12 +238,12 @@ impl Opened {
         tenure: Arc<Tenure>,
         clock: BootClock,
         events: Outbox,
-    ) -> Sender<Job> {
+    ) -> io::Result<Sender<Job>> {
         let (jobs, inbox) = channel();
         let limit = tenure.timing().io_limit();
         let devices = self.devices.iter_mut().flatten();
         devices.for_each(|device| device.set_limit(limit));
-        std::thread::spawn(move || {
+        let work = move || {
             let seen = welcome.hosts.clone();
             let heartbeats = Heartbeats {
                 path: welcome.path.clone(),
@@ -261,8 +261,9 @@ impl Opened {
             worker.serve(&inbox, |answer| {
                 events.send(Event::Done(index, answer)).is_ok()
             });
-        });
-        jobs
+        };
+        std::thread::Builder::new().spawn(work)?;
+        Ok(jobs)
     }
 }
 

@@ -7,6 +7,7 @@ use lease_core::delta::{HostLease, RenewError};
 use lease_core::liveness::Sightings;
 use lease_core::registry::message::Renewal;
 use lease_core::timing::Timing;
+use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ pub(crate) struct Heartbeat {
 
 impl Heartbeat {
     /// Starts to renew. `wake` is woken after each report.
-    pub(crate) fn start(lease: HostLease, disk: Logged, wake: Wake) -> Self {
+    pub(crate) fn start(lease: HostLease, disk: Logged, wake: Wake) -> io::Result<Self> {
         let (leave, told) = channel();
         let (report, beats) = channel();
         let mut thread = Thread {
@@ -50,8 +51,8 @@ impl Heartbeat {
             wake,
             failures: 0,
         };
-        std::thread::spawn(move || thread.run(&told));
-        Self { leave, beats }
+        std::thread::Builder::new().spawn(move || thread.run(&told))?;
+        Ok(Self { leave, beats })
     }
 
     /// Asks the thread to give the host id back; it reports [`Beat::Left`]. Before `quiet_from` a

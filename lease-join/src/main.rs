@@ -14,6 +14,7 @@ mod state;
 mod undertaker;
 mod watchdog;
 
+use anyhow::Context;
 use args::Args;
 use lease_core::priority;
 use lease_core::tool::{self, Status};
@@ -33,6 +34,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     let spec = args.lockspace()?;
     // No command is started from here.
     let _ = priority::raise();
+    tool::speak_aside().context("cannot start a thread")?;
     let seat = membership::take_seat(args, &spec)?;
     let found = membership::open(&spec)?;
     let signals = signals::Signals::watch()?;

@@ -4,7 +4,6 @@ use crate::TOOL;
 use crate::server::{Server, Stage};
 use crate::state::Holders;
 use crate::undertaker::Victim;
-use anyhow::Context;
 use lease_core::clock::{Clock, Moment};
 use lease_core::contain::{Containment, Guarded};
 use lease_core::id::escape;
@@ -13,12 +12,21 @@ use lease_core::registry::message::{Ask, HolderId, Phase, Tell, Welcome};
 use lease_core::registry::table::{Answer, Holder, OutOfOrder};
 use lease_core::registry::wire::Wire;
 use lease_core::tool::say;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime};
 
-/// Most connections at a time.
-const CONNECTIONS_MAX: usize = 4096;
+/// Most connections at a time, where there are descriptors for so many.
+const CONNECTIONS_MAX: u64 = 4096;
+/// Descriptors that one of them may take: its own, those of the processes, those that came beside
+/// a message.
+const DESCRIPTORS_EACH: u64 = 8;
+/// Descriptors that are kept for all else.
+const DESCRIPTORS_KEPT: u64 = 128;
+/// How long new connections wait where one could not be taken in.
+const DEAF_FOR: Duration = Duration::from_millis(500);
 /// A connection that has not registered after this long is closed.
 const REGISTER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -45,16 +53,37 @@ enum Heard {
     Last(Tell),
 }
 
+/// Takes as many descriptors as this process may have. Returns for how many connections they are
+/// enough.
+pub(crate) fn raise_descriptor_limit() -> usize {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0));
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    let limit = if raised { hard } else { soft };
+    let most = limit.saturating_sub(DESCRIPTORS_KEPT) / DESCRIPTORS_EACH;
+    usize::try_from(most.clamp(1, CONNECTIONS_MAX)).unwrap_or(1)
+}
+
 impl Server {
     /// Takes in new connections.
     pub(crate) fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if self.peers.len() >= CONNECTIONS_MAX {
-                continue;
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.take_in(stream),
+                Err(error) => {
+                    // What cannot be taken in stays there, and would call without a pause.
+                    if error.kind() != ErrorKind::WouldBlock {
+                        self.deaf_until = self.clock.now().after(DEAF_FOR);
+                    }
+                    return;
+                }
             }
-            let Some(peer) = self.admit(stream) else {
-                continue;
-            };
+        }
+    }
+
+    fn take_in(&mut self, stream: UnixStream) {
+        if self.peers.len() < self.connections_max
+            && let Some(peer) = self.admit(stream)
+        {
             self.next_peer += 1;
             self.peers.insert(self.next_peer, peer);
         }
@@ -400,10 +429,7 @@ impl Server {
     /// taken here.
     pub(crate) fn send_answers(&mut self) -> anyhow::Result<()> {
         self.write_page()?;
-        let done = self
-            .scribe
-            .done()
-            .context("cannot write the holders' file")?;
+        let done = self.scribe.done();
         while let Some((page, (id, tell))) = self.unsent.pop_front() {
             if page > done {
                 self.unsent.push_front((page, (id, tell)));

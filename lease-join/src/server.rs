@@ -5,7 +5,7 @@ use crate::TOOL;
 use crate::heartbeat::{Beat, Heartbeat};
 use crate::membership::{Joined, Seat};
 use crate::notify::Notify;
-use crate::peers::{Peer, describe};
+use crate::peers::{Peer, describe, raise_descriptor_limit};
 use crate::scribe::Scribe;
 use crate::signals::Signals;
 use crate::state::{Life, Logged};
@@ -26,6 +26,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 /// How many renewals are remembered: an hour of them at t = 10.
@@ -37,6 +38,10 @@ const STRIKE_EVERY: Duration = Duration::from_millis(50);
 /// How long holders have to end their commands and release when lease-join leaves, before it does
 /// that for them: more than they themselves give the command.
 const LEAVE_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long whoever reads stdout is waited for.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+const NO_THREAD: &str = "cannot start a thread";
 
 /// Where the server is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +85,9 @@ pub(crate) struct Server {
     pub(crate) table: Table,
     pub(crate) peers: BTreeMap<u64, Peer>,
     pub(crate) next_peer: u64,
+    pub(crate) connections_max: usize,
+    /// Before this moment no new connection is looked for.
+    pub(crate) deaf_until: Moment,
     /// Holders of a former lease-join that have not come back yet.
     pub(crate) awaited: BTreeMap<HolderId, Victim>,
     /// Holders that have ended, until all that they started is proven gone.
@@ -113,13 +121,12 @@ impl Server {
         let Joined {
             shown,
             path,
-            found,
+            mut found,
             lease,
             life,
             mut table,
             watchdog,
         } = joined;
-        let mut found = found;
         // A slow renewal is still one: it counts until the lease is lost.
         found.device.set_limit(life.timing.lost_after());
         let copy = || seat.place.try_clone().context("cannot keep a state file");
@@ -140,7 +147,7 @@ impl Server {
             tenure: tenure.clone(),
         };
         let mut server = Self {
-            scribe: Scribe::start(copy()?, signals.wake.clone()),
+            scribe: Scribe::start(copy()?, signals.wake.clone()).context(NO_THREAD)?,
             listener,
             clock: BootClock::default(),
             shown,
@@ -152,6 +159,8 @@ impl Server {
             table,
             peers: BTreeMap::new(),
             next_peer: 0,
+            connections_max: raise_descriptor_limit(),
+            deaf_until: Moment::default(),
             awaited,
             graves: BTreeMap::new(),
             died_writing: BTreeSet::new(),
@@ -160,9 +169,9 @@ impl Server {
             stage: Stage::Serving,
             trouble: None,
             watchdog,
-            notify: Notify::new(),
+            notify: Notify::new().context(NO_THREAD)?,
             failure: None,
-            heartbeat: Heartbeat::start(lease, logged, signals.wake.clone()),
+            heartbeat: Heartbeat::start(lease, logged, signals.wake.clone()).context(NO_THREAD)?,
             signals,
             seat,
             life,
@@ -197,24 +206,37 @@ impl Server {
         }
     }
 
-    fn announce(&self) -> Result<(), Failure> {
+    /// On stdout, from a thread of its own: it may be a pipe that nobody reads, and holders of a
+    /// former lease-join may be waiting.
+    fn announce(&mut self) -> Result<(), Failure> {
         let line = format!(
             "joined {} generation {}\n",
             self.shown, self.life.former.generation
         );
-        let mut stdout = io::stdout();
-        stdout
-            .write_all(line.as_bytes())
-            .and_then(|()| stdout.flush())
-            .map_err(|why| Failure::new(Status::Io, format!("cannot write to stdout: {why}")))?;
+        let (told, written) = channel();
+        let write = move || {
+            let mut stdout = io::stdout();
+            let result = stdout.write_all(line.as_bytes());
+            let _ = told.send(result.and_then(|()| stdout.flush()));
+        };
+        let started = std::thread::Builder::new().spawn(write);
+        let result = match started.map(|_| written.recv_timeout(READ_WITHIN)) {
+            Ok(result) => result.unwrap_or(Ok(())),
+            Err(why) => Err(why),
+        };
+        result.map_err(|why| Failure::new(Status::Io, format!("cannot write to stdout: {why}")))?;
         self.notify.ready();
         Ok(())
     }
 
     fn wait_for_news(&mut self) -> anyhow::Result<()> {
+        let calls = match self.clock.now() >= self.deaf_until {
+            true => PollFlags::POLLIN,
+            false => PollFlags::empty(),
+        };
         let mut fds = vec![
             PollFd::new(self.signals.wake.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.listener.as_fd(), calls),
         ];
         for peer in self.peers.values() {
             let write = if peer.wire.is_behind() {

@@ -65,7 +65,7 @@ impl Signals {
         let watched = [SIGTERM, SIGUSR1].into_iter().chain(optional);
         let mut incoming =
             signal_hook::iterator::Signals::new(watched).context("cannot watch for signals")?;
-        std::thread::spawn(move || {
+        let hear = move || {
             for signal in incoming.forever() {
                 if signal == SIGUSR1 {
                     told.end.store(true, Ordering::SeqCst);
@@ -73,7 +73,9 @@ impl Signals {
                 told.clock.interrupt();
                 told.wake.wake();
             }
-        });
+        };
+        let started = std::thread::Builder::new().spawn(hear);
+        started.context("cannot start a thread")?;
         Ok(signals)
     }
 

@@ -21,9 +21,10 @@ use lease_core::registry::table::{Holder, Table};
 use lease_core::resource::{AcquireError, Member, Resource, Wanted};
 use lease_core::spec::Mode;
 use lease_core::tool::{Failure, Status, say};
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Between two attempts to give a lease back.
@@ -171,6 +172,10 @@ pub(crate) type Lease = (HolderId, usize);
 #[derive(Debug)]
 pub(crate) struct Undertaker {
     estate: Estate,
+    /// What no thread has begun yet.
+    tasks: Arc<Mutex<VecDeque<(Lease, Task)>>>,
+    /// Threads that are to be started: one a task, since the storage of any may hang.
+    missing: usize,
     report: Sender<(Lease, bool)>,
     done: Receiver<(Lease, bool)>,
     wake: Wake,
@@ -182,6 +187,8 @@ impl Undertaker {
         let (report, done) = channel();
         Self {
             estate,
+            tasks: Arc::default(),
+            missing: 0,
             report,
             done,
             wake,
@@ -190,10 +197,15 @@ impl Undertaker {
 
     /// Gives one lease back, for as long as it takes; gives up when the host id is lost. `wrote`:
     /// its holder was writing when it died. Before `quiet_from` an earlier write may land.
-    pub(crate) fn give_back(&self, lease: Lease, asked: Asked, wrote: bool, quiet_from: Moment) {
-        let (report, wake) = (self.report.clone(), self.wake.clone());
+    pub(crate) fn give_back(
+        &mut self,
+        lease: Lease,
+        asked: Asked,
+        wrote: bool,
+        quiet_from: Moment,
+    ) {
         let clock = BootClock::default();
-        let mut task = Task {
+        let task = Task {
             quiet_from: quiet_from.max(self.estate.ballots_from),
             died_writing: wrote.then(|| clock.now()),
             estate: self.estate.clone(),
@@ -201,38 +213,46 @@ impl Undertaker {
             asked,
             devices: Vec::new(),
         };
-        std::thread::spawn(move || {
-            let mut said = false;
-            while !task.estate.tenure.is_lost() {
-                let result = task.attempt();
-                let late = task.settle();
-                match result {
-                    Ok(()) => {
-                        // Without a server there is nobody to tell.
-                        let _ = report.send((lease, late));
-                        return wake.wake();
-                    }
-                    Err(why) if !said => {
-                        say(
-                            TOOL,
-                            format!("cannot give back {} yet: {why}", task.asked.spec),
-                        );
-                        said = true;
-                    }
-                    Err(_) => {}
+        queue(&self.tasks).push_back((lease, task));
+        self.missing += 1;
+        self.start_threads();
+    }
+
+    /// Where no more threads can be had, those that are missing are started later.
+    fn start_threads(&mut self) {
+        while self.missing > 0 {
+            let (report, wake) = (self.report.clone(), self.wake.clone());
+            let tasks = Arc::clone(&self.tasks);
+            let work = move || {
+                let Some((lease, mut task)) = queue(&tasks).pop_front() else {
+                    return;
+                };
+                if let Some(late) = task.work() {
+                    // Without a server there is nobody to tell.
+                    let _ = report.send((lease, late));
+                    wake.wake();
                 }
-                std::thread::sleep(TRY_AGAIN);
+            };
+            if std::thread::Builder::new().spawn(work).is_err() {
+                return;
             }
-        });
+            self.missing -= 1;
+        }
     }
 
     /// A lease that was given back since the last call, and whether a write may still land on it.
-    pub(crate) fn next(&self) -> Option<(Lease, bool)> {
+    pub(crate) fn next(&mut self) -> Option<(Lease, bool)> {
+        self.start_threads();
         self.done.try_recv().ok()
     }
 }
 
+fn queue(tasks: &Mutex<VecDeque<(Lease, Task)>>) -> MutexGuard<'_, VecDeque<(Lease, Task)>> {
+    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// One lease that is to be given back.
+#[derive(Debug)]
 struct Task {
     estate: Estate,
     clock: BootClock,
@@ -246,6 +266,28 @@ struct Task {
 }
 
 impl Task {
+    /// Until it is given back, and whether a write may still land on it; or the host id is lost.
+    fn work(&mut self) -> Option<bool> {
+        let mut said = false;
+        while !self.estate.tenure.is_lost() {
+            let result = self.attempt();
+            let late = self.settle();
+            match result {
+                Ok(()) => return Some(late),
+                Err(why) if !said => {
+                    say(
+                        TOOL,
+                        format!("cannot give back {} yet: {why}", self.asked.spec),
+                    );
+                    said = true;
+                }
+                Err(_) => {}
+            }
+            std::thread::sleep(TRY_AGAIN);
+        }
+        None
+    }
+
     /// Brings what was left to a known owner, and releases it if that is us.
     fn attempt(&mut self) -> Result<(), String> {
         if self.devices.is_empty() {

@@ -9,10 +9,11 @@
 use lease_core::clock::{Clock, Moment};
 use lease_core::timing::Timing;
 use lease_core::tool::{Failure, Status, show};
+use nix::sys::stat::{major, minor};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -122,8 +123,17 @@ impl<D: Device> Watchdog<D> {
 pub(crate) struct KernelDevice(File);
 
 impl KernelDevice {
-    /// Opens it, which arms it with whatever time it has.
+    /// Opens it, which arms it with whatever time it has. If it could not be disarmed after that,
+    /// it is refused before.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let number = std::fs::metadata(path).map_or(0, |metadata| metadata.rdev());
+        if stays_armed(Path::new("/sys"), number) {
+            let text = format!(
+                "cannot use watchdog {}: once armed it cannot be disarmed (nowayout)",
+                show(path.as_os_str())
+            );
+            return Err(Failure::new(Status::Refused, text));
+        }
         let flags = nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK;
         let file = OpenOptions::new()
             .write(true)
@@ -143,6 +153,19 @@ impl KernelDevice {
             })?;
         Ok(Self(file))
     }
+}
+
+/// The number of /dev/watchdog, which is another name of the first device.
+const FIRST: (u64, u64) = (10, 130);
+
+/// Whether the kernel lets nobody disarm this device: it says so where sysfs shows it, and else not
+/// at all.
+fn stays_armed(sys: &Path, number: u64) -> bool {
+    let shown = match (major(number), minor(number)) {
+        FIRST => sys.join("class/watchdog/watchdog0"),
+        (major, minor) => sys.join(format!("dev/char/{major}:{minor}")),
+    };
+    std::fs::read_to_string(shown.join("nowayout")).is_ok_and(|it| it.trim() == "1")
 }
 
 mod ioctl {
@@ -195,6 +218,7 @@ impl Device for KernelDevice {
 mod tests {
     use super::*;
     use lease_core::clock::Interrupted;
+    use nix::sys::stat::makedev;
     use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
@@ -338,5 +362,21 @@ mod tests {
         assert!(!world.log.borrow().iter().any(|(_, what)| what == "V"));
         armed(&world).disarm().unwrap();
         assert!(world.log.borrow().iter().any(|(_, what)| what == "V"));
+    }
+
+    #[test]
+    fn a_device_that_stays_armed_is_known_by_its_number() {
+        let sys = std::env::temp_dir().join(format!("lease-watchdog-{}", std::process::id()));
+        let device = |path: &str, nowayout: &str| {
+            std::fs::create_dir_all(sys.join(path)).unwrap();
+            std::fs::write(sys.join(path).join("nowayout"), nowayout).unwrap();
+        };
+        device("dev/char/247:0", "0\n");
+        device("dev/char/247:1", "1\n");
+        device("class/watchdog/watchdog0", "1\n");
+        let armed = [(247, 0), (247, 1), (247, 2), (10, 130)];
+        let armed = armed.map(|(major, minor)| stays_armed(&sys, makedev(major, minor)));
+        std::fs::remove_dir_all(&sys).unwrap();
+        assert_eq!(armed, [false, true, false, true]);
     }
 }

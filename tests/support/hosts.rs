@@ -5,6 +5,8 @@ use crate::files::{Ran, binary};
 use crate::process::{Process, SOON, now, wait_until};
 use crate::storage::Storage;
 use lease_core::clock::Moment;
+use lease_core::id::Name;
+use lease_core::registry::place::{Kept, Place};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -66,17 +68,24 @@ impl Host {
 
     /// The moment before its last completed renewal was issued, as its own file says.
     pub fn renewed(&self) -> Moment {
-        let file = self.run_dir.join("LS/heartbeat");
-        let text = std::fs::read(file).expect("the heartbeat's file");
+        let name = Name::new(b"LS").expect("a name");
+        let place = Place::open(&self.run_dir, &name).expect("its directory");
+        let text = place.read(Kept::Heartbeat).expect("the heartbeat's file");
+        let text = text.expect("there is one");
         let life: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
         Moment(life["renewed"].as_u64().expect("a moment"))
     }
 
-    /// Waits until it has renewed once more: from then on its lease lasts for 8 s.
-    pub fn wait_for_renewal(&self) -> Moment {
+    /// Waits until it has renewed once more, and asks nobody.
+    pub fn wait_for_renewal_unasked(&self) -> Moment {
         let before = self.renewed();
         let newer = || Some(self.renewed()).filter(|renewed| *renewed > before);
-        let renewed = wait_until("a renewal", SOON, newer);
+        wait_until("a renewal", SOON, newer)
+    }
+
+    /// Waits until it has renewed once more: from then on its lease lasts for 8 s.
+    pub fn wait_for_renewal(&self) -> Moment {
+        let renewed = self.wait_for_renewal_unasked();
         // Once lease-join says so to whoever asks, it has told its holders.
         wait_until("lease-join's word", SOON, || {
             let age = self.describe()["renewed"].as_f64().expect("a number");

@@ -3,11 +3,13 @@
 
 use crate::files::Ran;
 use lease_core::clock::{BootClock, Moment};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -87,15 +89,41 @@ impl Process {
 
     /// Starts `command` with something on stdin, collecting what it writes.
     pub fn start_with(command: &mut Command, stdin: Stdio) -> Self {
-        let stdout = tempfile::tempfile().expect("a temporary file");
         let stderr = tempfile::tempfile().expect("a temporary file");
-        let copy = |file: &File| Stdio::from(file.try_clone().expect("a descriptor"));
+        let of_child = stderr.try_clone().expect("a descriptor").into();
+        Self::start_on(command, stdin, stderr, of_child)
+    }
+
+    /// Starts `command` with nothing on stdin, and on stderr a pipe that is full and that nobody
+    /// reads.
+    pub fn start_unread(command: &mut Command) -> Self {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let mut pipe = File::from(OwnedFd::from(writer));
+        let set = |flags| fcntl(&pipe, FcntlArg::F_SETFL(flags)).expect("its flags");
+        set(OFlag::O_NONBLOCK);
+        while (&pipe).write(&[b'x'; 4096]).is_ok() {}
+        while (&pipe).write(b"x").is_ok() {}
+        set(OFlag::empty());
+        pipe.flush().expect("nothing to do");
+        Self::start_on(
+            command,
+            Stdio::null(),
+            OwnedFd::from(reader).into(),
+            pipe.into(),
+        )
+    }
+
+    /// What it has written on stderr is read from `stderr`.
+    fn start_on(command: &mut Command, stdin: Stdio, stderr: File, of_child: Stdio) -> Self {
+        let stdout = tempfile::tempfile().expect("a temporary file");
         let shown = format!("{command:?}");
-        command.stdin(stdin).process_group(0);
-        command.stdout(copy(&stdout)).stderr(copy(&stderr));
+        command.stdin(stdin).process_group(0).stderr(of_child);
+        command.stdout(stdout.try_clone().expect("a descriptor"));
         let child = command
             .spawn()
             .unwrap_or_else(|why| panic!("{shown}: {why}"));
+        // Else the command would keep what the child has of it.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         Self {
             child,
             shown,

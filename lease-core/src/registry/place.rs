@@ -8,13 +8,14 @@ use super::message::{HolderId, Phase};
 use crate::clock::Moment;
 use crate::id::{Generation, Name};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
+use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{Mode, fchmodat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::Deserialize;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,11 @@ pub const DEFAULT_RUN_DIR: &str = "/run/lease";
 
 /// Longest state file that is read back.
 const STATE_MAX: u64 = 64 << 20;
+
+/// Bytes of a checksum and its line ends.
+const SEAL: usize = 10;
+/// Reads of a file that is being replaced.
+const READS_MAX: usize = 16;
 
 /// The directory of one lockspace, open.
 #[derive(Debug)]
@@ -64,10 +70,12 @@ pub struct Lock(#[allow(dead_code)] Flock<File>);
 impl Place {
     /// Opens the lockspace's directory; makes it, and the run directory, where missing.
     pub fn create(run_dir: &Path, lockspace: &Name) -> Result<Self, Errno> {
-        match std::fs::create_dir_all(run_dir) {
-            Ok(()) => {}
-            Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(0))),
-        }
+        // Whatever the umask is: whoever may write there could put a directory in this one's place.
+        let created = DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(run_dir);
+        created.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
         let parent = open_dir(run_dir)?;
         match mkdirat(&parent, file_name(lockspace).as_str(), Mode::S_IRWXU) {
             Ok(()) | Err(Errno::EEXIST) => {}
@@ -165,7 +173,16 @@ impl Place {
 
     /// A file's content; `None` if there is none.
     pub fn read(&self, file: Kept) -> io::Result<Option<Vec<u8>>> {
-        self.get(file.name())
+        for _ in 0..READS_MAX {
+            let Some(sealed) = self.get(file.name())? else {
+                return Ok(None);
+            };
+            if let Some(bytes) = unseal(sealed) {
+                return Ok(Some(bytes));
+            }
+            // What was opened may have become the old one, and be written over.
+        }
+        Err(io::Error::other("it is damaged"))
     }
 
     fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -194,28 +211,38 @@ impl Place {
     }
 
     /// Replaces a file as a whole. It has to survive this process, not this boot, so it is not
-    /// synced.
+    /// synced. The old one is kept, to be written over the next time: where the file system is full
+    /// there is still room for what is no longer than that.
     pub fn write(&self, file: Kept, bytes: &[u8]) -> io::Result<()> {
-        self.put(file.name_of_new(), file.name(), bytes)
+        let (new, name) = (file.name_of_new(), file.name());
+        self.fill(new, &seal(bytes))?;
+        let exchanged = renameat2(&self.fd, new, &self.fd, name, RenameFlags::RENAME_EXCHANGE);
+        match exchanged {
+            // There was none, or the file system cannot do that.
+            Err(Errno::ENOENT | Errno::EINVAL | Errno::ENOSYS) => {
+                Ok(renameat(&self.fd, new, &self.fd, name)?)
+            }
+            other => Ok(other?),
+        }
     }
 
-    fn put(&self, new: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let flags = OFlag::O_WRONLY
-            | OFlag::O_CREAT
-            | OFlag::O_TRUNC
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_CLOEXEC;
-        let fd = openat(&self.fd, new, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        File::from(fd).write_all(bytes)?;
-        Ok(renameat(&self.fd, new, &self.fd, name)?)
+    fn fill(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let mut file = File::from(fd);
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)
     }
 
     /// Removes a file: it holds nothing that a next lease-join would have to know.
     pub fn remove(&self, file: Kept) -> io::Result<()> {
-        match unlinkat(&self.fd, file.name(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(errno.into()),
+        for name in [file.name(), file.name_of_new()] {
+            match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
+        Ok(())
     }
 
     /// Leaves a mark that a holder has seen the end of all that it started, and what it has not
@@ -227,7 +254,9 @@ impl Place {
         phases: &[Phase],
     ) -> io::Result<()> {
         let mark = mark(generation, holder);
-        self.put(&format!("{mark}.new"), &mark, &serde_json::to_vec(phases)?)
+        let new = format!("{mark}.new");
+        self.fill(&new, &serde_json::to_vec(phases)?)?;
+        Ok(renameat(&self.fd, new.as_str(), &self.fd, mark.as_str())?)
     }
 
     /// Takes such a mark away; what is on it, if there was one. One that cannot be read says that
@@ -246,6 +275,22 @@ impl Place {
             self.fd.as_fd().as_raw_fd()
         ))
     }
+}
+
+/// With a checksum in a last line: a file may be written over while somebody reads it.
+fn seal(bytes: &[u8]) -> Vec<u8> {
+    let sum = crc32fast::hash(bytes);
+    [bytes, format!("\n{sum:08x}\n").as_bytes()].concat()
+}
+
+/// What was sealed, if it is whole.
+fn unseal(mut sealed: Vec<u8>) -> Option<Vec<u8>> {
+    let end = sealed.len().checked_sub(SEAL)?;
+    let bytes = &sealed[..end];
+    (sealed == seal(bytes)).then(|| {
+        sealed.truncate(end);
+        sealed
+    })
 }
 
 fn mark(generation: Generation, holder: HolderId) -> String {
@@ -285,6 +330,18 @@ fn name_of_file(file: &[u8]) -> Option<Name> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_seal_is_broken_by_every_change() {
+        let sealed = seal(b"text");
+        assert_eq!(unseal(sealed.clone()).unwrap(), b"text");
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert_eq!(unseal(changed), None);
+            assert_eq!(unseal(sealed[..at].to_vec()), None);
+        }
+    }
 
     #[test]
     fn a_name_stays_one_component_and_two_names_never_meet() {
