@@ -150,8 +150,7 @@ fn what_was_killed_before_it_had_joined_is_not_gone_on_with() {
     let a = Host::new(&storage, 1);
     let join = a.start_join();
     let attempted = || {
-        let file = std::fs::read(a.run_dir.join("LS/heartbeat")).ok()?;
-        let life: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        let life = a.kept_life()?;
         assert_eq!(life["completed"], 0, "{life}");
         (life["unsure"] == serde_json::json!([])).then_some(())
     };

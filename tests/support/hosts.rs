@@ -68,12 +68,16 @@ impl Host {
 
     /// The moment before its last completed renewal was issued, as its own file says.
     pub fn renewed(&self) -> Moment {
-        let name = Name::new(b"LS").expect("a name");
-        let place = Place::open(&self.run_dir, &name).expect("its directory");
-        let text = place.read(Kept::Heartbeat).expect("the heartbeat's file");
-        let text = text.expect("there is one");
-        let life: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        let life = self.kept_life().expect("the heartbeat's file");
         Moment(life["renewed"].as_u64().expect("a moment"))
+    }
+
+    /// What its lease-join keeps of its heartbeat for the next one.
+    pub fn kept_life(&self) -> Option<serde_json::Value> {
+        let name = Name::new(b"LS").expect("a name");
+        let place = Place::open(&self.run_dir, &name).ok()?;
+        let text = place.read(Kept::Heartbeat).expect("it is whole")?;
+        Some(serde_json::from_slice(&text).expect("JSON"))
     }
 
     /// Waits until it has renewed once more, and asks nobody.
