@@ -13,16 +13,35 @@ fn number(name: &str, or: u64) -> u64 {
     std::env::var(name).map_or(or, |n| n.parse().unwrap())
 }
 
+/// What happened in many worlds.
+#[derive(Debug, Default)]
+struct Totals {
+    /// Leases that were had.
+    granted: AtomicU64,
+}
+
 /// Runs `count` seeds on every core; the smallest one that fails, with its violation.
 fn first_failure(kind: Kind, first: u64, count: u64, fails: fn(&str) -> bool) -> Option<u64> {
+    run_all(kind, first, count, fails, &Totals::default())
+}
+
+fn run_all(
+    kind: Kind,
+    first: u64,
+    count: u64,
+    fails: fn(&str) -> bool,
+    totals: &Totals,
+) -> Option<u64> {
     let (next, failed) = (AtomicU64::new(first), AtomicU64::new(u64::MAX));
     let work = || loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
         if seed >= first + count || failed.load(Ordering::Relaxed) < seed {
             return;
         }
-        let violation = world::run(kind, seed, false).violation;
-        if violation.is_some_and(|what| fails(&what)) {
+        let report = world::run(kind, seed, false);
+        let granted = report.exclusive + report.shared;
+        totals.granted.fetch_add(granted, Ordering::Relaxed);
+        if report.violation.is_some_and(|what| fails(&what)) {
             failed.fetch_min(seed, Ordering::Relaxed);
         }
     };
@@ -41,7 +60,8 @@ fn must_survive(kind: Kind, test: &str) {
 
 fn must_survive_some(kind: Kind, test: &str, seeds: u64) {
     let (first, count) = (number("SEED", 0), number("SEEDS", seeds));
-    if let Some(seed) = first_failure(kind, first, count, |_| true) {
+    let totals = Totals::default();
+    if let Some(seed) = run_all(kind, first, count, |_| true, &totals) {
         let report = world::run(kind, seed, true);
         panic!(
             "seed {seed}: {}\nreplay: SEED={seed} SEEDS=1 cargo test -p lease-tests --test simulation {test}\n{}",
@@ -49,6 +69,8 @@ fn must_survive_some(kind: Kind, test: &str, seeds: u64) {
             report.story
         );
     }
+    let enough = totals.granted.into_inner() >= 10 * count;
+    assert!(count < 1000 || enough, "too little happens in these worlds");
 }
 
 #[test]

@@ -23,6 +23,22 @@ pub struct Run {
     pub since: Instant,
 }
 
+/// The times of lease.7 for a host with io_timeout t and watchdog time W, all in seconds: written
+/// down once more, and not asked of the code under test.
+pub mod times {
+    use std::time::Duration;
+
+    /// Without a renewal for so long a lease is lost.
+    pub fn lost_after(t: u64) -> Duration {
+        Duration::from_secs(8 * t)
+    }
+
+    /// All that was guarded is dead then, and no write is on its way any more.
+    pub fn dead_after(t: u64, w: u64) -> Duration {
+        Duration::from_secs(8 * t + w)
+    }
+}
+
 /// The watcher.
 #[derive(Debug, Default)]
 pub struct Checker {

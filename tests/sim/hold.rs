@@ -36,8 +36,6 @@ const LOOK_AROUND: Duration = Duration::from_millis(200);
 const OVERSLEPT: Duration = Duration::from_millis(20);
 const CATCH_UP: Duration = Duration::from_millis(100);
 const FOR_LONG: Duration = Duration::from_secs(3600);
-/// No letter takes longer from lease-join to a holder that runs.
-const HEARD_WITHIN: Duration = Duration::from_millis(200);
 
 /// One run of lease-hold.
 #[derive(Debug, Clone, Copy)]
@@ -519,13 +517,8 @@ impl<'p> Main<'p> {
     /// Nothing is killed while its lease can still be kept.
     fn expect(&self, standing: Standing) {
         let machine = &self.session.machine;
-        let Some(life) = machine.live_member() else {
-            return;
-        };
-        let known = machine.face.at(machine.renewal_known.get());
-        let heard = self.port.now().since(known) > HEARD_WITHIN;
-        let same = life.generation == self.session.generation;
-        if machine.shared.strict.get() && same && heard && !standing.taken {
+        let kept = machine.is_kept(self.session.generation);
+        if machine.shared.strict.get() && kept && !standing.taken {
             let index = machine.index;
             machine
                 .shared

@@ -7,7 +7,7 @@ use super::port::{File, Port};
 use super::server::{Server, Victim};
 use super::watchdog::Watchdog;
 use super::{LOCKSPACE, machine};
-use lease_core::clock::{Clock, Moment};
+use lease_core::clock::Clock;
 use lease_core::contain::Remains;
 use lease_core::delta::{self, Claim, HostLease, RenewError, Tenure};
 use lease_core::disk::{Disk, Fault};
@@ -160,7 +160,7 @@ fn serve(
     } else {
         machine.tell(|| format!("joined as host {host} generation {generation}"));
         // A join's write that nobody knows of any more may take the record back.
-        if machine.excused_until.get() == Moment::default() {
+        if port.now() >= machine.excused_until.get() {
             let mut checker = machine.shared.checker.borrow_mut();
             checker.joined(host, generation.0);
         }
@@ -246,11 +246,17 @@ impl Thread<'_> {
         }
     }
 
-    /// A life that ends in any other way than by time is a surprise.
+    /// A life that ends in any other way than by time is a surprise, and one by time too early.
     fn expect(&self, lost: &delta::Lost) {
         let machine = self.machine;
         let expected = self.life.ballots_from.max(machine.excused_until.get());
-        if !matches!(lost, delta::Lost::Expired(_)) && self.port.now() >= expected {
+        let wrong = match lost {
+            delta::Lost::Expired(_) => {
+                machine.shared.strict.get() && machine.is_kept(self.life.generation)
+            }
+            _ => self.port.now() >= expected,
+        };
+        if wrong {
             machine
                 .shared
                 .surprise(|| format!("m{}: {lost}", machine.index));

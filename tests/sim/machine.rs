@@ -2,6 +2,7 @@
 //! what was started and how it is contained, what was written to /run, the watchdog device.
 
 use super::Shared;
+use super::checker::times;
 use super::clock::{Face, Instant};
 use super::hold::Errand;
 use super::mail::{Group, Letter, Wish};
@@ -50,6 +51,24 @@ pub struct Setup {
     pub shared_percent: u64,
     /// Longest time that a lease is held, and that a holder thinks before it wants one.
     pub pace: Duration,
+}
+
+/// By then all have heard of a renewal, where none is late.
+const HEARD_WITHIN: Duration = Duration::from_millis(200);
+/// From the moment before a renewal to its issue, where none is late.
+const LAST_MOMENTS: Duration = Duration::from_millis(10);
+
+impl Setup {
+    /// By lease.7.
+    pub fn lost_after(&self) -> Duration {
+        times::lost_after(self.timing.io_timeout().into())
+    }
+
+    /// By lease.7.
+    pub fn dead_after(&self) -> Duration {
+        let (t, w) = (self.timing.io_timeout(), self.timing.watchdog());
+        times::dead_after(t.into(), w.into())
+    }
 }
 
 /// When an I/O is over, by the kind of the disk.
@@ -234,8 +253,9 @@ pub struct Machine {
     pub trees: RefCell<BTreeMap<i32, Tree>>,
     /// When the last renewal that has landed was issued, by life; true time.
     pub landed: RefCell<BTreeMap<Generation, Instant>>,
-    /// When lease-join last heard of a renewal; true time.
-    pub renewal_known: Cell<Instant>,
+    /// The last renewal that lease-join has heard of: of which life, when it was issued, and since
+    /// when it is known; true times.
+    pub renewal_known: Cell<(Generation, Instant, Instant)>,
     /// When the watchdog device resets the machine.
     pub reset_at: Cell<Instant>,
     /// The commands of a sanlock host.
@@ -490,8 +510,26 @@ impl Machine {
     pub fn dead_by(&self, generation: Generation) -> Instant {
         let landed = self.landed.borrow();
         let issued = landed.get(&generation).copied().unwrap_or(0);
-        let dead = self.setup.timing.dead_after();
+        let dead = self.setup.dead_after();
         self.face.when(self.face.at(issued).after(dead))
+    }
+
+    /// lease-join hears that a renewal is done: the last one that has landed.
+    pub fn note_known(&self, generation: Generation) {
+        let issued = self.landed.borrow().get(&generation).copied();
+        let now = self.shared.now.get();
+        self.renewal_known
+            .set((generation, issued.unwrap_or(0), now));
+    }
+
+    /// Whether the lease of one life is kept by a renewal that all have heard of. Not in the last
+    /// moments: what is issued is a little younger than its time.
+    pub fn is_kept(&self, of: Generation) -> bool {
+        let (generation, issued, known) = self.renewal_known.get();
+        let now = self.face.now();
+        let heard = now.since(self.face.at(known)) > HEARD_WITHIN;
+        let left = self.setup.lost_after().saturating_sub(LAST_MOMENTS);
+        generation == of && heard && now < self.face.at(issued).after(left)
     }
 
     /// A heartbeat has landed that was issued at `issued`.

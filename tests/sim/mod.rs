@@ -15,7 +15,7 @@
 //! - a process is stopped at any operation, for any time: without a watchdog one that can kill
 //!   goes on (lease-join, lease-hold, or the init of the command); with one, any of them;
 //! - a thread stalls at any I/O, also between a check and the write that it allows: for up to W
-//!   where no watchdog guards the machine, without bound where one does;
+//!   where no watchdog guards the machine, for longer than all that is waited for where one does;
 //! - a letter from one thread to another takes its time;
 //! - an I/O fails, done or not done, and nobody is told which; in some worlds a write that has
 //!   failed lands later, as one that has timed out does;
@@ -29,8 +29,9 @@
 //! - commands that, once they are sent SIGKILL, live until the last moment that the rules allow
 //!   (8t+W after the last renewal);
 //! - commands that nobody but an administrator can find, since nothing contains them;
-//! - two machines configured with one host id; machines of one name; names that stay over a
-//!   reboot;
+//! - two machines configured with one host id, or machines of one name, but not both at once: a
+//!   copy of a machine, name and all, is taken for that machine (lease-join(8), --host-name); names
+//!   that stay over a reboot;
 //! - garbage in a sector.
 //!
 //! **What is checked** at each step, on the one true clock, by [`checker`], which shares nothing

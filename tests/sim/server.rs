@@ -209,9 +209,7 @@ impl<'p> Server<'p> {
             Letter::Closed(number) => self.close(number),
             Letter::Renewed(renewed) if !matches!(self.stage, Stage::Lost { .. }) => {
                 self.life.tenure.note_renewal(renewed);
-                self.machine
-                    .renewal_known
-                    .set(self.machine.shared.now.get());
+                self.machine.note_known(self.life.generation);
                 self.tell_all(&Tell::Renewed { renewed });
             }
             Letter::Lost => self.lose(),

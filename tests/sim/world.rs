@@ -186,7 +186,7 @@ impl World {
         let storm = kind == Kind::Broken(Broken::LateWrites);
         let disks = if kind.has_sanlock() { 1 } else { disks };
         let (disks, resources) = if storm { (1, 1) } else { (disks, resources) };
-        let pace = [200, 1000, 5000, 20_000][rng.usize(..4)];
+        let pace = [50, 200, 1000, 10_000][rng.usize(..4)];
         let shared_percent = [0, 20, 60][rng.usize(..3)];
         let fastest = if kind == Kind::Broken(Broken::Clocks) {
             500_000
@@ -341,7 +341,7 @@ impl World {
     }
 
     fn dead_after(&self, machine: usize) -> u64 {
-        self.machines[machine].setup.timing.dead_after().as_nanos() as u64
+        self.machines[machine].setup.dead_after().as_nanos() as u64
     }
 
     fn io_limit(&self, machine: usize) -> u64 {
@@ -412,10 +412,20 @@ impl World {
             Event::Close => self.close(),
             Event::Probe => self.probe(),
             Event::GiveUp => self.give_up(),
-            _ if self.healed => {}
+            _ if self.healed || self.is_spared(&event) => {}
             fault => self.trouble(fault),
         }
         self.grant_wishes();
+    }
+
+    /// The rules of a sanlock host survive a loss of power, or that it is told to leave.
+    fn is_spared(&self, event: &Event) -> bool {
+        match event {
+            Event::Kill(machine) | Event::Die(machine) | Event::Halt(machine) => {
+                self.machines[*machine].setup.sanlock
+            }
+            _ => false,
+        }
     }
 
     fn trouble(&mut self, event: Event) {
@@ -749,7 +759,7 @@ impl World {
     /// When the last that was guarded by a life of a sanlock host must be dead.
     fn dead_at(&self, machine: usize, life: &Membership) -> Instant {
         let host = &self.machines[machine];
-        let limit = host.setup.timing.dead_after();
+        let limit = host.setup.dead_after();
         host.face.when(life.tenure.renewed().after(limit))
     }
 
@@ -976,7 +986,7 @@ impl World {
         // No later write can land after that.
         let dead = self.dead_after(0);
         self.after(dead, Event::Probe);
-        self.after(12 * dead, Event::GiveUp);
+        self.after(6 * dead, Event::GiveUp);
     }
 
     fn probe(&mut self) {
@@ -1007,7 +1017,7 @@ impl World {
             resource,
             mode: Mode::Exclusive,
             hold: Duration::from_secs(1),
-            patience: Duration::from_nanos(10 * self.dead_after(0)),
+            patience: Duration::from_nanos(4 * self.dead_after(0)),
         };
         let body = move |port: &Port<'_>| {
             while !hold::run_errand(port, &host, PROBE + resource, &errand) {

@@ -93,16 +93,24 @@ impl Weather {
         let (stop, die, halt) = (rare(100), rare(200), rare(200));
         let every = |often: u64| (2000 * SECOND).checked_div(often).unwrap_or(0);
         if kind.has_sanlock() {
-            // Its rules are safe while no I/O fails, reads are of one moment, and nobody loses
-            // power or stalls.
+            // Its rules are safe while no I/O fails, reads are of one moment, and nobody stalls.
+            // Processes of its machines are not killed or stopped: see `World::is_spared`.
             return Self {
                 latency: [100_000, 2 * MILLI, 50 * MILLI][rng.usize(..3)],
+                crash_every: every(crash),
+                kill_every: every(kill),
                 stop_every: every(stop),
+                die_every: every(die),
+                halt_every: every(halt),
                 ..Self::calm()
             };
         }
-        // One thread; whole processes stop for longer.
-        let stall_most = watchdog * 98 / 100;
+        let stall_most = match kind {
+            // Longer than all that is waited for.
+            Kind::Watchdog => 3 * (8 * SECOND + watchdog),
+            // One thread; whole processes stop for longer.
+            _ => watchdog * 98 / 100,
+        };
         Self {
             latency: [100_000, 2 * MILLI, 50 * MILLI][rng.usize(..3)],
             slow,
