@@ -7,9 +7,7 @@
 
 use lease_core::clock::Clock;
 use lease_core::delta::{self, Claim, JoinError};
-use lease_core::disk::{Disk, Fault};
-use lease_core::id::{BallotNumber, Generation, HostId, Lver, Name};
-use lease_core::layout::{Geometry, SectorSize};
+use lease_core::id::{BallotNumber, Generation, Lver, Name};
 use lease_core::paxos::{self, BallotError, Judgement, Outcome, Proposer};
 use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::ballot::{Ballot, BallotSector};
@@ -18,98 +16,11 @@ use lease_core::record::leader::Stamp;
 use lease_core::spec::Mode;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use support::shelf::{GEOMETRY, HOSTS, Shelf, at, put};
 use support::sim::LOCKSPACE;
 use support::sim::port::{Handle, Port};
 use support::sim::stage::{Actor, Stage, setup, writes_heartbeat};
-
-const HOSTS: u64 = 3;
-const GEOMETRY: Geometry = Geometry::ALL[0];
-
-/// What is done to a disk's bytes just before its nth read.
-type Meddling = Box<dyn FnMut(usize, &mut Vec<u8>)>;
-
-/// A disk in memory that keeps a log, can fail, and can be meddled with.
-struct Shelf {
-    name: char,
-    bytes: RefCell<Vec<u8>>,
-    log: Rc<RefCell<String>>,
-    reads: Cell<usize>,
-    fails: Cell<(bool, bool)>,
-    meddling: RefCell<Option<Meddling>>,
-}
-
-impl Shelf {
-    fn new(name: char, log: &Rc<RefCell<String>>) -> Self {
-        Self {
-            name,
-            bytes: RefCell::new(vec![0; GEOMETRY.ballots_len(HOSTS)]),
-            log: Rc::clone(log),
-            reads: Cell::new(0),
-            fails: Cell::new((false, false)),
-            meddling: RefCell::default(),
-        }
-    }
-
-    /// From now on writes, or reads, fail.
-    fn fail(&self, writes: bool, reads: bool) {
-        self.fails.set((writes, reads));
-    }
-
-    fn meddle(&self, meddling: impl FnMut(usize, &mut Vec<u8>) + 'static) {
-        *self.meddling.borrow_mut() = Some(Box::new(meddling));
-    }
-
-    fn block(&self, host: u64) -> BallotSector {
-        BallotSector::decode(&self.bytes.borrow()[at(host)..][..512]).unwrap()
-    }
-
-    fn put(&self, host: u64, block: &BallotSector) {
-        put(&mut self.bytes.borrow_mut(), host, block);
-    }
-
-    fn note(&self, what: char) {
-        self.log.borrow_mut().extend([what, self.name, ' ']);
-    }
-}
-
-fn at(host: u64) -> usize {
-    GEOMETRY.ballot_at(id(host))
-}
-
-fn put(bytes: &mut [u8], host: u64, block: &BallotSector) {
-    bytes[at(host)..][..512].copy_from_slice(&block.to_sector(SectorSize::B512));
-}
-
-impl Disk for Shelf {
-    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
-        self.note('r');
-        let nth = self.reads.replace(self.reads.get() + 1);
-        if let Some(meddling) = self.meddling.borrow_mut().as_mut() {
-            meddling(nth, &mut self.bytes.borrow_mut());
-        }
-        match self.fails.get() {
-            (_, true) => Err(Fault::Failed("read".into())),
-            _ => Ok(self.bytes.borrow()[offset as usize..][..len].to_vec()),
-        }
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        self.note('w');
-        if self.fails.get().0 {
-            return Err(Fault::Failed("write".into()));
-        }
-        self.bytes.borrow_mut()[offset as usize..][..bytes.len()].copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn settle(&self) -> Result<(), Fault> {
-        Ok(())
-    }
-}
-
-fn id(host: u64) -> HostId {
-    HostId::new(host).unwrap()
-}
+use support::storage::host_id as id;
 
 fn shelves(count: usize) -> (Vec<Shelf>, Rc<RefCell<String>>) {
     let log = Rc::default();
