@@ -461,6 +461,9 @@ fn what_a_next_process_must_know_follows_the_writes_one_by_one() {
     former.complete(START + 303, Moment(7));
     assert_eq!(former.unsure, [START + 302]);
     assert_eq!((former.written, former.renewed), (START + 303, Moment(7)));
+    former.unsure = vec![u64::MAX]; // Whatever was read back.
+    former.issue(START, timing(T));
+    assert_eq!(former.unsure, [u64::MAX, START]);
 }
 
 #[test]

@@ -400,7 +400,8 @@ impl Former {
     pub fn issue(&mut self, timestamp: u64, timing: Timing) {
         // Twice as long as a write can be on its way: timestamps may run ahead of the clock.
         let long = 2 * timing.takeover_after().as_secs();
-        self.unsure.retain(|earlier| earlier + long >= timestamp);
+        self.unsure
+            .retain(|earlier| earlier.saturating_add(long) >= timestamp);
         self.unsure.push(timestamp);
     }
 

@@ -26,11 +26,27 @@ pub const DEFAULT_IO_TIMEOUT: u8 = 10;
 
 /// A host's timing: all its durations follow from these two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Timing {
     /// t, seconds, 1..=255.
     io_timeout: u8,
     /// W, seconds, 1..=60.
     watchdog: u16,
+}
+
+/// As it is read back.
+#[derive(Deserialize)]
+struct Unchecked {
+    io_timeout: u8,
+    watchdog: u16,
+}
+
+impl TryFrom<Unchecked> for Timing {
+    type Error = &'static str;
+
+    fn try_from(read: Unchecked) -> Result<Self, Self::Error> {
+        Self::new(read.io_timeout, read.watchdog).ok_or("t is 1 to 255, W is 1 to 60")
+    }
 }
 
 impl Timing {
@@ -178,6 +194,18 @@ mod tests {
         let t1 = Timing::new(1, 2).unwrap();
         assert_eq!(t1.dead_after(), Duration::from_secs(10));
         assert_eq!((t1.io_timeout(), t1.watchdog()), (1, 2));
+    }
+
+    #[test]
+    fn what_is_read_back_is_checked_as_well() {
+        let read = |t: u64, w: u64| {
+            let json = format!(r#"{{"io_timeout":{t},"watchdog":{w}}}"#);
+            serde_json::from_str::<Timing>(&json).ok()
+        };
+        assert_eq!(read(10, 60), Timing::new(10, 60));
+        for (t, w) in [(0, 60), (256, 60), (10, 0), (10, 61)] {
+            assert_eq!(read(t, w), None, "{t} {w}");
+        }
     }
 
     #[test]

@@ -130,7 +130,7 @@ fn containment(rng: &mut Rng) -> Containment {
 /// What a lease-hold says.
 pub fn ask(rng: &mut Rng) -> Ask {
     let index = rng.usize(..);
-    match rng.u8(..9) {
+    match rng.u8(..10) {
         0 => Ask::Register {
             command: text(rng),
             resources: several(rng, asked),
@@ -152,7 +152,8 @@ pub fn ask(rng: &mut Rng) -> Ask {
             containment: containment(rng),
         },
         6 => Ask::Gone,
-        7 => Ask::Release { index },
+        7 => Ask::Start,
+        8 => Ask::Release { index },
         _ => Ask::Released {
             index,
             left: left(rng),

@@ -140,7 +140,7 @@ impl Table {
                 phase: Phase::Idle,
             })
             .collect();
-        self.next += 1;
+        self.next = self.number_of_new()?;
         let id = HolderId(self.next);
         let holder = Holder {
             process,
@@ -152,6 +152,13 @@ impl Table {
         };
         self.holders.insert(id, holder);
         Ok(id)
+    }
+
+    /// Nobody has or had it, whatever was read back.
+    fn number_of_new(&self) -> Result<u64, String> {
+        let last = self.holders.keys().next_back().map_or(0, |id| id.0);
+        let next = self.next.max(last).checked_add(1);
+        next.ok_or_else(|| "the numbers of holders are used up".into())
     }
 
     /// May this holder write to the disk to acquire? A turn, or who is in the way.

@@ -117,6 +117,18 @@ fn a_holder_has_1_to_64_resources_each_once_and_a_number_of_its_own() {
 }
 
 #[test]
+fn a_new_holder_never_takes_the_number_of_one_that_was_read_back() {
+    let mut table = Table::default();
+    let old = table.one(Mode::Exclusive);
+    table.next = 0;
+    assert!(table.one(Mode::Exclusive) > old);
+    table.next = u64::MAX;
+    let refused = table.register(process(1), "c".into(), 9, vec![asked(Mode::Shared, &[])]);
+    assert!(refused.is_err());
+    assert_eq!(table.holders().count(), 2);
+}
+
+#[test]
 fn who_may_acquire_beside_whom() {
     use Mode::{Exclusive, Shared};
     let table = [
