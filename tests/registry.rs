@@ -143,6 +143,45 @@ fn a_name_cannot_leave_the_run_directory_and_no_link_is_followed() {
 }
 
 #[test]
+fn rule_18_whatever_path_leads_there_it_is_the_same_resource_and_another_place_is_not() {
+    let storage = Storage::new(2);
+    let (a, _join) = Host::joined(&storage, 1);
+    let [hard, soft, copy, dir] = ["hard", "soft", "copy", "dir"].map(|n| storage.path().join(n));
+    std::fs::hard_link(storage.file(), &hard).unwrap();
+    symlink(storage.file(), &soft).unwrap();
+    std::fs::create_dir(&dir).unwrap();
+    let through = dir.join("../disk");
+    std::fs::copy(storage.file(), &copy).unwrap();
+    let by = |path: &Path| {
+        let own = storage.file().display().to_string();
+        storage
+            .resource(1)
+            .replace(&own, &path.display().to_string())
+    };
+    let hold = a.holding(&[&storage.resource(1)]);
+    for path in [&hard, &soft, &through] {
+        let ran = a.hold(&["-n", &by(path)], &["true"]);
+        assert_eq!(ran.code, 75, "{ran:?}");
+        assert!(ran.stderr.contains("held on this host"), "{ran:?}");
+        // Nor are they two resources of one lease-hold.
+        let ran = a.hold(&["-n", &by(path), &storage.resource(1)], &["true"]);
+        assert_eq!(ran.code, 64, "{ran:?}");
+        assert!(ran.stderr.contains("the same resource"), "{ran:?}");
+    }
+    // Another file is another resource, whatever it is called there; and so is another offset.
+    for other in [by(&copy), storage.resource(2)] {
+        let ran = a.hold(&["-n", &other], &["true"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+    // What it is called is on the disk.
+    for (from, to) in [(":R1:", ":R3:"), ("LS:", "LX:")] {
+        let ran = a.hold(&["-n", &by(&copy).replace(from, to)], &["true"]);
+        assert_eq!(ran.code, 65, "{ran:?}");
+    }
+    assert_eq!(hold.code(), None);
+}
+
+#[test]
 fn nonsense_costs_the_others_nothing() {
     let storage = Storage::new(2);
     let (a, join) = Host::joined(&storage, 1);

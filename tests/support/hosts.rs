@@ -25,6 +25,8 @@ pub struct Host {
     /// Its own path to the storage.
     disk: PathBuf,
     watchdog: u64,
+    /// t; what the storage was formatted with, if nothing else is asked for.
+    io_timeout: Option<u8>,
 }
 
 impl Host {
@@ -37,7 +39,14 @@ impl Host {
             name,
             disk: storage.file(),
             watchdog: WATCHDOG,
+            io_timeout: None,
         }
+    }
+
+    /// The same host with another t, in seconds.
+    pub fn with_io_timeout(mut self, seconds: u8) -> Self {
+        self.io_timeout = Some(seconds);
+        self
     }
 
     /// The same host with another watchdog time.
@@ -122,6 +131,7 @@ impl Host {
         let mut command = self.tool("lease-join");
         command.args(["-e", &self.name, "--watchdog-timeout"]);
         command.args([&self.watchdog.to_string(), &self.lockspace]);
+        command.args(self.io_timeout.map(|seconds| format!("-o{seconds}")));
         command
     }
 
