@@ -329,15 +329,7 @@ fn rule_13_a_lease_goes_back_when_all_is_proven_gone_and_not_when_all_is_killed(
             let path = StoragePath::to(&storage);
             let host = Host::new(&storage, 1).promising(WATCHDOG);
             let join = host.join();
-            let read = format!("dd if={} iflag=direct count=1", path.disk().display());
-            let script = format!("{OWN_PID}; echo $pid; read -r go; exec {read} of=/dev/null");
-            let args = ["--contain", contain, &storage.resource(1)];
-            let mut command = host.hold_command(&args, &["sh", "-c", &script]);
-            let mut hold = Process::start_with(&mut command, Stdio::piped());
-            let pid = wait_until("its pid", SOON, || hold.stdout().trim().parse().ok());
-            path.hang();
-            hold.say("go\n");
-            wait_until("it hangs", SOON, || is_in_io(pid).then_some(()));
+            let (hold, pid) = hanging(&host, &storage, &path, contain);
             hold.kill();
             join.wait_for_stderr("ended without a release: ending what it started");
             assert_not_cleared(&storage, &host, &join);
@@ -350,6 +342,20 @@ fn rule_13_a_lease_goes_back_when_all_is_proven_gone_and_not_when_all_is_killed(
     );
 }
 
+/// A lease-hold whose command hangs in a read, and that command's pid.
+fn hanging(host: &Host, storage: &Storage, path: &StoragePath, contain: &str) -> (Process, i32) {
+    let read = format!("dd if={} iflag=direct count=1", path.disk().display());
+    let script = format!("{OWN_PID}; echo $pid; read -r go; exec {read} of=/dev/null");
+    let args = ["--contain", contain, &storage.resource(1)];
+    let mut command = host.hold_command(&args, &["sh", "-c", &script]);
+    let mut hold = Process::start_with(&mut command, Stdio::piped());
+    let pid = wait_until("its pid", SOON, || hold.stdout().trim().parse().ok());
+    path.hang();
+    hold.say("go\n");
+    wait_until("it hangs", SOON, || is_in_io(pid).then_some(()));
+    (hold, pid)
+}
+
 /// Some time later nothing has been given back: longer than that takes.
 fn assert_not_cleared(storage: &Storage, host: &Host, join: &Process) {
     for _ in 0..2 {
@@ -357,6 +363,40 @@ fn assert_not_cleared(storage: &Storage, host: &Host, join: &Process) {
     }
     assert_eq!(storage.owner(1), (Some(1), 1), "{}", join.stderr());
     assert!(!join.stderr().contains("its leases are free"));
+}
+
+#[test]
+fn rule_11_a_new_life_begins_when_all_of_the_old_one_is_proven_gone() {
+    control_groups();
+    together(
+        &PROVING,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let path = StoragePath::to(&storage);
+            let host = Host::new(&storage, 1);
+            let former = host.join();
+            let (hold, pid) = hanging(&host, &storage, &path, contain);
+            former.kill();
+            hold.kill();
+            let renewed = host.renewed();
+            wait_until("the loss", SOON, || {
+                (now().since(renewed) > Duration::from_millis(8200)).then_some(())
+            });
+            let join = Host::new(&storage, 2).in_place_of(&host).start_join();
+            join.wait_for_stderr("is over; ending lease-hold");
+            // A join takes 2 s.
+            let start = now();
+            while now().since(start) < Duration::from_secs(6) {
+                assert_eq!(join.stdout(), "", "joined too early");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            assert!(runs(pid));
+            path.go_on();
+            join.wait_for_stdout("joined");
+            assert!(!runs(pid));
+        },
+    );
 }
 
 #[test]

@@ -221,7 +221,11 @@ impl Drop for Process {
     fn drop(&mut self) {
         // It may all be gone already.
         let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
-        let _ = self.child.wait();
+        // What hangs in the kernel ends when the storage goes, which may be after this.
+        let until = now().after(SOON);
+        while matches!(self.child.try_wait(), Ok(None)) && now() < until {
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 
