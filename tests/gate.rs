@@ -11,9 +11,6 @@ use lease_core::registry::place::{Lock, Place};
 use lease_core::registry::wire::Wire;
 use lease_core::timing::Timing;
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 use support::family::{CONTAINMENTS, control_groups};
@@ -496,9 +493,7 @@ fn rule_14_nothing_is_started_before_the_state_file_names_it() {
     let path = StoragePath::slow(&storage, SLOW);
     let host = patient(&storage);
     let stuck = Stuck::start(&host, &storage, &path, "pidns");
-    // The file is written to a pipe that nobody reads yet.
-    let next = host.run_dir.join("LS/state.new");
-    nix::unistd::mkfifo(&next, Mode::S_IRWXU).unwrap();
+    let page = host.hold_back_page();
     stuck.join.signal(Signal::SIGCONT);
     wait_until("it knows of the gate", SOON, || {
         let guarded = &host.describe()["holders"][0]["guarded"];
@@ -509,9 +504,7 @@ fn rule_14_nothing_is_started_before_the_state_file_names_it() {
         (stuck.hold.stdout().as_str(), stuck.hold.code()),
         ("", None)
     );
-    let mut reader = OpenOptions::new();
-    let reader = reader.read(true).custom_flags(nix::libc::O_NONBLOCK);
-    let _reader = reader.open(&next).unwrap();
+    let _reader = page.let_go();
     let ran = stuck.hold.finish();
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "run\n"), "{ran:?}");
 }

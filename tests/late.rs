@@ -13,7 +13,9 @@ use lease_core::layout::Geometry;
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::timing::Timing;
 use nix::sys::signal::Signal;
+use std::path::Path;
 use std::time::Duration;
+use support::files::Loop;
 use support::hosts::{Host, STAY};
 use support::path::StoragePath;
 use support::process::{Process, SOON, is_in_io, now, together, wait_until};
@@ -425,6 +427,32 @@ fn rule_2_a_holder_that_died_while_there_was_no_lease_join_may_have_been_writing
     println!("free after {took:.1} s");
     // 8t more than for the others.
     assert!(took >= LANDED_AFTER + 8.0, "{took} s");
+}
+
+#[test]
+fn rule_2_a_holder_that_died_before_it_told_of_a_failed_write_is_awaited_too() {
+    let storage = Storage::new(1);
+    // What was issued to a device ends with its process; what has failed there may yet land.
+    let device = Loop::over(&storage.file(), "512");
+    let host = Host::new(&storage, 1).promising(WATCHDOG);
+    let _join = host.join();
+    let far = Host::new(&storage, 1).by_way_of(&storage, Path::new(&device.path));
+    let hold = host.holding(&["--contain", "pidns", &far.resource(&storage, 1)]);
+    let page = host.hold_back_page();
+    hold.signal(Signal::SIGTERM);
+    wait_until("its turn to release", SOON, || {
+        let phase = &host.describe()["holders"][0]["resources"][0]["phase"];
+        (phase == "releasing").then_some(())
+    });
+    hold.kill();
+    let killed = now();
+    let _reader = page.let_go();
+    wait_until("it is free", Duration::from_secs(60), || {
+        storage.owner(1).0.is_none().then_some(())
+    });
+    let took = now().since(killed).as_secs_f64();
+    println!("free after {took:.1} s");
+    assert!(took >= LANDED_AFTER, "{took} s");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use support::files::{as_nobody, binary, run};
+use support::files::{as_nobody, binary, patch, run};
 use support::hosts::Host;
 use support::process::{Process, SOON, now, runs, wait_until};
 use support::storage::Storage;
@@ -179,6 +179,21 @@ fn rule_18_whatever_path_leads_there_it_is_the_same_resource_and_another_place_i
         assert_eq!(ran.code, 65, "{ran:?}");
     }
     assert_eq!(hold.code(), None);
+}
+
+#[test]
+fn rule_18_what_has_become_another_resource_is_not_taken_for_the_one_that_was_opened() {
+    let storage = Storage::new(2);
+    let (a, _join_a) = Host::joined(&storage, 1);
+    let (b, _join_b) = Host::joined(&storage, 2);
+    let _holder = b.holding(&[&storage.resource(1)]);
+    let waits = a.start_hold(&["-w", "60", &storage.resource(1)], &["echo", "run"]);
+    waits.wait_for_stderr("trying for");
+    let other = storage.area(2);
+    patch(storage.file(), storage.offset(1), &other);
+    let ran = waits.finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (65, ""), "{ran:?}");
+    assert!(storage.area(1) == other);
 }
 
 #[test]

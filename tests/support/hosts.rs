@@ -5,7 +5,10 @@ use crate::files::{Ran, binary};
 use crate::process::{Process, SOON, now, wait_until};
 use crate::storage::Storage;
 use lease_core::clock::Moment;
+use nix::sys::stat::Mode;
 use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -107,6 +110,14 @@ impl Host {
         (ran.code == 0).then(|| serde_json::from_str(&ran.stdout).expect("JSON"))
     }
 
+    /// The next page of holders that its lease-join writes goes to a pipe, and waits there until
+    /// [`Page::let_go`].
+    pub fn hold_back_page(&self) -> Page {
+        let page = Page(self.run_dir.join("LS/state.new"));
+        nix::unistd::mkfifo(&page.0, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+        page
+    }
+
     /// A joined host, and its lease-join.
     pub fn joined(storage: &Storage, id: u64) -> (Self, Process) {
         let host = Self::new(storage, id);
@@ -164,6 +175,19 @@ impl Host {
         let mut command = Command::new(binary(name));
         command.arg("--run-dir").arg(&self.run_dir);
         command
+    }
+}
+
+/// A page that is held back.
+pub struct Page(PathBuf);
+
+impl Page {
+    /// It is written, as long as what this returns is there.
+    #[must_use]
+    pub fn let_go(self) -> File {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+        options.open(&self.0).expect("the pipe")
     }
 }
 
