@@ -4,11 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::time::Duration;
-use support::family::{CONTAINMENTS, Family};
+use support::family::{CONTAINMENTS, Family, OWN_PID, PROVING, control_groups};
 use support::hosts::Host;
 use support::path::StoragePath;
-use support::process::{Process, SOON, now, together, wait_for_end, wait_until};
+use support::process::{
+    Process, SOON, is_in_io, now, runs, state, together, wait_for_end, wait_until,
+};
 use support::storage::Storage;
 
 const WATCHDOG: u64 = 10;
@@ -307,4 +314,133 @@ fn what_was_killed_in_the_middle_of_its_io_is_released_only_when_no_write_can_la
             .code,
         0
     );
+}
+
+// ---- what cannot die while the kernel waits for storage
+
+#[test]
+fn rule_13_a_lease_goes_back_when_all_is_proven_gone_and_not_when_all_is_killed() {
+    control_groups();
+    together(
+        &PROVING,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let path = StoragePath::to(&storage);
+            let host = Host::new(&storage, 1).promising(WATCHDOG);
+            let join = host.join();
+            let (hold, pid) = hanging(&host, &storage, &path, contain);
+            hold.kill();
+            join.wait_for_stderr("ended without a release: ending what it started");
+            assert_not_cleared(&storage, &host, &join);
+            assert!(runs(pid));
+            path.go_on();
+            join.wait_for_stderr("its leases are free");
+            assert!(!runs(pid));
+            assert_eq!(storage.owner(1), (None, 1));
+        },
+    );
+}
+
+/// A lease-hold whose command hangs in a read, and that command's pid.
+fn hanging(host: &Host, storage: &Storage, path: &StoragePath, contain: &str) -> (Process, i32) {
+    let read = format!("dd if={} iflag=direct count=1", path.disk().display());
+    let script = format!("{OWN_PID}; echo $pid; read -r go; exec {read} of=/dev/null");
+    let args = ["--contain", contain, &storage.resource(1)];
+    let mut command = host.hold_command(&args, &["sh", "-c", &script]);
+    let mut hold = Process::start_with(&mut command, Stdio::piped());
+    let pid = wait_until("its pid", SOON, || hold.stdout().trim().parse().ok());
+    path.hang();
+    hold.say("go\n");
+    wait_until("it hangs", SOON, || is_in_io(pid).then_some(()));
+    (hold, pid)
+}
+
+/// Some time later nothing has been given back: longer than that takes.
+fn assert_not_cleared(storage: &Storage, host: &Host, join: &Process) {
+    for _ in 0..2 {
+        host.wait_for_renewal();
+    }
+    assert_eq!(storage.owner(1), (Some(1), 1), "{}", join.stderr());
+    assert!(!join.stderr().contains("its leases are free"));
+}
+
+#[test]
+fn rule_11_a_new_life_begins_when_all_of_the_old_one_is_proven_gone() {
+    control_groups();
+    together(
+        &PROVING,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let path = StoragePath::to(&storage);
+            let host = Host::new(&storage, 1);
+            let former = host.join();
+            let (hold, pid) = hanging(&host, &storage, &path, contain);
+            former.kill();
+            hold.kill();
+            let renewed = host.renewed();
+            wait_until("the loss", SOON, || {
+                (now().since(renewed) > Duration::from_millis(8200)).then_some(())
+            });
+            let join = Host::new(&storage, 2).in_place_of(&host).start_join();
+            join.wait_for_stderr("is over; ending lease-hold");
+            // A join takes 2 s.
+            let start = now();
+            while now().since(start) < Duration::from_secs(6) {
+                assert_eq!(join.stdout(), "", "joined too early");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            assert!(runs(pid));
+            path.go_on();
+            join.wait_for_stdout("joined");
+            assert!(!runs(pid));
+        },
+    );
+}
+
+#[test]
+fn rule_16_a_lease_hold_is_seen_dead_before_its_leases_go_back() {
+    let storage = Storage::new(2);
+    let path = StoragePath::to(&storage);
+    let host = Host::new(&storage, 1).promising(WATCHDOG);
+    let join = host.join();
+    let far = Host::new(&storage, 1).by_way_of(&storage, &path.disk());
+    let resources = [storage.resource(1), far.resource(&storage, 2)];
+    let family = Family::start(&host, "pidns", &[&resources[0], &resources[1]]);
+    path.hang();
+    wait_until("its look at the second one hangs", SOON, || {
+        is_in_io(family.hold.pid()).then_some(())
+    });
+    // It is stopped, could wake and go on; and lease-join hears no more of it.
+    family.hold.signal(Signal::SIGSTOP);
+    wait_until("it stops", SOON, || {
+        (state(family.hold.pid()) == Some('T')).then_some(())
+    });
+    cut_off(&family.hold, &join);
+    join.wait_for_stderr("ended without a release: ending what it started");
+    family.wait_for_end(SOON);
+    assert_not_cleared(&storage, &host, &join);
+    path.go_on();
+    assert_eq!(family.hold.finish().code, 137);
+    join.wait_for_stderr("its leases are free");
+    assert_eq!([1, 2].map(|n| storage.owner(n)), [(None, 1); 2]);
+}
+
+/// Ends the connection of a lease-hold with its lease-join, and neither of them.
+fn cut_off(hold: &Process, join: &Process) {
+    let process = pidfd_open(Pid::from_raw(hold.pid()).unwrap(), PidfdFlags::empty()).unwrap();
+    let files = std::fs::read_dir(format!("/proc/{}/fd", hold.pid())).unwrap();
+    let files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let copies = files.map(|number| {
+        let number = number.parse().unwrap();
+        pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).unwrap()
+    });
+    let is_it = |copy: &_| {
+        let peer = getsockopt(copy, PeerCredentials);
+        peer.is_ok_and(|peer| peer.pid() == join.pid())
+    };
+    let mut found = copies.filter(is_it);
+    let connection = UnixStream::from(found.next().unwrap());
+    connection.shutdown(Shutdown::Both).unwrap();
 }

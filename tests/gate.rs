@@ -6,7 +6,7 @@ use lease_core::clock::Moment;
 use lease_core::id::{Generation, Lver, Name};
 use lease_core::layout::Geometry;
 use lease_core::liveness::Sightings;
-use lease_core::registry::message::{Ask, HolderId, Left, Phase, Tell, Turn, Welcome};
+use lease_core::registry::message::{Ask, HolderId, Left, Phase, Rival, Tell, Turn, Welcome};
 use lease_core::registry::place::{Lock, Place};
 use lease_core::registry::wire::Wire;
 use lease_core::timing::Timing;
@@ -67,22 +67,26 @@ impl Joined {
         }
     }
 
-    /// Gives a lease-hold all turns, and hears of its gate. Nothing has to be renewed for 80 s.
-    fn up_to_the_gate(listener: UnixListener, storage: &Storage) -> Self {
+    /// Takes in a lease-hold, and how many resources it wants. Nothing has to be renewed for 80 s.
+    fn register(listener: UnixListener, storage: &Storage) -> (Self, usize) {
         let mut joined = Self::accept(listener);
         let Ask::Register { resources, .. } = joined.hear() else {
             panic!("it does not register");
         };
         joined.say(&Tell::Registered(Box::new(welcome(storage))));
-        for _ in &resources {
+        (joined, resources.len())
+    }
+
+    /// Gives a lease-hold all turns, and hears of its gate.
+    fn up_to_the_gate(listener: UnixListener, storage: &Storage) -> Self {
+        let (mut joined, resources) = Self::register(listener, storage);
+        for _ in 0..resources {
             let Ask::Acquire { index } = joined.hear() else {
                 panic!("it does not acquire");
             };
-            let not_before = Moment::default();
-            let how = Turn::Ballot { not_before };
-            joined.say(&Tell::Turn { index, how });
+            joined.give_turn(index);
         }
-        for _ in &resources {
+        for _ in 0..resources {
             let Ask::Acquired { lver, .. } = joined.hear() else {
                 panic!("it has not acquired");
             };
@@ -90,6 +94,35 @@ impl Joined {
         }
         joined.assert_guard();
         joined
+    }
+
+    fn give_turn(&mut self, index: usize) {
+        let not_before = Moment::default();
+        let how = Turn::Ballot { not_before };
+        self.say(&Tell::Turn { index, how });
+    }
+
+    /// Somebody else on this host has it.
+    fn refuse(&mut self, index: usize) {
+        let by = Rival {
+            pid: 1,
+            command: "another".into(),
+            passing: false,
+            crashed: false,
+        };
+        self.say(&Tell::Busy { index, by });
+    }
+
+    fn assert_acquired(&mut self, index: usize, lver: Option<Lver>) {
+        let left = Left::NOTHING;
+        assert_eq!(self.hear(), Ask::Acquired { index, lver, left });
+    }
+
+    /// It asks for a turn, and acquires.
+    fn acquires(&mut self, index: usize, lver: u64) {
+        assert_eq!(self.hear(), Ask::Acquire { index });
+        self.give_turn(index);
+        self.assert_acquired(index, Some(Lver(lver)));
     }
 
     /// One that comes back, and what it says of its resources. It is told to go on.
@@ -172,7 +205,7 @@ fn at_the_gate(storage: &Storage, stand: &Stand, host: &Host, args: &[&str]) -> 
 }
 
 #[test]
-fn what_a_lease_join_has_not_answered_or_not_heard_of_opens_the_gate_of_the_next_one_only() {
+fn rule_14_what_was_not_answered_or_heard_of_opens_the_gate_of_the_next_one_only() {
     for has_answered in [false, true] {
         let storage = Storage::new(1);
         let host = Host::new(&storage, 1);
@@ -254,10 +287,71 @@ fn what_is_released_without_a_lease_join_the_next_one_gives_no_turn_for() {
     assert_eq!(storage.owner(2), (None, 1));
 }
 
+#[test]
+fn rule_14_the_word_of_another_life_of_the_host_opens_no_gate() {
+    let storage = Storage::new(1);
+    let host = Host::new(&storage, 1);
+    let stand = Stand::of(&host);
+    let (hold, mut joined) = at_the_gate(&storage, &stand, &host, &[&storage.resource(1)]);
+    joined.say(&Tell::Go {
+        generation: Generation(2),
+        renewed: now(),
+    });
+    joined.release(0);
+    joined.assert_released(0);
+    joined.assert_gone();
+    let ran = hold.finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (124, ""), "{ran:?}");
+    let said = "the lease was lost (before the command was started)";
+    assert!(ran.stderr.contains(said), "{ran:?}");
+}
+
+#[test]
+fn rule_20_who_cannot_have_one_holds_none_and_asks_again_one_by_one_in_one_order() {
+    let storage = Storage::new(2);
+    let host = Host::new(&storage, 1);
+    let stand = Stand::of(&host);
+    // R1 is number 1 here, R2 number 0.
+    let args = ["-w", "60", &storage.resource(2), &storage.resource(1)];
+    let listener = stand.listen();
+    let hold = host.start_hold(&args, &["sh", "-c", "echo run; exit 3"]);
+    let (mut joined, _) = Joined::register(listener, &storage);
+    // All at once, and R2 is not to be had: R1 is not even tried.
+    for index in [1, 0] {
+        assert_eq!(joined.hear(), Ask::Acquire { index });
+    }
+    joined.give_turn(1);
+    joined.refuse(0);
+    joined.assert_acquired(1, None);
+    // One by one: R1, then R2; without R2, R1 goes back.
+    for lver in [1, 2] {
+        joined.acquires(1, lver);
+        assert_eq!(joined.hear(), Ask::Acquire { index: 0 });
+        joined.refuse(0);
+        joined.release(1);
+        joined.assert_released(1);
+        assert_eq!(storage.owner(1), (None, lver));
+    }
+    joined.acquires(1, 3);
+    joined.acquires(0, 1);
+    joined.assert_guard();
+    joined.let_go();
+    assert_eq!(joined.hear(), Ask::Start);
+    for _ in 0..2 {
+        let Ask::Release { index } = joined.hear() else {
+            panic!("it does not release");
+        };
+        joined.say(&Tell::ReleaseTurn { index, last: true });
+    }
+    let ran = hold.finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (3, "run\n"), "{ran:?}");
+    assert_eq!([1, 2].map(|n| storage.owner(n)), [(None, 3), (None, 1)]);
+}
+
 // ---- a real one
 
 #[test]
-fn what_lease_join_could_not_see_gone_is_not_started() {
+fn rule_13_what_lease_join_could_not_see_gone_is_not_started() {
     control_groups();
     let storage = Storage::new(1);
     let (host, join) = Host::joined(&storage, 1);
@@ -301,22 +395,33 @@ impl Stuck {
         let far = Host::new(storage, 1).by_way_of(storage, &path.disk());
         host.wait_for_renewal();
         let resource = far.resource(storage, 1);
-        let hold = host.start_hold(&["--contain", contain, &resource], &["echo", "run"]);
-        wait_until("it acquires", SOON, || {
-            let said = host.describe();
-            let phase = &said["holders"][0]["resources"][0]["phase"];
-            (phase == "acquiring").then_some(())
-        });
+        let hold = start_acquiring(host, &["--contain", contain, &resource]);
         join.signal(Signal::SIGSTOP);
         let child = wait_until("what stands at its gate", SOON, || hold.child());
         Self { hold, join, child }
     }
 }
 
+/// A lease-hold in the middle of its acquire.
+fn start_acquiring(host: &Host, args: &[&str]) -> Process {
+    let hold = host.start_hold(args, &["echo", "run"]);
+    wait_until("it acquires", SOON, || {
+        let said = host.describe();
+        let phase = &said["holders"][0]["resources"][0]["phase"];
+        (phase == "acquiring").then_some(())
+    });
+    hold
+}
+
 /// Hosts of which nothing is lost too early on a slow machine.
 const WATCHDOG: u64 = 10;
 /// Milliseconds that an I/O takes on a slow path.
 const SLOW: u64 = 150;
+
+/// An acquire on a slow path takes some seconds; lost is what is not renewed for 16.
+fn patient(storage: &Storage) -> Host {
+    Host::new(storage, 1).promising(WATCHDOG).with_io_timeout(2)
+}
 
 /// A case of [`Stuck`] for each containment.
 fn for_each_containment(play: impl Fn(&Host, &Storage, Stuck) + Sync) {
@@ -327,7 +432,7 @@ fn for_each_containment(play: impl Fn(&Host, &Storage, Stuck) + Sync) {
         |contain| {
             let storage = Storage::new(1);
             let path = StoragePath::slow(&storage, SLOW);
-            let host = Host::new(&storage, 1).promising(WATCHDOG);
+            let host = patient(&storage);
             let stuck = Stuck::start(&host, &storage, &path, contain);
             play(&host, &storage, stuck);
             assert_eq!(storage.owner(1), (None, 1));
@@ -380,4 +485,50 @@ fn with_lease_join_killed_between_its_word_and_the_gate_the_command_runs_under_t
         assert!(ran.stderr.contains("is back"), "{ran:?}");
         assert_eq!(join.code(), None);
     });
+}
+
+#[test]
+fn rule_14_nothing_is_started_before_the_state_file_names_it() {
+    let storage = Storage::new(1);
+    let path = StoragePath::slow(&storage, SLOW);
+    let host = patient(&storage);
+    let stuck = Stuck::start(&host, &storage, &path, "pidns");
+    let page = host.hold_back_page();
+    stuck.join.signal(Signal::SIGCONT);
+    wait_until("it knows of the gate", SOON, || {
+        let guarded = &host.describe()["holders"][0]["guarded"];
+        (*guarded == stuck.child).then_some(())
+    });
+    host.wait_for_renewal();
+    assert_eq!(
+        (stuck.hold.stdout().as_str(), stuck.hold.code()),
+        ("", None)
+    );
+    let _reader = page.let_go();
+    let ran = stuck.hold.finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "run\n"), "{ran:?}");
+}
+
+#[test]
+fn rule_15_lease_join_does_not_leave_before_those_who_acquire_have_gone() {
+    let storage = Storage::new(1);
+    let path = StoragePath::slow(&storage, SLOW);
+    let host = patient(&storage);
+    let join = host.join();
+    let far = Host::new(&storage, 1).by_way_of(&storage, &path.disk());
+    let hold = start_acquiring(&host, &[&far.resource(&storage, 1)]);
+    hold.signal(Signal::SIGSTOP);
+    join.signal(Signal::SIGTERM);
+    wait_until("it is about to leave", SOON, || {
+        (host.describe()["state"] == "stopping").then_some(())
+    });
+    // It stays, and keeps its host id, for as long as that one can wake and go on.
+    host.wait_for_renewal();
+    assert!(!storage.heartbeat(1).is_free());
+    hold.signal(Signal::SIGCONT);
+    let ran = hold.finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (69, ""), "{ran:?}");
+    assert_eq!(join.finish().code, 0, "{}", join.stderr());
+    assert_eq!(storage.owner(1).0, None);
+    assert!(storage.heartbeat(1).is_free());
 }

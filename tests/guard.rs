@@ -224,7 +224,7 @@ fn killed_while_it_waits_it_is_forgotten() {
 // ---- what the command leaves behind
 
 #[test]
-fn a_daemon_keeps_the_lease_until_it_is_gone() {
+fn rule_13_a_daemon_keeps_the_lease_until_it_is_gone() {
     together(
         &CONTAINMENTS,
         |c| (*c).to_owned(),
@@ -272,7 +272,7 @@ fn daemons_die_when_the_lease_is_lost() {
 // ---- somebody is stopped
 
 #[test]
-fn a_stopped_lease_hold_is_not_waited_for() {
+fn rule_19_a_stopped_lease_hold_is_not_waited_for() {
     together(
         &CONTAINMENTS,
         |c| (*c).to_owned(),
@@ -320,7 +320,7 @@ fn a_stopped_lease_join_is_not_waited_for() {
 }
 
 #[test]
-fn with_both_stopped_or_dead_a_third_one_acts() {
+fn rule_19_with_both_stopped_or_dead_a_third_one_acts() {
     // The lease-hold alone, or its whole group with the command.
     let ways = [
         (false, Signal::SIGSTOP),
@@ -408,7 +408,7 @@ fn what_was_told_while_it_was_stopped_counts_and_so_does_what_nobody_could_tell(
 }
 
 #[test]
-fn a_stopped_lease_hold_alone_loses_nothing() {
+fn rule_19_a_stopped_lease_hold_alone_loses_nothing() {
     together(
         &CONTAINMENTS,
         |c| (*c).to_owned(),

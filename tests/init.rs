@@ -332,7 +332,7 @@ fn force_formats_over_what_nobody_uses() {
 }
 
 #[test]
-fn force_leaves_an_owned_or_shared_resource() {
+fn rule_22_force_leaves_an_owned_or_shared_resource() {
     let dir = directory();
     let table = [
         (
@@ -379,7 +379,7 @@ fn force_looks_at_every_area_that_a_larger_one_covers() {
 }
 
 #[test]
-fn force_watches_a_lockspace_and_leaves_a_live_one() {
+fn rule_22_force_watches_a_lockspace_and_leaves_a_live_one() {
     let dir = directory();
     silent(&init(
         dir.path(),
@@ -422,7 +422,7 @@ fn force_watches_a_lockspace_and_leaves_a_live_one() {
 }
 
 #[test]
-fn force_leaves_what_a_real_sanlock_daemon_uses() {
+fn rule_22_force_leaves_what_a_real_sanlock_daemon_uses() {
     let dir = directory();
     silent(&init(
         dir.path(),
@@ -629,7 +629,7 @@ fn no_permission_is_its_own_exit_code() {
 }
 
 #[test]
-fn a_file_system_without_direct_io_or_for_reading_only_is_refused() {
+fn rule_5_a_file_system_without_direct_io_or_for_reading_only_is_refused() {
     let dir = directory();
     let mounted = |kind: &str, options: &str, args: &str| {
         let at = dir.path().join(kind);

@@ -13,10 +13,12 @@ use lease_core::layout::Geometry;
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::timing::Timing;
 use nix::sys::signal::Signal;
+use std::path::Path;
 use std::time::Duration;
+use support::files::Loop;
 use support::hosts::{Host, STAY};
 use support::path::StoragePath;
-use support::process::{Process, SOON, now, together, wait_until};
+use support::process::{Process, SOON, is_in_io, now, together, wait_until};
 use support::script::{Fate, ScriptClock, ScriptDisk};
 use support::storage::{Storage, host_id};
 
@@ -370,18 +372,6 @@ impl Last {
     }
 }
 
-/// Whether a thread of this process waits for storage.
-fn is_in_io(pid: i32) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
-    let mut threads = threads.into_iter().flatten().flatten();
-    threads.any(|thread| {
-        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        stat.rsplit(") ")
-            .next()
-            .is_some_and(|rest| rest.starts_with('D'))
-    })
-}
-
 /// The witness under a name.
 fn witness(storage: &Storage, name: &str, milliseconds: &str) -> Vec<String> {
     let (journal, disk) = (storage.path().join("journal"), storage.file());
@@ -407,14 +397,93 @@ fn times(storage: &Storage, name: &str) -> Vec<u64> {
         .collect()
 }
 
+#[test]
+fn rule_2_a_holder_that_died_while_there_was_no_lease_join_may_have_been_writing() {
+    let storage = Storage::new(1);
+    let path = StoragePath::to(&storage);
+    // Time enough to go on after the 3 s for which a lease-hold waits for a lease-join.
+    let host = Host::new(&storage, 1).with_io_timeout(2);
+    let host = host.promising(WATCHDOG);
+    let first = host.join();
+    let far = Host::new(&storage, 1).by_way_of(&storage, &path.disk());
+    let hold = host.holding(&["--contain", "pidns", &far.resource(&storage, 1)]);
+    host.wait_for_renewal();
+    first.kill();
+    path.hang();
+    hold.signal(Signal::SIGTERM);
+    wait_until("its release hangs", SOON, || {
+        is_in_io(hold.pid()).then_some(())
+    });
+    hold.signal(Signal::SIGKILL);
+    let killed = now();
+    path.go_on();
+    assert_eq!(hold.finish().code, 137);
+    let second = host.join();
+    assert!(second.stdout().ends_with(" generation 1\n"));
+    wait_until("it is free", Duration::from_secs(60), || {
+        storage.owner(1).0.is_none().then_some(())
+    });
+    let took = now().since(killed).as_secs_f64();
+    println!("free after {took:.1} s");
+    // 8t more than for the others.
+    assert!(took >= LANDED_AFTER + 8.0, "{took} s");
+}
+
+#[test]
+fn rule_2_a_holder_that_died_before_it_told_of_a_failed_write_is_awaited_too() {
+    let storage = Storage::new(1);
+    // What was issued to a device ends with its process; what has failed there may yet land.
+    let device = Loop::over(&storage.file(), "512");
+    let host = Host::new(&storage, 1).promising(WATCHDOG);
+    let _join = host.join();
+    let far = Host::new(&storage, 1).by_way_of(&storage, Path::new(&device.path));
+    let hold = host.holding(&["--contain", "pidns", &far.resource(&storage, 1)]);
+    let page = host.hold_back_page();
+    hold.signal(Signal::SIGTERM);
+    wait_until("its turn to release", SOON, || {
+        let phase = &host.describe()["holders"][0]["resources"][0]["phase"];
+        (phase == "releasing").then_some(())
+    });
+    hold.kill();
+    let killed = now();
+    let _reader = page.let_go();
+    wait_until("it is free", Duration::from_secs(60), || {
+        storage.owner(1).0.is_none().then_some(())
+    });
+    let took = now().since(killed).as_secs_f64();
+    println!("free after {took:.1} s");
+    assert!(took >= LANDED_AFTER, "{took} s");
+}
+
+#[test]
+fn rule_19_a_renewal_counts_from_before_its_write_was_issued() {
+    let storage = Storage::new(0);
+    let path = StoragePath::slow_to_write(&storage, 1200);
+    let host = Host::new(&storage, 1).with_io_timeout(4);
+    let host = host.by_way_of(&storage, &path.disk());
+    let _join = host.join();
+    let look = || (now(), host.renewed(), storage.heartbeat(1));
+    let mut seen = look();
+    wait_until("a renewal that was issued before it landed", SOON, || {
+        let (looked, counted, record) = std::mem::replace(&mut seen, look());
+        if record == seen.2 {
+            return None;
+        }
+        // It has landed since that look.
+        let next = || Some(host.renewed()).filter(|renewed| *renewed > counted);
+        let renewed = wait_until("the file's word", SOON, next);
+        (renewed < looked).then_some(())
+    });
+}
+
 /// A lease-hold is killed while it writes; its lease-join too, if told to. Two other hosts want the
 /// lease from that moment on, so that what lands late may land on either.
 fn play_a_killed_writer(last: Last, and_lease_join: bool) {
     let storage = Storage::new(1);
     let path = StoragePath::slow_to_write(&storage, LANDS_AFTER);
-    let host = Host::new(&storage, 1).promising(WATCHDOG);
-    let join = Process::start(host.join_command().args(["-o", "4"]));
-    join.wait_for_stdout("joined");
+    let host = Host::new(&storage, 1).with_io_timeout(4);
+    let host = host.promising(WATCHDOG);
+    let join = host.join();
     let (other, _other_join) = Host::joined(&storage, 2);
     let (third, _third_join) = Host::joined(&storage, 3);
     let far = Host::new(&storage, 1).by_way_of(&storage, &path.disk());

@@ -119,7 +119,7 @@ fn can_contain(host: &Host, contain: &str, resource: &str) -> bool {
 }
 
 #[test]
-fn a_killed_lease_hold_takes_its_command_along_and_leaves_the_lease_owned() {
+fn rule_13_a_killed_lease_hold_takes_its_command_along_and_leaves_the_lease_owned() {
     let storage = Storage::new(1);
     let resource = storage.resource(1);
     let (a, join_a) = Host::joined(&storage, 1);
@@ -268,6 +268,27 @@ fn without_its_lease_join_a_command_is_killed_in_time() {
     }
     assert!(!pids.iter().any(|pid| runs(*pid)));
     assert!(storage.area(1) == before);
+}
+
+#[test]
+fn rule_19_the_deadline_counts_from_the_renewal_and_not_from_when_that_is_heard() {
+    let storage = Storage::new(1);
+    let a = Host::new(&storage, 1).promising(20);
+    let join = a.join();
+    let hold = a.holding(&[&storage.resource(1)]);
+    hold.signal(Signal::SIGSTOP);
+    // What it hears when it goes on is old by then.
+    a.wait_for_renewal();
+    join.kill();
+    let deadline = a.renewed().after(Duration::from_secs(8));
+    wait_until("a second before its deadline", SOON, || {
+        (now().after(Duration::from_secs(1)) >= deadline).then_some(())
+    });
+    let woken = now();
+    hold.signal(Signal::SIGCONT);
+    lost(&hold.finish(), "no renewal in time");
+    let late = now().since(woken.max(deadline));
+    assert!(late < Duration::from_secs(5), "{late:?} after its deadline");
 }
 
 #[test]

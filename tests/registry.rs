@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use support::files::{as_nobody, binary, run};
+use support::files::{as_nobody, binary, patch, run};
 use support::hosts::Host;
 use support::process::{Process, SOON, now, runs, wait_until};
 use support::storage::Storage;
@@ -141,6 +141,60 @@ fn a_name_cannot_leave_the_run_directory_and_no_link_is_followed() {
         std::fs::remove_file(a.run_dir.join("LS").join(file)).ok();
         drop(join);
     }
+}
+
+#[test]
+fn rule_18_whatever_path_leads_there_it_is_the_same_resource_and_another_place_is_not() {
+    let storage = Storage::new(2);
+    let (a, _join) = Host::joined(&storage, 1);
+    let [hard, soft, copy, dir] = ["hard", "soft", "copy", "dir"].map(|n| storage.path().join(n));
+    std::fs::hard_link(storage.file(), &hard).unwrap();
+    symlink(storage.file(), &soft).unwrap();
+    std::fs::create_dir(&dir).unwrap();
+    let through = dir.join("../disk");
+    std::fs::copy(storage.file(), &copy).unwrap();
+    let by = |path: &Path| {
+        let own = storage.file().display().to_string();
+        storage
+            .resource(1)
+            .replace(&own, &path.display().to_string())
+    };
+    let hold = a.holding(&[&storage.resource(1)]);
+    for path in [&hard, &soft, &through] {
+        let ran = a.hold(&["-n", &by(path)], &["true"]);
+        assert_eq!(ran.code, 75, "{ran:?}");
+        assert!(ran.stderr.contains("held on this host"), "{ran:?}");
+        // Nor are they two resources of one lease-hold.
+        let ran = a.hold(&["-n", &by(path), &storage.resource(1)], &["true"]);
+        assert_eq!(ran.code, 64, "{ran:?}");
+        assert!(ran.stderr.contains("the same resource"), "{ran:?}");
+    }
+    // Another file is another resource, whatever it is called there; and so is another offset.
+    for other in [by(&copy), storage.resource(2)] {
+        let ran = a.hold(&["-n", &other], &["true"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+    // What it is called is on the disk.
+    for (from, to) in [(":R1:", ":R3:"), ("LS:", "LX:")] {
+        let ran = a.hold(&["-n", &by(&copy).replace(from, to)], &["true"]);
+        assert_eq!(ran.code, 65, "{ran:?}");
+    }
+    assert_eq!(hold.code(), None);
+}
+
+#[test]
+fn rule_18_what_has_become_another_resource_is_not_taken_for_the_one_that_was_opened() {
+    let storage = Storage::new(2);
+    let (a, _join_a) = Host::joined(&storage, 1);
+    let (b, _join_b) = Host::joined(&storage, 2);
+    let _holder = b.holding(&[&storage.resource(1)]);
+    let waits = a.start_hold(&["-w", "60", &storage.resource(1)], &["echo", "run"]);
+    waits.wait_for_stderr("trying for");
+    let other = storage.area(2);
+    patch(storage.file(), storage.offset(1), &other);
+    let ran = waits.finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (65, ""), "{ran:?}");
+    assert!(storage.area(1) == other);
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn started_again_in_time_nobody_notices() {
 }
 
 #[test]
-fn while_it_is_away_the_disk_says_owned_by_this_host_and_nobody_falls_for_that() {
+fn rule_17_while_it_is_away_the_disk_says_owned_by_this_host_and_nobody_falls_for_that() {
     let storage = Storage::new(1);
     let resource = storage.resource(1);
     let a = Host::new(&storage, 1).promising(WATCHDOG);
@@ -144,17 +144,22 @@ fn started_again_too_late_the_former_tree_is_ended_first() {
     );
 }
 
+/// Waits until a join has written its heartbeat, and is waiting to see whether anybody else does.
+fn wait_for_attempt(host: &Host, generation: u64, completed: u64) {
+    wait_until("the join's write", SOON, || {
+        let life = host.kept_life()?;
+        assert!(life["completed"] == completed, "{life}");
+        let written = life["generation"] == generation && life["unsure"] == serde_json::json!([]);
+        written.then_some(())
+    });
+}
+
 #[test]
 fn what_was_killed_before_it_had_joined_is_not_gone_on_with() {
     let storage = Storage::new(0);
     let a = Host::new(&storage, 1);
     let join = a.start_join();
-    let attempted = || {
-        let life = a.kept_life()?;
-        assert_eq!(life["completed"], 0, "{life}");
-        (life["unsure"] == serde_json::json!([])).then_some(())
-    };
-    wait_until("the join's write", SOON, attempted);
+    wait_for_attempt(&a, 1, 0);
     assert_eq!(storage.heartbeat(1).generation().0, 1);
     end(&join, Signal::SIGKILL);
     // Somebody else may have seen the record free, and be about to write it.
@@ -166,7 +171,23 @@ fn what_was_killed_before_it_had_joined_is_not_gone_on_with() {
 }
 
 #[test]
-fn under_another_host_id_it_first_ends_what_was_guarded() {
+fn rule_11_what_was_killed_before_it_had_joined_again_is_not_gone_on_with() {
+    let storage = Storage::new(0);
+    let a = Host::new(&storage, 1);
+    let join = a.join();
+    end(&join, Signal::SIGKILL);
+    let renewed = a.renewed();
+    wait_until("the loss", SOON, || {
+        (now().since(renewed) > Duration::from_millis(8200)).then_some(())
+    });
+    let second = a.start_join();
+    wait_for_attempt(&a, 2, 1);
+    end(&second, Signal::SIGKILL);
+    assert_eq!(generation(&a.join()), 1003);
+}
+
+#[test]
+fn rule_11_under_another_host_id_it_first_ends_what_was_guarded() {
     let storage = Storage::new(1);
     let a = Host::new(&storage, 1).promising(WATCHDOG);
     let join = a.join();
@@ -213,7 +234,7 @@ fn a_file_that_cannot_be_read_is_not_taken_for_an_empty_one() {
 }
 
 #[test]
-fn from_another_pid_namespace_nothing_of_the_former_life_is_taken_for_gone() {
+fn rule_13_from_another_pid_namespace_nothing_of_the_former_life_is_taken_for_gone() {
     let storage = Storage::new(1);
     let a = Host::new(&storage, 1).promising(WATCHDOG);
     let join = a.join();

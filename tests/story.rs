@@ -224,7 +224,7 @@ fn only_the_version_that_was_asked_for() {
 }
 
 #[test]
-fn all_or_none() {
+fn rule_20_all_or_none() {
     let storage = Storage::new(3);
     let [one, two, three] = [1, 2, 3].map(|n| storage.resource(n));
     let (a, _join_a) = Host::joined(&storage, 1);
@@ -250,7 +250,7 @@ fn all_or_none() {
 }
 
 #[test]
-fn two_who_want_the_same_two_get_them_one_after_the_other() {
+fn rule_20_two_who_want_the_same_two_get_them_one_after_the_other() {
     let storage = Storage::new(2);
     let [one, two] = [1, 2].map(|n| storage.resource(n));
     let (a, _join_a) = Host::joined(&storage, 1);
@@ -535,6 +535,26 @@ fn the_name_is_random_unless_it_is_given() {
     // Without a watchdog time that was asked for it promises what sanlock does.
     assert_eq!(storage.heartbeat(3).note().unwrap().watchdog, 60);
     assert_eq!(storage.heartbeat(3).io_timeout(), Some(1));
+}
+
+#[test]
+fn rule_12_what_no_watchdog_backs_is_said_at_the_start_and_less_must_be_asked_for() {
+    let storage = Storage::new(0);
+    for (asked, promised) in [(None, 60), (Some("2"), 2)] {
+        let a = Host::new(&storage, 1);
+        let mut command = a.tool("lease-join");
+        command.args(asked.map(|seconds| format!("--watchdog-timeout={seconds}")));
+        let join = Process::start(command.arg(storage.lockspace(1)));
+        join.wait_for_stdout("joined");
+        let said = format!(
+            "promised to be dead {promised} s after a loss; without a watchdog device nothing ends"
+        );
+        assert!(join.stderr().contains(&said), "{}", join.stderr());
+        let record = storage.heartbeat(1);
+        assert_eq!(record.note().unwrap().watchdog, promised);
+        join.signal(Signal::SIGTERM);
+        assert_eq!(join.finish().code, 0);
+    }
 }
 
 #[test]

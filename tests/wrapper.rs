@@ -135,7 +135,7 @@ fn told_to_end_it_is_gone_at_once_with_the_lease() {
 }
 
 #[test]
-fn a_loss_is_announced_as_asked_for() {
+fn rule_19_a_loss_is_announced_as_asked_for_and_the_grace_kept() {
     control_groups();
     together(
         &CONTAINMENTS,

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_promises_more_than_sixty_seconds_or_none_at_all() {
+    fn rule_12_nobody_promises_more_than_sixty_seconds_or_none_at_all() {
         assert_eq!(Timing::new(10, 61), None);
         assert_eq!(Timing::new(10, 0), None);
         assert_eq!(Timing::new(0, 60), None);

@@ -7,7 +7,10 @@ use crate::storage::Storage;
 use lease_core::clock::Moment;
 use lease_core::id::Name;
 use lease_core::registry::place::{Kept, Place};
+use nix::sys::stat::Mode;
 use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,6 +30,8 @@ pub struct Host {
     /// Its own path to the storage.
     disk: PathBuf,
     watchdog: u64,
+    /// t; what the storage was formatted with, if nothing else is asked for.
+    io_timeout: Option<u8>,
 }
 
 impl Host {
@@ -39,7 +44,14 @@ impl Host {
             name,
             disk: storage.file(),
             watchdog: WATCHDOG,
+            io_timeout: None,
         }
+    }
+
+    /// The same host with another t, in seconds.
+    pub fn with_io_timeout(mut self, seconds: u8) -> Self {
+        self.io_timeout = Some(seconds);
+        self
     }
 
     /// The same host with another watchdog time.
@@ -111,6 +123,16 @@ impl Host {
         (ran.code == 0).then(|| serde_json::from_str(&ran.stdout).expect("JSON"))
     }
 
+    /// The next page of holders that its lease-join writes goes to a pipe, and waits there until
+    /// [`Page::let_go`].
+    pub fn hold_back_page(&self) -> Page {
+        let page = Page(self.run_dir.join("LS/state.new"));
+        let pipe = self.run_dir.join("LS/pipe");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+        std::fs::rename(&pipe, &page.0).expect("it takes the page's place");
+        page
+    }
+
     /// A joined host, and its lease-join.
     pub fn joined(storage: &Storage, id: u64) -> (Self, Process) {
         let host = Self::new(storage, id);
@@ -135,6 +157,7 @@ impl Host {
         let mut command = self.tool("lease-join");
         command.args(["-e", &self.name, "--watchdog-timeout"]);
         command.args([&self.watchdog.to_string(), &self.lockspace]);
+        command.args(self.io_timeout.map(|seconds| format!("-o{seconds}")));
         command
     }
 
@@ -167,6 +190,19 @@ impl Host {
         let mut command = Command::new(binary(name));
         command.arg("--run-dir").arg(&self.run_dir);
         command
+    }
+}
+
+/// A page that is held back.
+pub struct Page(PathBuf);
+
+impl Page {
+    /// It is written, as long as what this returns is there.
+    #[must_use]
+    pub fn let_go(self) -> File {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+        options.open(&self.0).expect("the pipe")
     }
 }
 

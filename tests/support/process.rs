@@ -51,6 +51,18 @@ pub fn runs(pid: i32) -> bool {
     !matches!(state(pid), None | Some('Z' | 'X'))
 }
 
+/// Whether a thread of this process waits for storage.
+pub fn is_in_io(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let mut threads = threads.into_iter().flatten().flatten();
+    threads.any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('D'))
+    })
+}
+
 /// Waits until a process has ended, and returns when that was seen.
 pub fn wait_for_end(pid: i32, limit: Duration) -> Moment {
     wait_until(&format!("the end of process {pid}"), limit, || {
@@ -237,7 +249,11 @@ impl Drop for Process {
     fn drop(&mut self) {
         // It may all be gone already.
         let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
-        let _ = self.child.wait();
+        // What hangs in the kernel ends when the storage goes, which may be after this.
+        let until = now().after(SOON);
+        while matches!(self.child.try_wait(), Ok(None)) && now() < until {
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 

@@ -231,7 +231,10 @@ impl Place {
         let fd = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
         let mut file = File::from(fd);
         file.write_all(bytes)?;
-        file.set_len(bytes.len() as u64)
+        match file.metadata()?.len() > bytes.len() as u64 {
+            true => file.set_len(bytes.len() as u64),
+            false => Ok(()),
+        }
     }
 
     /// Removes a file: it holds nothing that a next lease-join would have to know.
