@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use support::family::{CONTAINMENTS, OWN_PID, control_groups};
-use support::hosts::Host;
+use support::hosts::{Host, STAY};
 use support::process::{Process, SOON, now, state, together, wait_for_end, wait_until};
 use support::storage::Storage;
 
@@ -41,6 +41,53 @@ fn every_signal_that_can_be_caught_reaches_the_command() {
             assert_eq!(hold.code(), None);
         },
     );
+}
+
+/// How a lease-hold is called in a shell.
+fn in_words(hold: &Command) -> String {
+    let words = std::iter::once(hold.get_program()).chain(hold.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    words.join(" ")
+}
+
+#[test]
+fn a_hangup_that_the_leader_of_a_session_alone_hears_of_reaches_the_command() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, _join) = Host::joined(&storage, 1);
+            let resource = storage.resource(1);
+            let script = format!("'{OWN_PID}; echo pid $pid.; exec sleep 1000'");
+            let hold = a.hold_command(&["--contain", contain, &resource], &["sh", "-c", &script]);
+            let line = format!("exec {}", in_words(&hold));
+            let mut terminal = Command::new("script");
+            let terminal = Process::start(terminal.args(["-qfec", &line, "/dev/null"]));
+            let pid = wait_until("its pid", SOON, || {
+                let text = terminal.stdout();
+                text.split_once("pid ")?.1.split_once('.')?.0.parse().ok()
+            });
+            // With its other end, the terminal is gone.
+            terminal.kill();
+            wait_for_end(pid, SOON);
+            wait_until("the lease is free", SOON, || {
+                storage.owner(1).0.is_none().then_some(())
+            });
+        },
+    );
+}
+
+#[test]
+fn an_alarm_that_was_set_before_lease_hold_was_executed_ends_the_command() {
+    let storage = Storage::new(1);
+    let (a, _join) = Host::joined(&storage, 1);
+    let hold = a.hold_command(&[&storage.resource(1)], &STAY);
+    let mut perl = Command::new("perl");
+    perl.args(["-e", "alarm 8; exec @ARGV"]);
+    let ran = Process::start(perl.arg(hold.get_program()).args(hold.get_args())).finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (142, "held\n"), "{ran:?}");
 }
 
 /// Runs `command` after the shell has done `preparation`, alone and under a lease, and returns what

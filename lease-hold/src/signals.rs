@@ -5,6 +5,7 @@ use anyhow::Context;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Pid, getsid};
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// The signals that are heard: none that we were told to ignore, as by nohup(1); but for the end of
@@ -49,7 +50,8 @@ impl Signals {
             // A child's end, or our own write into a closed pipe, is nobody's message.
             let of_child = number == libc::SIGCHLD && info.ssi_code > 0;
             if !of_child && info.ssi_pid != std::process::id() {
-                return Some((number, info.ssi_code == libc::SI_KERNEL));
+                let of_kernel = info.ssi_code == libc::SI_KERNEL;
+                return Some((number, of_kernel && is_for_a_group(number, leads_session())));
             }
         }
         None
@@ -62,6 +64,21 @@ impl AsFd for Signals {
     }
 }
 
+/// Whether a signal of the kernel is one that a terminal sends to a whole process group. The leader
+/// of the session alone is told of a hangup; once it has ended, the group in the foreground. All
+/// else, as an alarm that was set before we were executed, is for us alone.
+fn is_for_a_group(number: i32, leads_session: bool) -> bool {
+    match number {
+        libc::SIGINT | libc::SIGQUIT | libc::SIGWINCH => true,
+        libc::SIGHUP | libc::SIGCONT => !leads_session,
+        _ => stops(number),
+    }
+}
+
+fn leads_session() -> bool {
+    getsid(None) == Ok(Pid::this())
+}
+
 /// Whether a signal is one by which a terminal stops a job.
 pub(crate) fn stops(signal: i32) -> bool {
     matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
@@ -71,4 +88,24 @@ pub(crate) fn stops(signal: i32) -> bool {
 pub(crate) fn stop() {
     // It cannot fail: the process is our own.
     let _ = raise(Signal::SIGSTOP);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_has_what_a_terminal_sends_to_a_group_and_nothing_else() {
+        for number in 1..=31 {
+            let (alone, led) = match number {
+                libc::SIGINT | libc::SIGQUIT | libc::SIGWINCH => (true, true),
+                libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => (true, true),
+                // Told to the leader alone, or to all once there is none.
+                libc::SIGHUP | libc::SIGCONT => (false, true),
+                _ => (false, false),
+            };
+            assert_eq!(is_for_a_group(number, true), alone, "signal {number}");
+            assert_eq!(is_for_a_group(number, false), led, "signal {number}");
+        }
+    }
 }
