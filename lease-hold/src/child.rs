@@ -15,7 +15,7 @@ use anyhow::Context;
 use lease_core::clock::Moment;
 use lease_core::contain::Containment;
 use lease_core::priority::OomScore;
-use lease_core::process::ProcessId;
+use lease_core::process::{ProcessId, number_of};
 use lease_core::registry::wire::Wire;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -23,7 +23,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigHandler, SigSet, Signal};
-use nix::unistd::{ForkResult, Pid, fork, getppid, pipe2, read, setpgid, write};
+use nix::unistd::{ForkResult, Pid, fork, getpgid, getppid, pipe2, read, setpgid, write};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -564,6 +564,12 @@ impl Child {
             }
         }
         events
+    }
+
+    /// The process group that the command is in.
+    pub(crate) fn group(&self) -> Option<Pid> {
+        let number = || number_of(self.command.as_ref()?.as_fd()).map(Pid::from_raw);
+        getpgid(Some(self.pid.or_else(number)?)).ok()
     }
 
     /// Sends the command a signal. `false`: it is gone.

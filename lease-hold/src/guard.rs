@@ -6,12 +6,12 @@ use crate::TOOL;
 use crate::acquire::HeldLease;
 use crate::cage::Cage;
 use crate::carrier::Carried;
-use crate::child;
+use crate::child::{self, Child};
 use crate::command::{self, Command};
 use crate::hub::{Event, Hub};
 use crate::keeper::Keeper;
 use crate::session::Session;
-use crate::signals;
+use crate::terminal;
 use crate::tree;
 use crate::worker::{Answer, Job};
 use anyhow::Context;
@@ -352,8 +352,11 @@ impl<'a> Watch<'a> {
             Event::Done(index, Answer::Checked(result)) => self.checked(index, result),
             Event::Exited(code) => self.code = Some(code),
             Event::TreeGone => self.gone = true,
-            // A command that was stopped in any other way is its own affair.
-            Event::Stopped(signal) if signals::stops(signal) => signals::stop(),
+            // Whoever is to end the command does not stop.
+            Event::Stopped(signal) if self.deadline == Deadline::Running => {
+                let child = self.hub.child.as_ref();
+                terminal::follow(signal, child.and_then(Child::group));
+            }
             Event::NotExecuted(errno) => self.not_executed = Some(errno),
             _ => {}
         }

@@ -6,7 +6,8 @@ use crate::carrier::{CarriedHost, Files};
 use crate::child::Child;
 use crate::command::Command;
 use crate::session::Session;
-use crate::signals::{self, Signals};
+use crate::signals::Signals;
+use crate::terminal;
 use crate::worker::{Answer, Job, Opened};
 use anyhow::Context;
 use lease_core::clock::{BootClock, Clock, Moment};
@@ -352,7 +353,7 @@ impl Hub {
 
     fn note_ending(&mut self, event: &Event) {
         let ending = match event {
-            Event::Signal(number, _) if signals::stops(*number) => return signals::stop(),
+            Event::Signal(number, _) if terminal::stops(*number) => return terminal::stop(),
             Event::Signal(
                 number @ (libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT),
                 _,

@@ -16,6 +16,7 @@ mod release;
 mod report;
 mod session;
 mod signals;
+mod terminal;
 mod tree;
 mod worker;
 

@@ -1,9 +1,10 @@
 //! Signals as events: all that can be caught, told apart by who sent them.
 
 use crate::child;
+use crate::terminal;
 use anyhow::Context;
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getsid};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -71,23 +72,12 @@ fn is_for_a_group(number: i32, leads_session: bool) -> bool {
     match number {
         libc::SIGINT | libc::SIGQUIT | libc::SIGWINCH => true,
         libc::SIGHUP | libc::SIGCONT => !leads_session,
-        _ => stops(number),
+        _ => terminal::stops(number),
     }
 }
 
 fn leads_session() -> bool {
     getsid(None) == Ok(Pid::this())
-}
-
-/// Whether a signal is one by which a terminal stops a job.
-pub(crate) fn stops(signal: i32) -> bool {
-    matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
-}
-
-/// Stops this process, so that the shell notices. lease-join goes on meanwhile.
-pub(crate) fn stop() {
-    // It cannot fail: the process is our own.
-    let _ = raise(Signal::SIGSTOP);
 }
 
 #[cfg(test)]
