@@ -41,6 +41,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<u8> {
     let specs = args.resources()?;
     let command = command::Command::find(args.command())?;
+    tree::check_proc(&command)?;
     let unblocked = signals::block()?;
     let oom_score = priority::raise();
     let cage = cage::Cage::build(args.contain, args.verbose)?;
