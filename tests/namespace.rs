@@ -2,10 +2,11 @@
 //! run, and who is guarded is ended whatever /proc shows. t = 1 and W = 10.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+use nix::sys::signal::Signal;
 use std::process::Command;
-use support::family::{CONTAINMENTS, control_groups};
+use support::family::{CONTAINMENTS, OWN_PID, control_groups};
 use support::hosts::Host;
-use support::process::Process;
+use support::process::{Process, SOON, together, wait_for_end, wait_until};
 use support::storage::Storage;
 
 /// A lease-hold that a shell executes as `"$@"`.
@@ -46,4 +47,54 @@ fn where_proc_is_not_of_its_own_pid_namespace_nothing_is_run() {
         let ran = Process::start(&mut by_way_of(mounted, &hold)).finish();
         assert_eq!((ran.code, ran.stdout.as_str()), (0, "run\n"), "{ran:?}");
     }
+}
+
+/// A command that nobody finds in /proc any more: it covers it, for itself and its lease-hold.
+fn out_of_sight(host: &Host, contain: &str, resource: &str) -> (Process, i32) {
+    let script = format!(
+        "trap 'echo asked' TERM; {OWN_PID}; mount -t tmpfs none /proc && echo pid $pid.; \
+         while :; do sleep 0.1; done"
+    );
+    let hold = host.hold_command(&["--contain", contain, resource], &["sh", "-c", &script]);
+    let hold = Process::start(&mut by_way_of("exec unshare --mount \"$@\"", &hold));
+    let pid = wait_until("its pid", SOON, || {
+        let text = hold.stdout();
+        text.strip_prefix("pid ")?.split_once('.')?.0.parse().ok()
+    });
+    (hold, pid)
+}
+
+#[test]
+fn a_command_that_proc_does_not_show_is_asked_to_end_and_killed() {
+    control_groups();
+    // Stopped or not: whoever is beside lease-hold knows the command too.
+    let all: Vec<_> = CONTAINMENTS
+        .iter()
+        .flat_map(|contain| [false, true].map(|stopped| (*contain, stopped)))
+        .collect();
+    together(
+        &all,
+        |case| format!("{case:?}"),
+        |(contain, stopped)| {
+            let storage = Storage::new(1);
+            let a = Host::new(&storage, 1).promising(10);
+            let join = a.join();
+            let (hold, pid) = out_of_sight(&a, contain, &storage.resource(1));
+            a.wait_for_renewal();
+            if *stopped {
+                hold.signal(Signal::SIGSTOP);
+            }
+            join.kill();
+            let age = wait_for_end(pid, SOON).since(a.renewed()).as_secs_f64();
+            println!("{contain}: ended {age:.1} s after the last renewal");
+            let by_lease_hold = age < 8.0 + 10.0 * 7.0 / 8.0;
+            assert!((8.0..18.0).contains(&age), "{age} s");
+            assert!(*stopped || by_lease_hold, "{age} s");
+            hold.signal(Signal::SIGCONT);
+            let ran = hold.finish();
+            assert_eq!(ran.code, 124, "{ran:?}");
+            let asked = ran.stdout.matches("asked").count();
+            assert_eq!(asked, usize::from(!stopped), "{ran:?}");
+        },
+    );
 }

@@ -91,11 +91,11 @@ pub(crate) fn run(
 ) -> anyhow::Result<Ended> {
     tree::adopt_orphans().context("cannot become a child subreaper")?;
     let carried = carried(hub);
-    if let Some(keeper) = &mut orders.keeper {
-        keeper.carry(&carried)?;
-    }
     let run_dir = hub.run_dir.clone();
     let gated = child::fork_gated(command, environment, &orders, (&run_dir, &carried))?;
+    if let Some(keeper) = &mut orders.keeper {
+        keeper.carry(&carried, &gated.pidfd()?)?;
+    }
     let mut asked: Vec<usize> = (0..hub.sessions().len()).collect();
     while !asked.is_empty() {
         for number in &asked {
@@ -310,15 +310,19 @@ impl<'a> Watch<'a> {
     fn terminate(&self) {
         let aside = self.aside.iter().map(|(id, _)| *id);
         let spared: Vec<ProcessId> = aside.chain(self.keeper()).collect();
-        tree::signal_all(self.orders.kill_signal as i32, &spared);
-        tree::signal_all(libc::SIGCONT, &spared);
+        if let Some(child) = &self.hub.child {
+            child.signal_all(self.orders.kill_signal as i32, &spared);
+            child.signal_all(libc::SIGCONT, &spared);
+        }
     }
 
     fn kill(&self, now: Moment) {
         self.orders.cage.kill();
         let aside = self.aside.iter().filter(|(_, until)| now < *until);
         let spared: Vec<ProcessId> = aside.map(|(id, _)| *id).chain(self.keeper()).collect();
-        tree::signal_all(libc::SIGKILL, &spared);
+        if let Some(child) = &self.hub.child {
+            child.kill_all(&spared);
+        }
     }
 
     fn keeper(&self) -> Option<ProcessId> {
@@ -370,7 +374,7 @@ impl<'a> Watch<'a> {
         let child = self.hub.child.as_mut().filter(|_| self.code.is_none());
         if !child.is_some_and(|child| child.signal(number)) {
             let spared: Vec<ProcessId> = self.keeper().into_iter().collect();
-            tree::signal_all(number, &spared);
+            tree::signal_all(number, &spared, None);
         }
     }
 

@@ -69,15 +69,17 @@ pub(crate) fn reap(command: Option<Pid>) -> Vec<Event> {
     }
 }
 
-/// Sends a signal to every descendant of this process, but for `spared` and theirs. What a sweep
-/// misses the next one finds.
-pub(crate) fn signal_all(number: i32, spared: &[ProcessId]) {
+/// Sends a signal to every descendant of this process, but for `told`, who has it already, and for
+/// `spared` and theirs. What a sweep misses the next one finds.
+pub(crate) fn signal_all(number: i32, spared: &[ProcessId], told: Option<Pid>) {
     let Some(signal) = Signal::from_named_raw(number) else {
         return;
     };
     for id in process::descendants(Pid::this().as_raw(), spared) {
         // It may have ended meanwhile, and its number may be another's by now.
-        if let Some(process) = id.open() {
+        if told.map(Pid::as_raw) != Some(id.pid)
+            && let Some(process) = id.open()
+        {
             process.signal(signal);
         }
     }
