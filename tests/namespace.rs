@@ -5,7 +5,7 @@
 use nix::sys::signal::Signal;
 use std::process::Command;
 use support::family::{CONTAINMENTS, OWN_PID, control_groups};
-use support::hosts::Host;
+use support::hosts::{Host, STAY};
 use support::process::{Process, SOON, together, wait_for_end, wait_until};
 use support::storage::Storage;
 
@@ -97,4 +97,30 @@ fn a_command_that_proc_does_not_show_is_asked_to_end_and_killed() {
             assert_eq!(asked, usize::from(!stopped), "{ran:?}");
         },
     );
+}
+
+#[test]
+fn two_with_the_same_pid_in_two_namespaces_have_a_control_group_each() {
+    let groups = control_groups();
+    let storage = Storage::new(2);
+    let (a, _join) = Host::joined(&storage, 1);
+    let held = [1, 2].map(|number| {
+        let args = ["--contain", "cgroup", "-v", &storage.resource(number)];
+        let hold = a.hold_command(&args, &STAY);
+        let mounted = "exec unshare --pid --fork --kill-child --mount-proc \"$@\"";
+        Process::start(&mut by_way_of(mounted, &hold))
+    });
+    let said = |hold: &Process| {
+        hold.wait_for_stdout("held");
+        let stderr = hold.stderr();
+        let (_, group) = stderr.split_once("control group ").unwrap();
+        group.lines().next().unwrap().to_owned()
+    };
+    let [one, other] = held.each_ref().map(said);
+    let group = groups.join("lease-hold-1-").display().to_string();
+    assert!(
+        one.starts_with(&group) && other.starts_with(&group),
+        "{one} {other}"
+    );
+    assert_ne!(one, other);
 }
