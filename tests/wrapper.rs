@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use support::family::{CONTAINMENTS, OWN_PID, control_groups};
 use support::hosts::{Host, STAY};
+use support::path::StoragePath;
 use support::process::{Process, SOON, now, state, together, wait_for_end, wait_until};
 use support::storage::Storage;
 
@@ -344,6 +345,59 @@ fn a_lease_hold_that_is_not_to_hear_of_a_hangup_does_not() {
     assert_eq!(first.finish().code, 143);
     let ran = waits.finish();
     assert_eq!((ran.code, ran.stdout.as_str()), (3, "mine\n"), "{ran:?}");
+}
+
+/// Waits until signals reach a process as events: it has blocked them.
+fn wait_until_it_hears(hold: &Process) {
+    wait_until("it hears", SOON, || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", hold.pid())).ok()?;
+        let blocked = status.lines().find_map(|l| l.strip_prefix("SigBlk:"))?;
+        let blocked = u64::from_str_radix(blocked.trim(), 16).ok()?;
+        (blocked & (1 << (Signal::SIGTERM as i32 - 1)) != 0).then_some(())
+    });
+}
+
+#[test]
+fn it_can_be_ended_before_lease_join_or_the_storage_has_answered() {
+    let storage = Storage::new(1);
+    // They can end once the path is gone.
+    let mut all = Vec::new();
+    let path = StoragePath::to(&storage);
+    let (a, join) = Host::joined(&storage, 1);
+    let before = storage.area(1);
+    let far = Host::new(&storage, 1).by_way_of(&storage, &path.disk());
+    path.hang();
+    join.signal(Signal::SIGSTOP);
+    let [near, far] = [storage.resource(1), far.resource(&storage, 1)];
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ] {
+        all.extend([&near, &far].map(|resource| a.start_hold(&[resource], &["echo", "run"])));
+        let holds = &all[all.len() - 2..];
+        for hold in holds {
+            wait_until_it_hears(hold);
+            hold.signal(Signal::SIGTSTP);
+            wait_until("it stops", SOON, || {
+                (state(hold.pid()) == Some('T')).then_some(())
+            });
+            hold.signal(Signal::SIGCONT);
+            hold.signal(signal);
+            // Threads of it may be left, inside the read that hangs.
+            wait_for_end(hold.pid(), SOON);
+        }
+        path.go_on();
+        for hold in holds {
+            let ran = hold.finish();
+            let said = (ran.code, ran.stdout.as_str(), ran.stderr.as_str());
+            assert_eq!(said, (128 + signal as i32, "", ""), "{signal}");
+        }
+        path.hang();
+    }
+    path.go_on();
+    assert!(storage.area(1) == before);
 }
 
 #[test]

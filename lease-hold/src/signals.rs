@@ -3,7 +3,10 @@
 use crate::child;
 use crate::terminal;
 use anyhow::Context;
+use lease_core::tool::{Failure, Status};
+use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getsid};
@@ -57,6 +60,52 @@ impl Signals {
         }
         None
     }
+}
+
+/// Does what may take long, while a signal that ends the waiting ends this process: `Err`: it came.
+/// Only what is undone by the end of this process may be done.
+pub(crate) fn unless_ended<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<Result<T, i32>> {
+    let signals = Signals::listen()?;
+    // Its end is closed when the work is done, however that ends.
+    let (done, doing) = std::io::pipe().context("cannot make a pipe")?;
+    let work = move || {
+        let _doing = doing;
+        work()
+    };
+    let worker = std::thread::Builder::new().spawn(work);
+    let worker = worker.context("cannot start a thread")?;
+    loop {
+        let mut fds = [
+            PollFd::new(done.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for signals"),
+        }
+        if fds[0].revents().is_some_and(|news| !news.is_empty()) {
+            let lost = || Failure::new(Status::Internal, "a thread ended too early");
+            return worker.join().map_err(|_| lost())?.map(Ok);
+        }
+        while let Some((number, _)) = signals.next() {
+            if ends_waiting(number) {
+                return Ok(Err(number));
+            }
+            if terminal::stops(number) {
+                terminal::stop();
+            }
+        }
+    }
+}
+
+/// Whether a signal ends the waiting for leases.
+pub(crate) fn ends_waiting(number: i32) -> bool {
+    matches!(
+        number,
+        libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT
+    )
 }
 
 impl AsFd for Signals {
