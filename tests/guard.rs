@@ -494,12 +494,7 @@ fn the_terminals_keys_do_what_they_do_to_any_command() {
             let script = format!("{OWN_PID}; echo \"now\" runs $pid; exec sleep 1000");
             let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
             terminal.say(&format!("{line}\n"));
-            terminal.wait_for_stdout("now runs");
-            let pid = wait_until("its pid", SOON, || {
-                let text = terminal.stdout();
-                let rest = text.split("now runs ").nth(1)?;
-                rest.split_once(['\r', '\n'])?.0.trim().parse::<i32>().ok()
-            });
+            let pid = pid_after("now runs ", &terminal);
 
             terminal.say("\x1a");
             wait_until("the command stops", SOON, || {
@@ -523,6 +518,128 @@ fn the_terminals_keys_do_what_they_do_to_any_command() {
             terminal.wait_for_stdout("code 130");
             terminal.say("exit\n");
             terminal.finish();
+        },
+    );
+}
+
+/// A pid that was written after `word` to a terminal.
+fn pid_after(word: &str, terminal: &Process) -> i32 {
+    wait_until(&format!("the pid after {word}"), SOON, || {
+        let text = terminal.stdout();
+        let rest = text.rsplit_once(word)?.1;
+        rest.split_once(['\r', '\n'])?.0.trim().parse().ok()
+    })
+}
+
+#[test]
+fn a_command_that_stops_itself_in_the_foreground_gives_the_terminal_back() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, _join) = Host::joined(&storage, 1);
+            // As su does it when the terminal stops what it has started.
+            let script = format!(
+                "trap \"kill -STOP $$\" TSTP; {OWN_PID}; echo \"now\" runs $pid; \
+                 while :; do read -r x && echo \"it reads\" $x; done"
+            );
+            let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
+            terminal.say(&format!("{line}\n"));
+            let pid = pid_after("now runs ", &terminal);
+            terminal.say("\x1a");
+            wait_until("the command stops", SOON, || {
+                (state(pid) == Some('T')).then_some(())
+            });
+            terminal.say("echo the shell is $((40 + 2))\n");
+            terminal.wait_for_stdout("the shell is 42");
+            terminal.say("fg\n");
+            wait_until("the command goes on", SOON, || {
+                (state(pid) == Some('S')).then_some(())
+            });
+            terminal.say("a line\n");
+            terminal.wait_for_stdout("it reads a line");
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            wait_for_end(pid, SOON);
+            terminal.say("echo code $?\n");
+            terminal.wait_for_stdout("code 137");
+            terminal.say("exit\n");
+            terminal.finish();
+        },
+    );
+}
+
+#[test]
+fn a_shell_that_suspends_itself_has_its_terminal_back_in_the_foreground() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, _join) = Host::joined(&storage, 1);
+            // The one takes the terminal again when it goes on, the other does not.
+            for (shell, suspend) in [("bash --norc", "suspend"), ("sh", "kill -STOP $$")] {
+                let script = format!("exec {shell} -i");
+                let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
+                terminal.say(&format!("{line}\n"));
+                terminal.say("echo in-the-$LEASE_RESOURCE\n");
+                terminal.wait_for_stdout("in-the-R1");
+                terminal.say(&format!("{suspend}\n"));
+                terminal.say("echo out-of-it-$((40 + 2))\n");
+                terminal.wait_for_stdout("out-of-it-42");
+                terminal.say("fg\n");
+                terminal.say("echo back-in-the-$LEASE_RESOURCE\n");
+                terminal.wait_for_stdout("back-in-the-R1");
+                terminal.say("exit\n");
+                terminal.say("echo over-$((40 + 2))\n");
+                terminal.wait_for_stdout("over-42");
+                terminal.say("exit\n");
+                terminal.finish();
+                assert_eq!(storage.owner(1).0, None);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_command_that_is_stopped_behind_no_terminal_is_stopped_alone() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(2);
+            let (a, _join) = Host::joined(&storage, 1);
+            let family = Family::start(&a, contain, &[&storage.resource(2)]);
+            let script = format!("{OWN_PID}; echo \"now\" runs $pid; exec sleep 1000");
+            let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
+            terminal.say(&format!("{line} &\n"));
+            terminal.say("echo the job is $!.\n");
+            let pid = pid_after("now runs ", &terminal);
+            let hold: i32 = wait_until("its pid", SOON, || {
+                let text = terminal.stdout();
+                text.rsplit_once("the job is ")?
+                    .1
+                    .split_once('.')?
+                    .0
+                    .parse()
+                    .ok()
+            });
+            for (command, hold) in [(family.command, family.hold.pid()), (pid, hold)] {
+                kill(Pid::from_raw(command), Signal::SIGSTOP).unwrap();
+                wait_until("the command stops", SOON, || {
+                    (state(command) == Some('T')).then_some(())
+                });
+                // lease-hold has seen that long before the second renewal.
+                a.wait_for_renewal();
+                a.wait_for_renewal();
+                assert_ne!(state(hold), Some('T'));
+                kill(Pid::from_raw(command), Signal::SIGKILL).unwrap();
+                wait_for_end(command, SOON);
+            }
+            terminal.say("exit\n");
         },
     );
 }

@@ -8,7 +8,8 @@ use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use support::family::{CONTAINMENTS, OWN_PID, control_groups};
-use support::hosts::Host;
+use support::hosts::{Host, STAY};
+use support::path::StoragePath;
 use support::process::{Process, SOON, now, state, together, wait_for_end, wait_until};
 use support::storage::Storage;
 
@@ -41,6 +42,53 @@ fn every_signal_that_can_be_caught_reaches_the_command() {
             assert_eq!(hold.code(), None);
         },
     );
+}
+
+/// How a lease-hold is called in a shell.
+fn in_words(hold: &Command) -> String {
+    let words = std::iter::once(hold.get_program()).chain(hold.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    words.join(" ")
+}
+
+#[test]
+fn a_hangup_that_the_leader_of_a_session_alone_hears_of_reaches_the_command() {
+    control_groups();
+    together(
+        &CONTAINMENTS,
+        |c| (*c).to_owned(),
+        |contain| {
+            let storage = Storage::new(1);
+            let (a, _join) = Host::joined(&storage, 1);
+            let resource = storage.resource(1);
+            let script = format!("'{OWN_PID}; echo pid $pid.; exec sleep 1000'");
+            let hold = a.hold_command(&["--contain", contain, &resource], &["sh", "-c", &script]);
+            let line = format!("exec {}", in_words(&hold));
+            let mut terminal = Command::new("script");
+            let terminal = Process::start(terminal.args(["-qfec", &line, "/dev/null"]));
+            let pid = wait_until("its pid", SOON, || {
+                let text = terminal.stdout();
+                text.split_once("pid ")?.1.split_once('.')?.0.parse().ok()
+            });
+            // With its other end, the terminal is gone.
+            terminal.kill();
+            wait_for_end(pid, SOON);
+            wait_until("the lease is free", SOON, || {
+                storage.owner(1).0.is_none().then_some(())
+            });
+        },
+    );
+}
+
+#[test]
+fn an_alarm_that_was_set_before_lease_hold_was_executed_ends_the_command() {
+    let storage = Storage::new(1);
+    let (a, _join) = Host::joined(&storage, 1);
+    let hold = a.hold_command(&[&storage.resource(1)], &STAY);
+    let mut perl = Command::new("perl");
+    perl.args(["-e", "alarm 8; exec @ARGV"]);
+    let ran = Process::start(perl.arg(hold.get_program()).args(hold.get_args())).finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (142, "held\n"), "{ran:?}");
 }
 
 /// Runs `command` after the shell has done `preparation`, alone and under a lease, and returns what
@@ -297,6 +345,59 @@ fn a_lease_hold_that_is_not_to_hear_of_a_hangup_does_not() {
     assert_eq!(first.finish().code, 143);
     let ran = waits.finish();
     assert_eq!((ran.code, ran.stdout.as_str()), (3, "mine\n"), "{ran:?}");
+}
+
+/// Waits until signals reach a process as events: it has blocked them.
+fn wait_until_it_hears(hold: &Process) {
+    wait_until("it hears", SOON, || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", hold.pid())).ok()?;
+        let blocked = status.lines().find_map(|l| l.strip_prefix("SigBlk:"))?;
+        let blocked = u64::from_str_radix(blocked.trim(), 16).ok()?;
+        (blocked & (1 << (Signal::SIGTERM as i32 - 1)) != 0).then_some(())
+    });
+}
+
+#[test]
+fn it_can_be_ended_before_lease_join_or_the_storage_has_answered() {
+    let storage = Storage::new(1);
+    // They can end once the path is gone.
+    let mut all = Vec::new();
+    let path = StoragePath::to(&storage);
+    let (a, join) = Host::joined(&storage, 1);
+    let before = storage.area(1);
+    let far = Host::new(&storage, 1).by_way_of(&storage, &path.disk());
+    path.hang();
+    join.signal(Signal::SIGSTOP);
+    let [near, far] = [storage.resource(1), far.resource(&storage, 1)];
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ] {
+        all.extend([&near, &far].map(|resource| a.start_hold(&[resource], &["echo", "run"])));
+        let holds = &all[all.len() - 2..];
+        for hold in holds {
+            wait_until_it_hears(hold);
+            hold.signal(Signal::SIGTSTP);
+            wait_until("it stops", SOON, || {
+                (state(hold.pid()) == Some('T')).then_some(())
+            });
+            hold.signal(Signal::SIGCONT);
+            hold.signal(signal);
+            // Threads of it may be left, inside the read that hangs.
+            wait_for_end(hold.pid(), SOON);
+        }
+        path.go_on();
+        for hold in holds {
+            let ran = hold.finish();
+            let said = (ran.code, ran.stdout.as_str(), ran.stderr.as_str());
+            assert_eq!(said, (128 + signal as i32, "", ""), "{signal}");
+        }
+        path.hang();
+    }
+    path.go_on();
+    assert!(storage.area(1) == before);
 }
 
 #[test]

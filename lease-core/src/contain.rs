@@ -15,6 +15,7 @@ use nix::unistd::{AccessFlags, Pid, UnlinkatFlags, access, unlinkat};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// How a command is contained. Enough to kill it and see it gone without the lease-hold that
@@ -76,14 +77,17 @@ impl Guarded {
     }
 }
 
-/// How the control group of a lease-hold is called, before its process id.
+/// How the control group of a lease-hold is called, before its process id and the number of the PID
+/// namespace that this is an id of: a process of another namespace may have the same.
 const CGROUP_PREFIX: &str = "lease-hold-";
 
 /// Makes a control group below our own. An error says why there cannot be one.
 pub fn create_cgroup() -> io::Result<PathBuf> {
     let parent = own_cgroup()?;
-    remove_empty_cgroups(&parent);
-    let path = parent.join(format!("{CGROUP_PREFIX}{}", std::process::id()));
+    let namespace = fs::metadata("/proc/self/ns/pid")?.ino();
+    remove_empty_cgroups(&parent, namespace);
+    let own = std::process::id();
+    let path = parent.join(format!("{CGROUP_PREFIX}{own}-{namespace}"));
     fs::create_dir(&path)?;
     // Without this file the kernel is too old to kill a group at once.
     if !path.join("cgroup.kill").exists() {
@@ -93,16 +97,13 @@ pub fn create_cgroup() -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Removes what a lease-hold has left that was killed before anybody knew of its control group.
-/// The kernel removes only what is empty.
-fn remove_empty_cgroups(parent: &Path) {
+/// Removes what a lease-hold of our PID namespace has left that was killed before anybody knew of
+/// its control group. The kernel removes only what is empty.
+fn remove_empty_cgroups(parent: &Path, namespace: u64) {
     let own = std::process::id().cast_signed();
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(CGROUP_PREFIX));
-        let Some(pid) = number.and_then(|pid| pid.parse().ok()) else {
+        let Some(pid) = name.to_str().and_then(|name| owner(name, namespace)) else {
             continue;
         };
         if pid == own || kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
@@ -110,6 +111,12 @@ fn remove_empty_cgroups(parent: &Path) {
             let _ = fs::remove_dir(entry.path());
         }
     }
+}
+
+/// Whose control group has this name, if it is that of a lease-hold of this PID namespace.
+fn owner(name: &str, namespace: u64) -> Option<i32> {
+    let (pid, of) = name.strip_prefix(CGROUP_PREFIX)?.split_once('-')?;
+    (of == namespace.to_string()).then(|| pid.parse().ok())?
 }
 
 /// Moves a process into a control group; what it starts from then on is born there.
@@ -197,6 +204,18 @@ mod tests {
             find_own("20 1 0:5 / /proc rw - proc proc rw\n", "0::/\n"),
             None
         );
+    }
+
+    #[test]
+    fn what_a_lease_hold_of_another_pid_namespace_has_is_not_ours_to_remove() {
+        assert_eq!(owner("lease-hold-4-4026531836", 4026531836), Some(4));
+        for other in [
+            "lease-hold-4-4026532000",
+            "lease-hold-4",
+            "lease-hold-x-4026531836",
+        ] {
+            assert_eq!(owner(other, 4026531836), None, "{other}");
+        }
     }
 
     #[test]

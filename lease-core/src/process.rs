@@ -55,13 +55,7 @@ impl Process {
     /// The process behind a descriptor that another process sent; `None` if it is no pidfd, or of
     /// a process that is gone.
     pub fn received(fd: OwnedFd) -> Option<Self> {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
-        let pid = info
-            .lines()
-            .find_map(|line| line.strip_prefix("Pid:"))?
-            .trim()
-            .parse()
-            .ok()?;
+        let pid = number_of(fd.as_fd())?;
         let id = ProcessId::of(pid)?;
         let process = Self { id, fd };
         (!process.is_dead()).then_some(process)
@@ -93,6 +87,14 @@ impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// The number of the process behind a descriptor; `None` if it is no pidfd.
+pub fn number_of(fd: BorrowedFd<'_>) -> Option<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let mut lines = info.lines();
+    let number = lines.find_map(|line| line.strip_prefix("Pid:"))?;
+    number.trim().parse().ok()
 }
 
 /// Every process and its parent.

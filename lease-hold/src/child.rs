@@ -15,7 +15,7 @@ use anyhow::Context;
 use lease_core::clock::Moment;
 use lease_core::contain::Containment;
 use lease_core::priority::OomScore;
-use lease_core::process::ProcessId;
+use lease_core::process::{ProcessId, number_of};
 use lease_core::registry::wire::Wire;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -23,8 +23,8 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigHandler, SigSet, Signal};
-use nix::unistd::{ForkResult, Pid, fork, getppid, pipe2, read, setpgid, write};
-use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use nix::unistd::{ForkResult, Pid, fork, getpgid, getppid, pipe2, read, setpgid, write};
+use rustix::process::{PidfdFlags, Signal as RawSignal, pidfd_open, pidfd_send_signal};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -131,6 +131,8 @@ pub(crate) struct Gated {
 
 /// A command on its way, or running.
 pub(crate) struct Child {
+    /// Our child: the command, or its init.
+    first: OwnedFd,
     /// The command's process, if it is a child of ours.
     pid: Option<Pid>,
     /// The command's own process; `None` until its init has said which.
@@ -493,12 +495,15 @@ impl Gated {
             let no_waiting = control.set_nonblocking(true);
             no_waiting.context("cannot talk to the namespace's init")?;
         }
+        let own = control.is_none();
+        let command = own.then(|| pidfd.try_clone()).transpose();
+        let command = command.context("cannot copy a pidfd")?;
         // If it is gone already its end is reported as any other.
         let _ = write(gate.as_fd(), &[1]);
-        let own = control.is_none();
         Ok(Child {
             pid: own.then_some(pid),
-            command: own.then_some(pidfd),
+            command,
+            first: pidfd,
             pending: Vec::new(),
             control: control.map(Wire::new),
             failure: Some(failure),
@@ -566,14 +571,45 @@ impl Child {
         events
     }
 
+    /// The process group that the command is in.
+    pub(crate) fn group(&self) -> Option<Pid> {
+        getpgid(Some(self.number()?)).ok()
+    }
+
+    /// The command's number.
+    fn number(&self) -> Option<Pid> {
+        let number = || number_of(self.command.as_ref()?.as_fd()).map(Pid::from_raw);
+        self.pid.or_else(number)
+    }
+
     /// Sends the command a signal. `false`: it is gone.
     pub(crate) fn signal(&mut self, number: i32) -> bool {
-        let Some(command) = &self.command else {
+        if self.command.is_none() {
             self.pending.push(number);
             return true;
-        };
-        let signal = rustix::process::Signal::from_named_raw(number);
-        signal.is_none_or(|signal| pidfd_send_signal(command, signal).is_ok())
+        }
+        self.tell(number)
+    }
+
+    /// Sends the command a signal, if it runs already, whatever /proc shows. `false`: it is gone.
+    fn tell(&self, number: i32) -> bool {
+        let (command, signal) = (&self.command, RawSignal::from_named_raw(number));
+        let sent = command.as_ref().zip(signal);
+        sent.is_none_or(|(command, signal)| pidfd_send_signal(command, signal).is_ok())
+    }
+
+    /// Sends a signal to it and, but for `spared`, to all that it started: to the command whatever
+    /// /proc shows, and once.
+    pub(crate) fn signal_all(&self, number: i32, spared: &[ProcessId]) {
+        let told = self.tell(number).then(|| self.number()).flatten();
+        tree::signal_all(number, spared, told);
+    }
+
+    /// Kills it and, but for `spared`, all that it started.
+    pub(crate) fn kill_all(&self, spared: &[ProcessId]) {
+        // It may be gone.
+        let _ = pidfd_send_signal(&self.first, RawSignal::KILL);
+        tree::signal_all(libc::SIGKILL, spared, None);
     }
 
     /// The leases have been renewed: an init need not act before this moment.

@@ -6,12 +6,12 @@ use crate::TOOL;
 use crate::acquire::HeldLease;
 use crate::cage::Cage;
 use crate::carrier::Carried;
-use crate::child;
+use crate::child::{self, Child};
 use crate::command::{self, Command};
 use crate::hub::{Event, Hub};
 use crate::keeper::Keeper;
 use crate::session::Session;
-use crate::signals;
+use crate::terminal;
 use crate::tree;
 use crate::worker::{Answer, Job};
 use anyhow::Context;
@@ -91,11 +91,11 @@ pub(crate) fn run(
 ) -> anyhow::Result<Ended> {
     tree::adopt_orphans().context("cannot become a child subreaper")?;
     let carried = carried(hub);
-    if let Some(keeper) = &mut orders.keeper {
-        keeper.carry(&carried)?;
-    }
     let run_dir = hub.run_dir.clone();
     let gated = child::fork_gated(command, environment, &orders, (&run_dir, &carried))?;
+    if let Some(keeper) = &mut orders.keeper {
+        keeper.carry(&carried, &gated.pidfd()?)?;
+    }
     let mut asked: Vec<usize> = (0..hub.sessions().len()).collect();
     while !asked.is_empty() {
         for number in &asked {
@@ -310,15 +310,19 @@ impl<'a> Watch<'a> {
     fn terminate(&self) {
         let aside = self.aside.iter().map(|(id, _)| *id);
         let spared: Vec<ProcessId> = aside.chain(self.keeper()).collect();
-        tree::signal_all(self.orders.kill_signal as i32, &spared);
-        tree::signal_all(libc::SIGCONT, &spared);
+        if let Some(child) = &self.hub.child {
+            child.signal_all(self.orders.kill_signal as i32, &spared);
+            child.signal_all(libc::SIGCONT, &spared);
+        }
     }
 
     fn kill(&self, now: Moment) {
         self.orders.cage.kill();
         let aside = self.aside.iter().filter(|(_, until)| now < *until);
         let spared: Vec<ProcessId> = aside.map(|(id, _)| *id).chain(self.keeper()).collect();
-        tree::signal_all(libc::SIGKILL, &spared);
+        if let Some(child) = &self.hub.child {
+            child.kill_all(&spared);
+        }
     }
 
     fn keeper(&self) -> Option<ProcessId> {
@@ -352,8 +356,11 @@ impl<'a> Watch<'a> {
             Event::Done(index, Answer::Checked(result)) => self.checked(index, result),
             Event::Exited(code) => self.code = Some(code),
             Event::TreeGone => self.gone = true,
-            // A command that was stopped in any other way is its own affair.
-            Event::Stopped(signal) if signals::stops(signal) => signals::stop(),
+            // Whoever is to end the command does not stop.
+            Event::Stopped(signal) if self.deadline == Deadline::Running => {
+                let child = self.hub.child.as_ref();
+                terminal::follow(signal, child.and_then(Child::group));
+            }
             Event::NotExecuted(errno) => self.not_executed = Some(errno),
             _ => {}
         }
@@ -367,7 +374,7 @@ impl<'a> Watch<'a> {
         let child = self.hub.child.as_mut().filter(|_| self.code.is_none());
         if !child.is_some_and(|child| child.signal(number)) {
             let spared: Vec<ProcessId> = self.keeper().into_iter().collect();
-            tree::signal_all(number, &spared);
+            tree::signal_all(number, &spared, None);
         }
     }
 

@@ -4,18 +4,16 @@
 use crate::alarm::Alarm;
 use crate::carrier::{CarriedHost, Files};
 use crate::child::Child;
-use crate::command::Command;
 use crate::session::Session;
 use crate::signals::{self, Signals};
+use crate::terminal;
 use crate::worker::{Answer, Job, Opened};
 use anyhow::Context;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::id::Name;
 use lease_core::registry::message::{Tell, Welcome};
 use lease_core::spec::ResourceSpec;
-use lease_core::tool::show;
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::VecDeque;
@@ -126,13 +124,12 @@ impl Hub {
     pub(crate) fn start(
         run_dir: &Path,
         opened: Vec<Opened>,
-        command: &Command,
+        command: String,
     ) -> anyhow::Result<Self> {
         let signals = Signals::listen()?;
         let alarm = Alarm::new().context("cannot make a timer")?;
         let (outbox, inbox) = Outbox::new()?;
         let clock = BootClock::default();
-        let name = show(&command.name);
         let mut lockspaces: Vec<Name> = Vec::new();
         for resource in &opened {
             if !lockspaces.contains(&resource.spec.lockspace) {
@@ -147,7 +144,7 @@ impl Hub {
             sessions.push(Session::open(
                 run_dir,
                 lockspace,
-                name.clone(),
+                command.clone(),
                 asked,
                 events,
             )?);
@@ -166,7 +163,7 @@ impl Hub {
             child: None,
             clock,
             ending: None,
-            command: name,
+            command,
             run_dir: run_dir.to_owned(),
         };
         for (index, resource) in opened.into_iter().enumerate() {
@@ -353,11 +350,8 @@ impl Hub {
 
     fn note_ending(&mut self, event: &Event) {
         let ending = match event {
-            Event::Signal(number, _) if signals::stops(*number) => return signals::stop(),
-            Event::Signal(
-                number @ (libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT),
-                _,
-            ) => Ending::Signal(*number),
+            Event::Signal(number, _) if terminal::stops(*number) => return terminal::stop(),
+            Event::Signal(number, _) if signals::ends_waiting(*number) => Ending::Signal(*number),
             Event::Told(_, Tell::Lost { why }) => Ending::Lost(why.clone()),
             Event::Told(_, Tell::Stop) => Ending::NotJoined,
             _ => return,

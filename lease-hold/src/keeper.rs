@@ -15,8 +15,9 @@ use lease_core::priority;
 use lease_core::process::{Process, ProcessId, descendants};
 use lease_core::registry::wire::Wire;
 use nix::unistd::{Pid, getppid, setsid, write};
+use rustix::process::{Signal, pidfd_send_signal};
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,7 +46,12 @@ impl Keeper {
             Containment::Tree => None,
         };
         let holder = std::process::id().cast_signed();
-        let target = Target { group, holder };
+        let command = None;
+        let target = Target {
+            group,
+            command,
+            holder,
+        };
         let run_dir = std::path::absolute(run_dir).context("no working directory")?;
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
         ours.set_nonblocking(true).context("cannot make a socket")?;
@@ -62,9 +68,9 @@ impl Keeper {
         ProcessId::of(self.pid.as_raw())
     }
 
-    /// From now on something is guarded.
-    pub(crate) fn carry(&mut self, carried: &Carried) -> anyhow::Result<()> {
-        let told = self.wire.send(carried);
+    /// From now on something is guarded: this process and what it starts.
+    pub(crate) fn carry(&mut self, carried: &Carried, child: &OwnedFd) -> anyhow::Result<()> {
+        let told = self.wire.send_with(carried, child.as_fd());
         told.context("cannot talk to our own process")
     }
 
@@ -85,6 +91,8 @@ impl Drop for Keeper {
 struct Target {
     /// What is in a control group, by its `cgroup.kill`: no other's that gets its name later.
     group: Option<File>,
+    /// The command itself, whatever /proc shows.
+    command: Option<OwnedFd>,
     /// What descends from our lease-hold.
     holder: i32,
 }
@@ -94,6 +102,9 @@ impl Target {
         if let Some(group) = &self.group {
             // It may be gone.
             let _ = write(group, b"1");
+        }
+        if let Some(command) = &self.command {
+            let _ = pidfd_send_signal(command, Signal::KILL);
         }
         // Its number may be another's once we are not its child any more.
         if getppid().as_raw() == self.holder {
@@ -106,7 +117,7 @@ impl Target {
 }
 
 /// The life of the process: whatever fails in it, it ends, and nothing is different from before.
-fn keep(control: UnixStream, target: Target, run_dir: PathBuf) {
+fn keep(control: UnixStream, mut target: Target, run_dir: PathBuf) {
     let group = target.group.as_ref().map(AsRawFd::as_raw_fd);
     let kept: Vec<i32> = group.into_iter().chain([control.as_raw_fd()]).collect();
     if child::close_all_but(&kept).is_err() || stand_apart().is_err() {
@@ -120,6 +131,7 @@ fn keep(control: UnixStream, target: Target, run_dir: PathBuf) {
     if wire.stream().set_nonblocking(true).is_err() {
         return;
     }
+    target.command = wire.take_descriptor();
     let mut carrier = Carrier::new(wire, &run_dir, &carried);
     let carries = carrier.carry(&alarm);
     // For as long as there is a lease-hold: it may go on starting something.

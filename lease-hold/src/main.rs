@@ -16,6 +16,7 @@ mod release;
 mod report;
 mod session;
 mod signals;
+mod terminal;
 mod tree;
 mod worker;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<u8> {
     let specs = args.resources()?;
     let command = command::Command::find(args.command())?;
+    tree::check_proc(&command)?;
     let unblocked = signals::block()?;
     tool::speak_aside().context("cannot start a thread")?;
     let oom_score = priority::raise();
@@ -54,9 +56,13 @@ fn run(args: &Args) -> anyhow::Result<u8> {
         grace: args.grace,
         on_loss: args.on_loss.clone(),
     };
-    let opened = worker::open_all(&specs)?;
-    // Its connections end with this process and not before: whoever ends them is ended.
-    let hub = Box::leak(Box::new(hub::Hub::start(&args.run_dir, opened, &command)?));
+    let (run_dir, name) = (args.run_dir.clone(), tool::show(&command.name));
+    let begin = move || hub::Hub::start(&run_dir, worker::open_all(&specs)?, name);
+    let hub = match signals::unless_ended(begin)? {
+        // Its connections end with this process and not before: whoever ends them is ended.
+        Ok(hub) => Box::leak(Box::new(hub)),
+        Err(number) => return acquire::End::Signal(number).exit(args.conflict_exit_code),
+    };
     guard::check_grace(hub, args.grace)?;
     let held = match acquire::acquire_all(hub, args.patience()) {
         Ok(held) => held,

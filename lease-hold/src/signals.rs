@@ -1,10 +1,15 @@
 //! Signals as events: all that can be caught, told apart by who sent them.
 
 use crate::child;
+use crate::terminal;
 use anyhow::Context;
+use lease_core::tool::{Failure, Status};
+use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Pid, getsid};
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// The signals that are heard: none that we were told to ignore, as by nohup(1); but for the end of
@@ -49,11 +54,58 @@ impl Signals {
             // A child's end, or our own write into a closed pipe, is nobody's message.
             let of_child = number == libc::SIGCHLD && info.ssi_code > 0;
             if !of_child && info.ssi_pid != std::process::id() {
-                return Some((number, info.ssi_code == libc::SI_KERNEL));
+                let of_kernel = info.ssi_code == libc::SI_KERNEL;
+                return Some((number, of_kernel && is_for_a_group(number, leads_session())));
             }
         }
         None
     }
+}
+
+/// Does what may take long, while a signal that ends the waiting ends this process: `Err`: it came.
+/// Only what is undone by the end of this process may be done.
+pub(crate) fn unless_ended<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<Result<T, i32>> {
+    let signals = Signals::listen()?;
+    // Its end is closed when the work is done, however that ends.
+    let (done, doing) = std::io::pipe().context("cannot make a pipe")?;
+    let work = move || {
+        let _doing = doing;
+        work()
+    };
+    let worker = std::thread::Builder::new().spawn(work);
+    let worker = worker.context("cannot start a thread")?;
+    loop {
+        let mut fds = [
+            PollFd::new(done.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for signals"),
+        }
+        if fds[0].revents().is_some_and(|news| !news.is_empty()) {
+            let lost = || Failure::new(Status::Internal, "a thread ended too early");
+            return worker.join().map_err(|_| lost())?.map(Ok);
+        }
+        while let Some((number, _)) = signals.next() {
+            if ends_waiting(number) {
+                return Ok(Err(number));
+            }
+            if terminal::stops(number) {
+                terminal::stop();
+            }
+        }
+    }
+}
+
+/// Whether a signal ends the waiting for leases.
+pub(crate) fn ends_waiting(number: i32) -> bool {
+    matches!(
+        number,
+        libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT
+    )
 }
 
 impl AsFd for Signals {
@@ -62,13 +114,37 @@ impl AsFd for Signals {
     }
 }
 
-/// Whether a signal is one by which a terminal stops a job.
-pub(crate) fn stops(signal: i32) -> bool {
-    matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
+/// Whether a signal of the kernel is one that a terminal sends to a whole process group. The leader
+/// of the session alone is told of a hangup; once it has ended, the group in the foreground. All
+/// else, as an alarm that was set before we were executed, is for us alone.
+fn is_for_a_group(number: i32, leads_session: bool) -> bool {
+    match number {
+        libc::SIGINT | libc::SIGQUIT | libc::SIGWINCH => true,
+        libc::SIGHUP | libc::SIGCONT => !leads_session,
+        _ => terminal::stops(number),
+    }
 }
 
-/// Stops this process, so that the shell notices. lease-join goes on meanwhile.
-pub(crate) fn stop() {
-    // It cannot fail: the process is our own.
-    let _ = raise(Signal::SIGSTOP);
+fn leads_session() -> bool {
+    getsid(None) == Ok(Pid::this())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_has_what_a_terminal_sends_to_a_group_and_nothing_else() {
+        for number in 1..=31 {
+            let (alone, led) = match number {
+                libc::SIGINT | libc::SIGQUIT | libc::SIGWINCH => (true, true),
+                libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => (true, true),
+                // Told to the leader alone, or to all once there is none.
+                libc::SIGHUP | libc::SIGCONT => (false, true),
+                _ => (false, false),
+            };
+            assert_eq!(is_for_a_group(number, true), alone, "signal {number}");
+            assert_eq!(is_for_a_group(number, false), led, "signal {number}");
+        }
+    }
 }

@@ -4,12 +4,38 @@
 //! waiting for a child fails for want of children, nothing is left. That is the proof; the sweep
 //! of /proc only finds whom to send a signal.
 
+use crate::command::Command;
 use crate::hub::Event;
 use lease_core::process::{self, ProcessId};
+use lease_core::tool::{Failure, Status, show};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::Signal;
+
+/// Fails where /proc is not that of our own PID namespace: what the command starts could not be
+/// found there.
+pub(crate) fn check_proc(command: &Command) -> Result<(), Failure> {
+    let why = match std::fs::read_to_string("/proc/self/status") {
+        Ok(status) if shows_own(&status, Pid::this()) => return Ok(()),
+        Ok(_) => "/proc shows another PID namespace than ours",
+        Err(_) => "/proc does not show us",
+    };
+    let text = format!(
+        "cannot guard {}: {why}; mount a /proc of this PID namespace first, as unshare \
+         --mount-proc does",
+        show(&command.name)
+    );
+    Err(Failure::new(Status::Refused, text))
+}
+
+/// Whether a process finds itself by its own number, and by that number alone: seen from outside of
+/// its PID namespace it has several.
+fn shows_own(status: &str, own: Pid) -> bool {
+    let of = |name| status.lines().find_map(|line| line.strip_prefix(name));
+    let numbers = of("NSpid:").or_else(|| of("Pid:"));
+    numbers.is_some_and(|numbers| numbers.trim() == own.to_string())
+}
 
 /// Makes this process the parent of every descendant whose own parent ends.
 pub(crate) fn adopt_orphans() -> Result<(), Errno> {
@@ -43,16 +69,35 @@ pub(crate) fn reap(command: Option<Pid>) -> Vec<Event> {
     }
 }
 
-/// Sends a signal to every descendant of this process, but for `spared` and theirs. What a sweep
-/// misses the next one finds.
-pub(crate) fn signal_all(number: i32, spared: &[ProcessId]) {
+/// Sends a signal to every descendant of this process, but for `told`, who has it already, and for
+/// `spared` and theirs. What a sweep misses the next one finds.
+pub(crate) fn signal_all(number: i32, spared: &[ProcessId], told: Option<Pid>) {
     let Some(signal) = Signal::from_named_raw(number) else {
         return;
     };
     for id in process::descendants(Pid::this().as_raw(), spared) {
         // It may have ended meanwhile, and its number may be another's by now.
-        if let Some(process) = id.open() {
+        if told.map(Pid::as_raw) != Some(id.pid)
+            && let Some(process) = id.open()
+        {
             process.signal(signal);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proc_of_our_own_namespace_shows_us_by_one_number() {
+        let shows = |status| shows_own(status, Pid::from_raw(5));
+        assert!(shows("Name:\tx\nPid:\t5\nPPid:\t1\nNSpid:\t5\n"));
+        // Without namespaces there is no other line.
+        assert!(shows("Pid:\t5\n"));
+        for foreign in ["Pid:\t4711\nNSpid:\t4711\t5\n", "Pid:\t5\nNSpid:\t5\t5\n"] {
+            assert!(!shows(foreign), "{foreign}");
+        }
+        assert!(!shows("Pid:\t55\n") && !shows(""));
     }
 }

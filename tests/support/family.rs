@@ -124,8 +124,13 @@ pub fn control_groups() -> PathBuf {
 
 /// No control group of this lease-hold is left.
 pub fn assert_no_control_group(hold: i32) {
-    let path = control_groups().join(format!("lease-hold-{hold}"));
-    wait_until(&format!("{} is removed", path.display()), SOON, || {
-        (!path.exists()).then_some(())
+    let (groups, name) = (control_groups(), format!("lease-hold-{hold}-"));
+    let is_its = |entry: &std::fs::DirEntry| {
+        let entry = entry.file_name();
+        entry.to_str().is_some_and(|entry| entry.starts_with(&name))
+    };
+    wait_until(&format!("{name}* is removed"), SOON, || {
+        let mut entries = std::fs::read_dir(&groups).ok()?.flatten();
+        (!entries.any(|entry| is_its(&entry))).then_some(())
     });
 }

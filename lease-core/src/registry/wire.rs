@@ -126,9 +126,16 @@ impl Wire {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut buffer)];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let bytes = match recvmsg(&self.stream, &mut parts, &mut control, flags) {
+        let received = loop {
+            match recvmsg(&self.stream, &mut parts, &mut control, flags) {
+                // Whoever was stopped meanwhile waits on.
+                Err(Errno::INTR) => {}
+                other => break other,
+            }
+        };
+        let bytes = match received {
             Ok(message) => message.bytes,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(true),
+            Err(Errno::AGAIN) => return Ok(true),
             // It ended before it had read what was sent to it.
             Err(Errno::CONNRESET) => return Ok(false),
             Err(errno) => return Err(errno.into()),
