@@ -16,7 +16,7 @@ const LINES_MAX: usize = 64;
 
 static VOICE: OnceLock<Voice> = OnceLock::new();
 
-/// From now on [`say`] waits for stderr no longer than a tenth of a second, and then only once
+/// From now on `say` waits for stderr no longer than a tenth of a second, and then only once
 /// until stderr takes something again. To be called where all signals are blocked that other
 /// threads wait for. Fails if there is no thread to be had.
 pub fn speak_aside() -> io::Result<()> {
