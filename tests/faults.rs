@@ -353,6 +353,8 @@ fn hanging(host: &Host, storage: &Storage, path: &StoragePath, contain: &str) ->
     path.hang();
     hold.say("go\n");
     wait_until("it hangs", SOON, || is_in_io(pid).then_some(()));
+    // As long as the file system has not taken it up, SIGKILL would still end it.
+    host.wait_for_renewal();
     (hold, pid)
 }
 

@@ -11,8 +11,12 @@
 //! them here. A read of a resource's area is of two moments, the leader's and the ballot records',
 //! in either order: no host writes two ballot records. One host at most loses power (with two dead,
 //! the third is alone). Its death becomes known at any later moment; its command lives until then,
-//! and its last write, if it was on its way, lands at any moment, or never. Ballots beyond
-//! a bound are not gone on from: a later one finds what an earlier one would.
+//! and its last write, if it was on its way, lands at any moment, or never.
+//!
+//! **Reduced, and left to the large world.** Ballots beyond a bound are not gone on from: without a
+//! crash a later one finds what an earlier one would; with a crash the bound is none in the short
+//! scopes, and one in the longer ones. With three hosts a read is of one moment only, and so is
+//! never of ballot records of different moments.
 
 use super::checker::{Checker, Run};
 use super::clock::Face;
