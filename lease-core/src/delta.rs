@@ -622,7 +622,7 @@ impl HostLease {
     /// Within one life no timestamp comes twice: whoever sees one again knows that nothing was
     /// written in between.
     fn later_timestamp(&mut self, now: Moment) -> u64 {
-        self.highest = now.seconds().max(self.highest + 1);
+        self.highest = now.seconds().max(self.highest.wrapping_add(1));
         self.highest
     }
 
