@@ -186,7 +186,7 @@ impl World {
         let storm = kind == Kind::Broken(Broken::LateWrites);
         let disks = if kind.has_sanlock() { 1 } else { disks };
         let (disks, resources) = if storm { (1, 1) } else { (disks, resources) };
-        let pace = [50, 200, 1000, 10_000][rng.usize(..4)];
+        let pace = [100, 400, 2000, 10_000][rng.usize(..4)];
         let shared_percent = [0, 20, 60][rng.usize(..3)];
         let fastest = if kind == Kind::Broken(Broken::Clocks) {
             500_000
