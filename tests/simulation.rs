@@ -85,8 +85,8 @@ fn with_watchdogs_stalls_of_any_length_are_survived() {
 
 #[test]
 fn beside_sanlock_no_lease_is_held_twice_where_sanlock_alone_is_safe() {
-    must_survive_some(Kind::Sanlock, "beside_sanlock", 500);
-    must_survive_some(Kind::Mixed, "beside_sanlock", 2_000);
+    must_survive_some(Kind::Sanlock, "beside_sanlock", 300);
+    must_survive_some(Kind::Mixed, "beside_sanlock", 1_200);
 }
 
 /// A world in which nothing can go wrong shows nothing.

@@ -15,7 +15,8 @@
 //! - a process is stopped at any operation, for any time: without a watchdog one that can kill
 //!   goes on (lease-join, lease-hold, or the init of the command); with one, any of them;
 //! - a thread stalls at any I/O, also between a check and the write that it allows: for up to W
-//!   where no watchdog guards the machine, for longer than all that is waited for where one does;
+//!   where no watchdog guards the machine, for longer than all that is waited for where one does
+//!   (but where two machines have one host id);
 //! - a letter from one thread to another takes its time;
 //! - an I/O fails, done or not done, and nobody is told which; in some worlds a write that has
 //!   failed lands later, as one that has timed out does;
