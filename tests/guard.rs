@@ -361,6 +361,26 @@ fn rule_19_with_both_stopped_or_dead_a_third_one_acts() {
 }
 
 /// The process that a lease-hold has for itself: a child in a session of its own.
+#[test]
+fn the_third_one_is_forked_before_there_is_any_other_thread() {
+    let storage = Storage::new(1);
+    let (a, _join) = Host::joined(&storage, 1);
+    let hold = a.holding(&["-v", "--contain", "tree", &storage.resource(1)]);
+    let third = third_of(&hold).unwrap();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", hold.pid())).unwrap();
+    let threads = threads.map(|entry| entry.unwrap().file_name());
+    let threads = threads.map(|number| number.to_str().unwrap().parse().unwrap());
+    let others: Vec<i32> = threads.filter(|number| *number != hold.pid()).collect();
+    // Numbers are given in order, and then from the start again.
+    let most = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
+    let most: i32 = most.trim().parse().unwrap();
+    let later = |number: &i32| (number - third).rem_euclid(most) < most / 2;
+    assert!(
+        others.len() > 1 && others.iter().all(later),
+        "{third}: {others:?}"
+    );
+}
+
 fn third_of(hold: &Process) -> Option<i32> {
     let name = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     let mut children = hold.children().into_iter();

@@ -4,21 +4,22 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long a message is waited for: so it stands before all that comes after it, where stderr
-/// takes it at once.
+/// How long messages are waited for, all together, in each [`SPAN`]: so each stands before all that
+/// comes after it, where stderr takes it at once.
 const PATIENCE: Duration = Duration::from_millis(100);
+const SPAN: Duration = Duration::from_secs(10);
 /// How long what is left is waited for at the end of the process.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// Messages that wait for stderr. Those that come then are not said.
-const LINES_MAX: usize = 64;
+const LINES_MAX: usize = 1024;
 
 static VOICE: OnceLock<Voice> = OnceLock::new();
 
-/// From now on `say` waits for stderr no longer than a tenth of a second, and then only once
-/// until stderr takes something again. To be called where all signals are blocked that other
-/// threads wait for. Fails if there is no thread to be had.
+/// From now on `say` waits for stderr no longer than a tenth of a second in any ten seconds. To be
+/// called where all signals are blocked that other threads wait for. Fails if there is no thread to
+/// be had.
 pub fn speak_aside() -> io::Result<()> {
     let voice = Voice::start(io::stderr())?;
     // If there is one already its thread goes on, and this one ends.
@@ -39,7 +40,7 @@ pub(crate) fn say(line: String) {
 /// Waits, but not for long, until all is said.
 pub(crate) fn finish() {
     if let Some(voice) = VOICE.get() {
-        voice.wait(LAST_PATIENCE);
+        voice.finish(LAST_PATIENCE);
     }
 }
 
@@ -48,19 +49,18 @@ struct Voice {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct Queue {
     lines: VecDeque<String>,
     /// One is being written.
     writing: bool,
-    /// It took too long, and nothing has been written since.
-    stuck: bool,
+    /// What is left of the patience of the span that began then.
+    patience: Duration,
+    began: Instant,
 }
 
 impl Queue {
@@ -71,7 +71,14 @@ impl Queue {
 
 impl Voice {
     fn start(mut to: impl Write + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::<Shared>::default();
+        let queue = Mutex::new(Queue {
+            lines: VecDeque::new(),
+            writing: false,
+            patience: PATIENCE,
+            began: Instant::now(),
+        });
+        let changed = Condvar::new();
+        let shared = Arc::new(Shared { queue, changed });
         let of_thread = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("voice".into())
@@ -85,22 +92,18 @@ impl Voice {
             queue.lines.push_back(line);
             self.shared.changed.notify_all();
         }
-        let stuck = queue.stuck;
-        drop(queue);
-        if !stuck {
-            self.wait(PATIENCE);
+        let now = Instant::now();
+        if now.duration_since(queue.began) >= SPAN {
+            (queue.patience, queue.began) = (PATIENCE, now);
         }
+        let patience = queue.patience;
+        let mut queue = self.shared.wait(queue, patience);
+        queue.patience = patience.saturating_sub(now.elapsed());
     }
 
-    fn wait(&self, patience: Duration) {
-        let queue = self.shared.lock();
-        let busy = |queue: &mut Queue| !queue.is_done();
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(queue, patience, busy);
-        let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        queue.stuck = !queue.is_done();
+    /// Until all is said.
+    fn finish(&self, patience: Duration) {
+        drop(self.shared.wait(self.shared.lock(), patience));
     }
 }
 
@@ -109,13 +112,19 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Until all is said.
+    fn wait<'a>(&self, queue: MutexGuard<'a, Queue>, most: Duration) -> MutexGuard<'a, Queue> {
+        let busy = |queue: &mut Queue| !queue.is_done();
+        let waited = self.changed.wait_timeout_while(queue, most, busy);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
     fn write_all(&self, to: &mut impl Write) {
         loop {
             let line = self.next();
             let _ = to.write_all(line.as_bytes());
             let mut queue = self.lock();
             queue.writing = false;
-            queue.stuck = false;
             drop(queue);
             self.changed.notify_all();
         }
@@ -139,7 +148,6 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
-    use std::time::Instant;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -159,22 +167,26 @@ mod tests {
     fn nobody_waits_for_a_reader_that_does_not_read_and_the_oldest_words_are_kept() {
         let (reader, writer) = UnixStream::pair().unwrap();
         let voice = Voice::start(writer).unwrap();
-        let long = "x".repeat(1 << 20);
+        let long = "x".repeat(1 << 13);
         let began = Instant::now();
-        for number in 0..1000 {
+        for number in 0..2 * LINES_MAX {
             voice.say(format!("{number} {long}\n"));
         }
-        assert!(began.elapsed() < LONG, "waits once, not a thousand times");
-        reader.set_read_timeout(Some(LONG)).unwrap();
-        let mut lines = io::BufRead::lines(io::BufReader::new(reader));
-        let numbers = (0..=LINES_MAX).map(|_| {
-            let line = lines.next().unwrap().unwrap();
-            line.split(' ').next().unwrap().parse().unwrap()
+        assert!(began.elapsed() < SPAN, "waits once, not each time");
+        let lines = std::thread::spawn(move || {
+            let lines = io::BufRead::lines(io::BufReader::new(reader));
+            let lines = lines.map(Result::unwrap);
+            lines.take_while(|line| line != "heard again").collect()
         });
-        let expected: Vec<usize> = (0..=LINES_MAX).collect();
-        assert_eq!(numbers.collect::<Vec<usize>>(), expected);
-        voice.wait(LONG);
+        voice.finish(LONG);
         voice.say("heard again\n".into());
-        assert_eq!(lines.next().unwrap().unwrap(), "heard again");
+        let lines: Vec<String> = lines.join().unwrap();
+        let heard: Vec<usize> = lines
+            .iter()
+            .map(|line| line.split(' ').next().unwrap().parse().unwrap())
+            .collect();
+        let oldest: Vec<usize> = (0..heard.len()).collect();
+        assert_eq!(heard, oldest);
+        assert!((LINES_MAX..2 * LINES_MAX).contains(&heard.len()));
     }
 }

@@ -1,9 +1,8 @@
 //! What the command is contained in, as asked for and as far as this machine allows.
 
-use crate::TOOL;
 use clap::ValueEnum;
 use lease_core::contain::{Containment, create_cgroup, enter_cgroup, kill_cgroup, remove_cgroup};
-use lease_core::tool::{Failure, Status, say};
+use lease_core::tool::{Failure, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
@@ -30,13 +29,12 @@ pub(crate) struct Cage {
 }
 
 impl Cage {
-    /// As asked for. Says, if told to, what it is.
-    pub(crate) fn build(wish: Wish, verbose: bool) -> Result<Self, Failure> {
-        let containment = choose(wish, verbose)?;
-        if verbose {
-            say(TOOL, describe(&containment));
-        }
-        Ok(Self { containment })
+    /// As asked for, and what there is to say of it to whoever wants to know.
+    pub(crate) fn build(wish: Wish) -> Result<(Self, Vec<String>), Failure> {
+        let mut notes = Vec::new();
+        let containment = choose(wish, &mut notes)?;
+        notes.push(describe(&containment));
+        Ok((Self { containment }, notes))
     }
 
     /// For those who may have to kill what is in it.
@@ -77,13 +75,11 @@ impl Drop for Cage {
 }
 
 /// As asked for; the first that there can be, if that is left open.
-fn choose(wish: Wish, verbose: bool) -> Result<Containment, Failure> {
+fn choose(wish: Wish, notes: &mut Vec<String>) -> Result<Containment, Failure> {
     let auto = wish == Wish::Auto;
-    let not = |what: &str, why: &dyn std::fmt::Display| {
+    let mut not = |what: &str, why: &dyn std::fmt::Display| {
         if auto {
-            if verbose {
-                say(TOOL, format!("no {what}: {why}"));
-            }
+            notes.push(format!("no {what}: {why}"));
             return Ok(());
         }
         let text = format!("cannot contain the command in a {what}: {why}");
@@ -106,7 +102,9 @@ fn choose(wish: Wish, verbose: bool) -> Result<Containment, Failure> {
 
 /// Whether this process may make PID namespaces: tried in a thread, where it changes nothing.
 fn check_namespaces() -> Result<(), Errno> {
-    let tried = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWPID)).join();
+    let thread = std::thread::Builder::new();
+    let tried = thread.spawn(|| unshare(CloneFlags::CLONE_NEWPID));
+    let tried = tried.ok().and_then(|thread| thread.join().ok());
     tried.unwrap_or(Err(Errno::EAGAIN))
 }
 

@@ -44,9 +44,8 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     let command = command::Command::find(args.command())?;
     tree::check_proc(&command)?;
     let unblocked = signals::block()?;
-    tool::speak_aside().context("cannot start a thread")?;
     let oom_score = priority::raise();
-    let cage = cage::Cage::build(args.contain, args.verbose)?;
+    let (cage, notes) = cage::Cage::build(args.contain)?;
     let orders = guard::Orders {
         keeper: keeper::Keeper::start(&cage, &args.run_dir)?,
         cage,
@@ -56,6 +55,10 @@ fn run(args: &Args) -> anyhow::Result<u8> {
         grace: args.grace,
         on_loss: args.on_loss.clone(),
     };
+    // Only now: the keeper is forked while there is one thread.
+    tool::speak_aside().context("cannot start a thread")?;
+    let notes = notes.iter().filter(|_| args.verbose);
+    notes.for_each(|note| tool::say(TOOL, note));
     let (run_dir, name) = (args.run_dir.clone(), tool::show(&command.name));
     let begin = move || hub::Hub::start(&run_dir, worker::open_all(&specs)?, name);
     let hub = match signals::unless_ended(begin)? {

@@ -20,9 +20,9 @@ use std::time::{Duration, SystemTime};
 
 /// Most connections at a time, where there are descriptors for so many.
 const CONNECTIONS_MAX: u64 = 4096;
-/// Descriptors that one of them may take: its own, those of the processes, those that came beside
-/// a message.
-const DESCRIPTORS_EACH: u64 = 8;
+/// Descriptors that one of them takes: its own, those of two processes, one that comes beside a
+/// message.
+const DESCRIPTORS_EACH: u64 = 4;
 /// Descriptors that are kept for all else.
 const DESCRIPTORS_KEPT: u64 = 128;
 /// How long new connections wait where one could not be taken in.
