@@ -10,7 +10,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::Duration;
-use support::family::{CONTAINMENTS, Family, OWN_PID, PROVING, control_groups};
+use support::family::{CONTAINMENTS, Family, OWN_PID, PROVING, in_each};
 use support::hosts::Host;
 use support::path::StoragePath;
 use support::process::{
@@ -98,52 +98,44 @@ fn a_hang_that_passes_loses_nothing() {
 
 #[test]
 fn errors_that_stay_kill_in_time() {
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let site = Site::new(1);
-            let family = Family::start(&site.host, contain, &[&site.resource(1)]);
-            site.host.wait_for_renewal();
-            site.path.refuse();
-            site.join.wait_for_stderr("no renewal for 6 s; lost in");
-            let ended = family.wait_for_end(SOON);
-            let renewed = site.host.renewed();
-            let age = ended.since(renewed).as_secs_f64();
-            println!("{contain}: ended {age:.1} s after the last renewal");
-            assert!((LOST_AFTER..DEAD_AFTER).contains(&age), "{age} s");
-            assert_eq!(family.hold.finish().code, 124);
-            assert_eq!(site.join.finish().code, 124);
-            family.assert_no_trace();
-            // Nothing was given back after the loss.
-            assert_eq!(site.storage.owner(1), (Some(1), 1));
-            assert!(!site.storage.heartbeat(1).is_free());
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let site = Site::new(1);
+        let family = Family::start(&site.host, contain, &[&site.resource(1)]);
+        site.host.wait_for_renewal();
+        site.path.refuse();
+        site.join.wait_for_stderr("no renewal for 6 s; lost in");
+        let ended = family.wait_for_end(SOON);
+        let renewed = site.host.renewed();
+        let age = ended.since(renewed).as_secs_f64();
+        println!("{contain}: ended {age:.1} s after the last renewal");
+        assert!((LOST_AFTER..DEAD_AFTER).contains(&age), "{age} s");
+        assert_eq!(family.hold.finish().code, 124);
+        assert_eq!(site.join.finish().code, 124);
+        family.assert_no_trace();
+        // Nothing was given back after the loss.
+        assert_eq!(site.storage.owner(1), (Some(1), 1));
+        assert!(!site.storage.heartbeat(1).is_free());
+    });
 }
 
 #[test]
 fn a_hang_that_stays_kills_in_time() {
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let site = Site::new(1);
-            let family = Family::start(&site.host, contain, &[&site.resource(1)]);
-            site.host.wait_for_renewal();
-            site.path.hang();
-            let ended = family.wait_for_end(SOON);
-            let renewed = site.host.renewed();
-            let age = ended.since(renewed).as_secs_f64();
-            println!("{contain}: ended {age:.1} s after the last renewal");
-            assert!((LOST_AFTER..DEAD_AFTER).contains(&age), "{age} s");
-            // Their own ends have to wait for the kernel.
-            site.path.go_on();
-            assert_eq!(family.hold.finish().code, 124);
-            assert_eq!(site.join.finish().code, 124);
-            assert_eq!(site.storage.owner(1), (Some(1), 1));
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let site = Site::new(1);
+        let family = Family::start(&site.host, contain, &[&site.resource(1)]);
+        site.host.wait_for_renewal();
+        site.path.hang();
+        let ended = family.wait_for_end(SOON);
+        let renewed = site.host.renewed();
+        let age = ended.since(renewed).as_secs_f64();
+        println!("{contain}: ended {age:.1} s after the last renewal");
+        assert!((LOST_AFTER..DEAD_AFTER).contains(&age), "{age} s");
+        // Their own ends have to wait for the kernel.
+        site.path.go_on();
+        assert_eq!(family.hold.finish().code, 124);
+        assert_eq!(site.join.finish().code, 124);
+        assert_eq!(site.storage.owner(1), (Some(1), 1));
+    });
 }
 
 #[test]
@@ -320,26 +312,21 @@ fn what_was_killed_in_the_middle_of_its_io_is_released_only_when_no_write_can_la
 
 #[test]
 fn rule_13_a_lease_goes_back_when_all_is_proven_gone_and_not_when_all_is_killed() {
-    control_groups();
-    together(
-        &PROVING,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let path = StoragePath::to(&storage);
-            let host = Host::new(&storage, 1).promising(WATCHDOG);
-            let join = host.join();
-            let (hold, pid) = hanging(&host, &storage, &path, contain);
-            hold.kill();
-            join.wait_for_stderr("ended without a release: ending what it started");
-            assert_not_cleared(&storage, &host, &join);
-            assert!(runs(pid));
-            path.go_on();
-            join.wait_for_stderr("its leases are free");
-            assert!(!runs(pid));
-            assert_eq!(storage.owner(1), (None, 1));
-        },
-    );
+    in_each(&PROVING, |contain| {
+        let storage = Storage::new(1);
+        let path = StoragePath::to(&storage);
+        let host = Host::new(&storage, 1).promising(WATCHDOG);
+        let join = host.join();
+        let (hold, pid) = hanging(&host, &storage, &path, contain);
+        hold.kill();
+        join.wait_for_stderr("ended without a release: ending what it started");
+        assert_not_cleared(&storage, &host, &join);
+        assert!(runs(pid));
+        path.go_on();
+        join.wait_for_stderr("its leases are free");
+        assert!(!runs(pid));
+        assert_eq!(storage.owner(1), (None, 1));
+    });
 }
 
 /// A lease-hold whose command hangs in a read, and that command's pid.
@@ -369,36 +356,31 @@ fn assert_not_cleared(storage: &Storage, host: &Host, join: &Process) {
 
 #[test]
 fn rule_11_a_new_life_begins_when_all_of_the_old_one_is_proven_gone() {
-    control_groups();
-    together(
-        &PROVING,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let path = StoragePath::to(&storage);
-            let host = Host::new(&storage, 1);
-            let former = host.join();
-            let (hold, pid) = hanging(&host, &storage, &path, contain);
-            former.kill();
-            hold.kill();
-            let renewed = host.renewed();
-            wait_until("the loss", SOON, || {
-                (now().since(renewed) > Duration::from_millis(8200)).then_some(())
-            });
-            let join = Host::new(&storage, 2).in_place_of(&host).start_join();
-            join.wait_for_stderr("is over; ending lease-hold");
-            // A join takes 2 s.
-            let start = now();
-            while now().since(start) < Duration::from_secs(6) {
-                assert_eq!(join.stdout(), "", "joined too early");
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            assert!(runs(pid));
-            path.go_on();
-            join.wait_for_stdout("joined");
-            assert!(!runs(pid));
-        },
-    );
+    in_each(&PROVING, |contain| {
+        let storage = Storage::new(1);
+        let path = StoragePath::to(&storage);
+        let host = Host::new(&storage, 1);
+        let former = host.join();
+        let (hold, pid) = hanging(&host, &storage, &path, contain);
+        former.kill();
+        hold.kill();
+        let renewed = host.renewed();
+        wait_until("the loss", SOON, || {
+            (now().since(renewed) > Duration::from_millis(8200)).then_some(())
+        });
+        let join = Host::new(&storage, 2).in_place_of(&host).start_join();
+        join.wait_for_stderr("is over; ending lease-hold");
+        // A join takes 2 s.
+        let start = now();
+        while now().since(start) < Duration::from_secs(6) {
+            assert_eq!(join.stdout(), "", "joined too early");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(runs(pid));
+        path.go_on();
+        join.wait_for_stdout("joined");
+        assert!(!runs(pid));
+    });
 }
 
 #[test]

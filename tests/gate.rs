@@ -13,10 +13,10 @@ use lease_core::timing::Timing;
 use nix::sys::signal::Signal;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
-use support::family::{CONTAINMENTS, control_groups};
+use support::family::{CONTAINMENTS, control_groups, in_each};
 use support::hosts::Host;
 use support::path::StoragePath;
-use support::process::{Process, SOON, now, together, wait_for_end, wait_until};
+use support::process::{Process, SOON, now, wait_for_end, wait_until};
 use support::storage::{Storage, host_id};
 
 // ---- a lease-join that says what the test wants
@@ -425,19 +425,14 @@ fn patient(storage: &Storage) -> Host {
 
 /// A case of [`Stuck`] for each containment.
 fn for_each_containment(play: impl Fn(&Host, &Storage, Stuck) + Sync) {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let path = StoragePath::slow(&storage, SLOW);
-            let host = patient(&storage);
-            let stuck = Stuck::start(&host, &storage, &path, contain);
-            play(&host, &storage, stuck);
-            assert_eq!(storage.owner(1), (None, 1));
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let path = StoragePath::slow(&storage, SLOW);
+        let host = patient(&storage);
+        let stuck = Stuck::start(&host, &storage, &path, contain);
+        play(&host, &storage, stuck);
+        assert_eq!(storage.owner(1), (None, 1));
+    });
 }
 
 #[test]

@@ -7,9 +7,7 @@ use lease_core::clock::Moment;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::time::Duration;
-use support::family::{
-    CONTAINMENTS, Family, OWN_PID, PROVING, assert_no_control_group, control_groups,
-};
+use support::family::{CONTAINMENTS, Family, OWN_PID, PROVING, assert_no_control_group, in_each};
 use support::hosts::Host;
 use support::path::StoragePath;
 use support::process::{Process, SOON, now, runs, state, together, wait_for_end, wait_until};
@@ -78,45 +76,40 @@ fn a_killed_lease_hold_takes_all_along_and_its_lease_is_free_in_seconds() {
 #[test]
 fn killed_at_any_moment_it_leaves_nothing_behind() {
     const MOMENTS: u64 = 24;
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(MOMENTS + 1);
-            let (a, join) = Host::joined(&storage, 1);
-            let (b, _join_b) = Host::joined(&storage, 2);
-            let script = format!("{OWN_PID}; echo $pid; setsid sleep 1000 & exec sleep 1000");
-            let mut unproven = 0;
-            let mut pids = Vec::new();
-            for moment in 1..=MOMENTS {
-                let resource = storage.resource(moment);
-                let hold = a.start_hold(&["--contain", contain, &resource], &["sh", "-c", &script]);
-                std::thread::sleep(Duration::from_millis(5 * moment));
-                hold.kill();
-                wait_until("the registry's word", SOON, || {
-                    (!known(&a, &hold)).then_some(())
-                });
-                if let Ok(pid) = hold.stdout().trim().parse() {
-                    wait_for_end(pid, SOON);
-                }
-                pids.push(hold.pid());
-                match left_unproven(&join, &hold) {
-                    true => {
-                        assert_eq!(*contain, "tree");
-                        let ran = a.hold(&["-n", &resource], &["true"]);
-                        assert_eq!(ran.code, 75, "{ran:?}");
-                        let part = "left on this host by lease-hold pid";
-                        assert!(ran.stderr.contains(part), "{ran:?}");
-                        unproven += 1;
-                    }
-                    false => wait_until_free(&b, &resource),
-                }
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(MOMENTS + 1);
+        let (a, join) = Host::joined(&storage, 1);
+        let (b, _join_b) = Host::joined(&storage, 2);
+        let script = format!("{OWN_PID}; echo $pid; setsid sleep 1000 & exec sleep 1000");
+        let mut unproven = 0;
+        let mut pids = Vec::new();
+        for moment in 1..=MOMENTS {
+            let resource = storage.resource(moment);
+            let hold = a.start_hold(&["--contain", contain, &resource], &["sh", "-c", &script]);
+            std::thread::sleep(Duration::from_millis(5 * moment));
+            hold.kill();
+            wait_until("the registry's word", SOON, || {
+                (!known(&a, &hold)).then_some(())
+            });
+            if let Ok(pid) = hold.stdout().trim().parse() {
+                wait_for_end(pid, SOON);
             }
-            println!("{contain}: {unproven} of {MOMENTS} not proven gone");
-            assert_tidy(&a, &storage.resource(MOMENTS + 1), &pids);
-        },
-    );
+            pids.push(hold.pid());
+            match left_unproven(&join, &hold) {
+                true => {
+                    assert_eq!(contain, "tree");
+                    let ran = a.hold(&["-n", &resource], &["true"]);
+                    assert_eq!(ran.code, 75, "{ran:?}");
+                    let part = "left on this host by lease-hold pid";
+                    assert!(ran.stderr.contains(part), "{ran:?}");
+                    unproven += 1;
+                }
+                false => wait_until_free(&b, &resource),
+            }
+        }
+        println!("{contain}: {unproven} of {MOMENTS} not proven gone");
+        assert_tidy(&a, &storage.resource(MOMENTS + 1), &pids);
+    });
 }
 
 /// No control group of these lease-holds is left. One that nobody knew of yet, and so is empty, may
@@ -148,50 +141,45 @@ fn left_unproven(join: &Process, hold: &Process) -> bool {
 #[test]
 fn killed_between_fork_and_exec_the_command_never_runs() {
     const ATTEMPTS: u64 = 30;
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(ATTEMPTS + 1);
-            let (a, join) = Host::joined(&storage, 1);
-            let (b, _join_b) = Host::joined(&storage, 2);
-            let mut caught = 0;
-            let mut pids = Vec::new();
-            for attempt in 1..=ATTEMPTS {
-                let resource = storage.resource(attempt);
-                let hold = a.start_hold(&["--contain", contain, &resource], &["echo", "run"]);
-                let child = loop {
-                    match hold.child() {
-                        None if hold.code().is_none() => {}
-                        other => break other,
-                    }
-                };
-                hold.signal(Signal::SIGSTOP);
-                let gated = child.is_some_and(|child| executes(child, "lease-hold"));
-                hold.kill();
-                child.into_iter().for_each(|child| {
-                    wait_for_end(child, SOON);
-                });
-                wait_until("the registry's word", SOON, || {
-                    (!known(&a, &hold)).then_some(())
-                });
-                pids.push(hold.pid());
-                let unproven = left_unproven(&join, &hold);
-                if !unproven {
-                    wait_until_free(&b, &resource);
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(ATTEMPTS + 1);
+        let (a, join) = Host::joined(&storage, 1);
+        let (b, _join_b) = Host::joined(&storage, 2);
+        let mut caught = 0;
+        let mut pids = Vec::new();
+        for attempt in 1..=ATTEMPTS {
+            let resource = storage.resource(attempt);
+            let hold = a.start_hold(&["--contain", contain, &resource], &["echo", "run"]);
+            let child = loop {
+                match hold.child() {
+                    None if hold.code().is_none() => {}
+                    other => break other,
                 }
-                // A child that was let through before the signal is no such case: as a tree, it
-                // may not be proven gone.
-                caught += i32::from(gated && hold.stdout().is_empty() && !unproven);
-                if caught == 3 {
-                    break;
-                }
+            };
+            hold.signal(Signal::SIGSTOP);
+            let gated = child.is_some_and(|child| executes(child, "lease-hold"));
+            hold.kill();
+            child.into_iter().for_each(|child| {
+                wait_for_end(child, SOON);
+            });
+            wait_until("the registry's word", SOON, || {
+                (!known(&a, &hold)).then_some(())
+            });
+            pids.push(hold.pid());
+            let unproven = left_unproven(&join, &hold);
+            if !unproven {
+                wait_until_free(&b, &resource);
             }
-            assert!(caught == 3, "caught behind its gate only {caught} times");
-            assert_tidy(&a, &storage.resource(ATTEMPTS + 1), &pids);
-        },
-    );
+            // A child that was let through before the signal is no such case: as a tree, it
+            // may not be proven gone.
+            caught += i32::from(gated && hold.stdout().is_empty() && !unproven);
+            if caught == 3 {
+                break;
+            }
+        }
+        assert!(caught == 3, "caught behind its gate only {caught} times");
+        assert_tidy(&a, &storage.resource(ATTEMPTS + 1), &pids);
+    });
 }
 
 fn executes(pid: i32, name: &str) -> bool {
@@ -225,98 +213,82 @@ fn killed_while_it_waits_it_is_forgotten() {
 
 #[test]
 fn rule_13_a_daemon_keeps_the_lease_until_it_is_gone() {
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, _join) = Host::joined(&storage, 1);
-            let family = Family::ending_with(&a, contain, &[&storage.resource(1)], "exit 7");
-            wait_for_end(family.command, SOON);
-            // Two renewals later nothing has changed.
-            a.wait_for_renewal();
-            a.wait_for_renewal();
-            assert!(runs(family.daemon) && family.hold.code().is_none());
-            assert_eq!(storage.owner(1), (Some(1), 1));
-            kill(Pid::from_raw(family.daemon), Signal::SIGKILL).unwrap();
-            assert_eq!(family.hold.finish().code, 7);
-            assert_eq!(storage.owner(1), (None, 1));
-            family.assert_no_trace();
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, _join) = Host::joined(&storage, 1);
+        let family = Family::ending_with(&a, contain, &[&storage.resource(1)], "exit 7");
+        wait_for_end(family.command, SOON);
+        // Two renewals later nothing has changed.
+        a.wait_for_renewal();
+        a.wait_for_renewal();
+        assert!(runs(family.daemon) && family.hold.code().is_none());
+        assert_eq!(storage.owner(1), (Some(1), 1));
+        kill(Pid::from_raw(family.daemon), Signal::SIGKILL).unwrap();
+        assert_eq!(family.hold.finish().code, 7);
+        assert_eq!(storage.owner(1), (None, 1));
+        family.assert_no_trace();
+    });
 }
 
 #[test]
 fn daemons_die_when_the_lease_is_lost() {
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let a = host(&storage, 1);
-            let join = a.join();
-            let family = Family::start(&a, contain, &[&storage.resource(1)]);
-            a.wait_for_renewal();
-            join.kill();
-            let renewed = a.renewed();
-            let ended = family.wait_for_end(SOON);
-            assert_in_time(contain, renewed, ended);
-            let ran = family.hold.finish();
-            assert_eq!(ran.code, 124, "{ran:?}");
-            family.assert_no_trace();
-            assert_eq!(storage.owner(1), (Some(1), 1));
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let a = host(&storage, 1);
+        let join = a.join();
+        let family = Family::start(&a, contain, &[&storage.resource(1)]);
+        a.wait_for_renewal();
+        join.kill();
+        let renewed = a.renewed();
+        let ended = family.wait_for_end(SOON);
+        assert_in_time(contain, renewed, ended);
+        let ran = family.hold.finish();
+        assert_eq!(ran.code, 124, "{ran:?}");
+        family.assert_no_trace();
+        assert_eq!(storage.owner(1), (Some(1), 1));
+    });
 }
 
 // ---- somebody is stopped
 
 #[test]
 fn rule_19_a_stopped_lease_hold_is_not_waited_for() {
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let path = StoragePath::to(&storage);
-            let a = host(&storage, 1).by_way_of(&storage, &path.disk());
-            let join = a.join();
-            let family = Family::start(&a, contain, &[&a.resource(&storage, 1)]);
-            family.hold.signal(Signal::SIGSTOP);
-            a.wait_for_renewal();
-            path.refuse();
-            let ended = family.wait_for_end(SOON);
-            // Nothing was renewed from then on; what was under way may have been.
-            assert_in_time(contain, a.renewed(), ended);
-            let ran = join.finish();
-            assert_eq!(ran.code, 124, "{ran:?}");
-            family.assert_no_trace();
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let path = StoragePath::to(&storage);
+        let a = host(&storage, 1).by_way_of(&storage, &path.disk());
+        let join = a.join();
+        let family = Family::start(&a, contain, &[&a.resource(&storage, 1)]);
+        family.hold.signal(Signal::SIGSTOP);
+        a.wait_for_renewal();
+        path.refuse();
+        let ended = family.wait_for_end(SOON);
+        // Nothing was renewed from then on; what was under way may have been.
+        assert_in_time(contain, a.renewed(), ended);
+        let ran = join.finish();
+        assert_eq!(ran.code, 124, "{ran:?}");
+        family.assert_no_trace();
+    });
 }
 
 #[test]
 fn a_stopped_lease_join_is_not_waited_for() {
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let a = host(&storage, 1);
-            let join = a.join();
-            let family = Family::start(&a, contain, &[&storage.resource(1)]);
-            a.wait_for_renewal();
-            join.signal(Signal::SIGSTOP);
-            let ended = family.wait_for_end(SOON);
-            assert_in_time(contain, a.renewed(), ended);
-            assert_eq!(family.hold.finish().code, 124);
-            family.assert_no_trace();
-            // It wakes up, sees what time it is, and is lost.
-            join.signal(Signal::SIGCONT);
-            assert_eq!(join.finish().code, 124);
-            assert_eq!(storage.owner(1), (Some(1), 1));
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let a = host(&storage, 1);
+        let join = a.join();
+        let family = Family::start(&a, contain, &[&storage.resource(1)]);
+        a.wait_for_renewal();
+        join.signal(Signal::SIGSTOP);
+        let ended = family.wait_for_end(SOON);
+        assert_in_time(contain, a.renewed(), ended);
+        assert_eq!(family.hold.finish().code, 124);
+        family.assert_no_trace();
+        // It wakes up, sees what time it is, and is lost.
+        join.signal(Signal::SIGCONT);
+        assert_eq!(join.finish().code, 124);
+        assert_eq!(storage.owner(1), (Some(1), 1));
+    });
 }
 
 #[test]
@@ -389,96 +361,80 @@ fn third_of(hold: &Process) -> Option<i32> {
 
 #[test]
 fn killed_while_lease_join_is_stopped_it_takes_all_along() {
-    together(
-        &PROVING,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, join) = Host::joined(&storage, 1);
-            let family = Family::start(&a, contain, &[&storage.resource(1)]);
-            join.signal(Signal::SIGSTOP);
-            family.hold.kill();
-            family.wait_for_end(SOON);
-        },
-    );
+    in_each(&PROVING, |contain| {
+        let storage = Storage::new(1);
+        let (a, join) = Host::joined(&storage, 1);
+        let family = Family::start(&a, contain, &[&storage.resource(1)]);
+        join.signal(Signal::SIGSTOP);
+        family.hold.kill();
+        family.wait_for_end(SOON);
+    });
 }
 
 #[test]
 fn what_was_told_while_it_was_stopped_counts_and_so_does_what_nobody_could_tell() {
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, join) = Host::joined(&storage, 1);
-            let family = Family::start(&a, contain, &[&storage.resource(1)]);
-            family.hold.signal(Signal::SIGSTOP);
-            // Its connection ends, and the next lease-join is one that it has never heard of.
-            join.signal(Signal::SIGUSR1);
-            assert_eq!(join.finish().code, 0);
-            let join = a.join();
-            outlast(&a);
-            family.hold.signal(Signal::SIGCONT);
-            family.hold.wait_for_stderr("is back");
-            outlast(&a);
-            assert!(family.runs() && join.code().is_none());
-            assert_eq!(family.hold.code(), None, "{}", family.hold.stderr());
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, join) = Host::joined(&storage, 1);
+        let family = Family::start(&a, contain, &[&storage.resource(1)]);
+        family.hold.signal(Signal::SIGSTOP);
+        // Its connection ends, and the next lease-join is one that it has never heard of.
+        join.signal(Signal::SIGUSR1);
+        assert_eq!(join.finish().code, 0);
+        let join = a.join();
+        outlast(&a);
+        family.hold.signal(Signal::SIGCONT);
+        family.hold.wait_for_stderr("is back");
+        outlast(&a);
+        assert!(family.runs() && join.code().is_none());
+        assert_eq!(family.hold.code(), None, "{}", family.hold.stderr());
+    });
 }
 
 #[test]
 fn rule_19_a_stopped_lease_hold_alone_loses_nothing() {
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, join) = Host::joined(&storage, 1);
-            let family = Family::start(&a, contain, &[&storage.resource(1)]);
-            family.hold.signal(Signal::SIGSTOP);
-            outlast(&a);
-            assert!(
-                family.runs(),
-                "it was killed although the lease was renewed"
-            );
-            family.hold.signal(Signal::SIGCONT);
-            outlast(&a);
-            assert!(family.runs() && join.code().is_none());
-            assert_eq!(family.hold.code(), None);
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, join) = Host::joined(&storage, 1);
+        let family = Family::start(&a, contain, &[&storage.resource(1)]);
+        family.hold.signal(Signal::SIGSTOP);
+        outlast(&a);
+        assert!(
+            family.runs(),
+            "it was killed although the lease was renewed"
+        );
+        family.hold.signal(Signal::SIGCONT);
+        outlast(&a);
+        assert!(family.runs() && join.code().is_none());
+        assert_eq!(family.hold.code(), None);
+    });
 }
 
 #[test]
 fn a_stopped_command_loses_nothing() {
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, _join) = Host::joined(&storage, 1);
-            let family = Family::start(&a, contain, &[&storage.resource(1)]);
-            let command = Pid::from_raw(family.command);
-            kill(command, Signal::SIGTSTP).unwrap();
-            // So that a shell notices.
-            wait_until("lease-hold stops as well", SOON, || {
-                (state(family.hold.pid()) == Some('T')).then_some(())
-            });
-            outlast(&a);
-            assert!(
-                family.runs(),
-                "it was killed although the lease was renewed"
-            );
-            assert_eq!(state(family.command), Some('T'));
-            family.hold.signal(Signal::SIGCONT);
-            wait_until("the command goes on", SOON, || {
-                (state(family.command) != Some('T')).then_some(())
-            });
-            outlast(&a);
-            assert!(family.runs());
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, _join) = Host::joined(&storage, 1);
+        let family = Family::start(&a, contain, &[&storage.resource(1)]);
+        let command = Pid::from_raw(family.command);
+        kill(command, Signal::SIGTSTP).unwrap();
+        // So that a shell notices.
+        wait_until("lease-hold stops as well", SOON, || {
+            (state(family.hold.pid()) == Some('T')).then_some(())
+        });
+        outlast(&a);
+        assert!(
+            family.runs(),
+            "it was killed although the lease was renewed"
+        );
+        assert_eq!(state(family.command), Some('T'));
+        family.hold.signal(Signal::SIGCONT);
+        wait_until("the command goes on", SOON, || {
+            (state(family.command) != Some('T')).then_some(())
+        });
+        outlast(&a);
+        assert!(family.runs());
+    });
 }
 
 /// Waits until a lease that nobody had renewed since now would be over: 8t + W and some more.
@@ -504,42 +460,37 @@ fn at_a_terminal(host: &Host, storage: &Storage, contain: &str, script: &str) ->
 
 #[test]
 fn the_terminals_keys_do_what_they_do_to_any_command() {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, _join) = Host::joined(&storage, 1);
-            let script = format!("{OWN_PID}; echo \"now\" runs $pid; exec sleep 1000");
-            let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
-            terminal.say(&format!("{line}\n"));
-            let pid = pid_after("now runs ", &terminal);
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, _join) = Host::joined(&storage, 1);
+        let script = format!("{OWN_PID}; echo \"now\" runs $pid; exec sleep 1000");
+        let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
+        terminal.say(&format!("{line}\n"));
+        let pid = pid_after("now runs ", &terminal);
 
-            terminal.say("\x1a");
-            wait_until("the command stops", SOON, || {
-                (state(pid) == Some('T')).then_some(())
-            });
-            terminal.say("echo the shell is $((40 + 2))\n");
-            terminal.wait_for_stdout("the shell is 42");
-            outlast(&a);
-            assert_eq!(state(pid), Some('T'));
-            assert_eq!(storage.owner(1), (Some(1), 1));
-            terminal.say("fg\n");
-            wait_until("the command goes on", SOON, || {
-                (state(pid) == Some('S')).then_some(())
-            });
-            terminal.say("\x03");
-            wait_for_end(pid, SOON);
-            wait_until("the lease is free", SOON, || {
-                storage.owner(1).0.is_none().then_some(())
-            });
-            terminal.say("echo code $?\n");
-            terminal.wait_for_stdout("code 130");
-            terminal.say("exit\n");
-            terminal.finish();
-        },
-    );
+        terminal.say("\x1a");
+        wait_until("the command stops", SOON, || {
+            (state(pid) == Some('T')).then_some(())
+        });
+        terminal.say("echo the shell is $((40 + 2))\n");
+        terminal.wait_for_stdout("the shell is 42");
+        outlast(&a);
+        assert_eq!(state(pid), Some('T'));
+        assert_eq!(storage.owner(1), (Some(1), 1));
+        terminal.say("fg\n");
+        wait_until("the command goes on", SOON, || {
+            (state(pid) == Some('S')).then_some(())
+        });
+        terminal.say("\x03");
+        wait_for_end(pid, SOON);
+        wait_until("the lease is free", SOON, || {
+            storage.owner(1).0.is_none().then_some(())
+        });
+        terminal.say("echo code $?\n");
+        terminal.wait_for_stdout("code 130");
+        terminal.say("exit\n");
+        terminal.finish();
+    });
 }
 
 /// A pid that was written after `word` to a terminal.
@@ -553,142 +504,122 @@ fn pid_after(word: &str, terminal: &Process) -> i32 {
 
 #[test]
 fn a_command_that_stops_itself_in_the_foreground_gives_the_terminal_back() {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, _join) = Host::joined(&storage, 1);
-            // As su does it when the terminal stops what it has started.
-            let script = format!(
-                "trap \"kill -STOP $$\" TSTP; {OWN_PID}; echo \"now\" runs $pid; \
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, _join) = Host::joined(&storage, 1);
+        // As su does it when the terminal stops what it has started.
+        let script = format!(
+            "trap \"kill -STOP $$\" TSTP; {OWN_PID}; echo \"now\" runs $pid; \
                  while :; do read -r x && echo \"it reads\" $x; done"
-            );
-            let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
-            terminal.say(&format!("{line}\n"));
-            let pid = pid_after("now runs ", &terminal);
-            terminal.say("\x1a");
-            wait_until("the command stops", SOON, || {
-                (state(pid) == Some('T')).then_some(())
-            });
-            terminal.say("echo the shell is $((40 + 2))\n");
-            terminal.wait_for_stdout("the shell is 42");
-            terminal.say("fg\n");
-            wait_until("the command goes on", SOON, || {
-                (state(pid) == Some('S')).then_some(())
-            });
-            terminal.say("a line\n");
-            terminal.wait_for_stdout("it reads a line");
-            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-            wait_for_end(pid, SOON);
-            terminal.say("echo code $?\n");
-            terminal.wait_for_stdout("code 137");
-            terminal.say("exit\n");
-            terminal.finish();
-        },
-    );
+        );
+        let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
+        terminal.say(&format!("{line}\n"));
+        let pid = pid_after("now runs ", &terminal);
+        terminal.say("\x1a");
+        wait_until("the command stops", SOON, || {
+            (state(pid) == Some('T')).then_some(())
+        });
+        terminal.say("echo the shell is $((40 + 2))\n");
+        terminal.wait_for_stdout("the shell is 42");
+        terminal.say("fg\n");
+        wait_until("the command goes on", SOON, || {
+            (state(pid) == Some('S')).then_some(())
+        });
+        terminal.say("a line\n");
+        terminal.wait_for_stdout("it reads a line");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        wait_for_end(pid, SOON);
+        terminal.say("echo code $?\n");
+        terminal.wait_for_stdout("code 137");
+        terminal.say("exit\n");
+        terminal.finish();
+    });
 }
 
 #[test]
 fn a_shell_that_suspends_itself_has_its_terminal_back_in_the_foreground() {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, _join) = Host::joined(&storage, 1);
-            // The one takes the terminal again when it goes on, the other does not.
-            for (shell, suspend) in [("bash --norc", "suspend"), ("sh", "kill -STOP $$")] {
-                let script = format!("exec {shell} -i");
-                let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
-                terminal.say(&format!("{line}\n"));
-                terminal.say("echo in-the-$LEASE_RESOURCE\n");
-                terminal.wait_for_stdout("in-the-R1");
-                terminal.say(&format!("{suspend}\n"));
-                terminal.say("echo out-of-it-$((40 + 2))\n");
-                terminal.wait_for_stdout("out-of-it-42");
-                terminal.say("fg\n");
-                terminal.say("echo back-in-the-$LEASE_RESOURCE\n");
-                terminal.wait_for_stdout("back-in-the-R1");
-                terminal.say("exit\n");
-                terminal.say("echo over-$((40 + 2))\n");
-                terminal.wait_for_stdout("over-42");
-                terminal.say("exit\n");
-                terminal.finish();
-                assert_eq!(storage.owner(1).0, None);
-            }
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, _join) = Host::joined(&storage, 1);
+        // The one takes the terminal again when it goes on, the other does not.
+        for (shell, suspend) in [("bash --norc", "suspend"), ("sh", "kill -STOP $$")] {
+            let script = format!("exec {shell} -i");
+            let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
+            terminal.say(&format!("{line}\n"));
+            terminal.say("echo in-the-$LEASE_RESOURCE\n");
+            terminal.wait_for_stdout("in-the-R1");
+            terminal.say(&format!("{suspend}\n"));
+            terminal.say("echo out-of-it-$((40 + 2))\n");
+            terminal.wait_for_stdout("out-of-it-42");
+            terminal.say("fg\n");
+            terminal.say("echo back-in-the-$LEASE_RESOURCE\n");
+            terminal.wait_for_stdout("back-in-the-R1");
+            terminal.say("exit\n");
+            terminal.say("echo over-$((40 + 2))\n");
+            terminal.wait_for_stdout("over-42");
+            terminal.say("exit\n");
+            terminal.finish();
+            assert_eq!(storage.owner(1).0, None);
+        }
+    });
 }
 
 #[test]
 fn a_command_that_is_stopped_behind_no_terminal_is_stopped_alone() {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(2);
-            let (a, _join) = Host::joined(&storage, 1);
-            let family = Family::start(&a, contain, &[&storage.resource(2)]);
-            let script = format!("{OWN_PID}; echo \"now\" runs $pid; exec sleep 1000");
-            let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
-            terminal.say(&format!("{line} &\n"));
-            terminal.say("echo the job is $!.\n");
-            let pid = pid_after("now runs ", &terminal);
-            let hold: i32 = wait_until("its pid", SOON, || {
-                let text = terminal.stdout();
-                text.rsplit_once("the job is ")?
-                    .1
-                    .split_once('.')?
-                    .0
-                    .parse()
-                    .ok()
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(2);
+        let (a, _join) = Host::joined(&storage, 1);
+        let family = Family::start(&a, contain, &[&storage.resource(2)]);
+        let script = format!("{OWN_PID}; echo \"now\" runs $pid; exec sleep 1000");
+        let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
+        terminal.say(&format!("{line} &\n"));
+        terminal.say("echo the job is $!.\n");
+        let pid = pid_after("now runs ", &terminal);
+        let hold: i32 = wait_until("its pid", SOON, || {
+            let text = terminal.stdout();
+            text.rsplit_once("the job is ")?
+                .1
+                .split_once('.')?
+                .0
+                .parse()
+                .ok()
+        });
+        for (command, hold) in [(family.command, family.hold.pid()), (pid, hold)] {
+            kill(Pid::from_raw(command), Signal::SIGSTOP).unwrap();
+            wait_until("the command stops", SOON, || {
+                (state(command) == Some('T')).then_some(())
             });
-            for (command, hold) in [(family.command, family.hold.pid()), (pid, hold)] {
-                kill(Pid::from_raw(command), Signal::SIGSTOP).unwrap();
-                wait_until("the command stops", SOON, || {
-                    (state(command) == Some('T')).then_some(())
-                });
-                // lease-hold has seen that long before the second renewal.
-                a.wait_for_renewal();
-                a.wait_for_renewal();
-                assert_ne!(state(hold), Some('T'));
-                kill(Pid::from_raw(command), Signal::SIGKILL).unwrap();
-                wait_for_end(command, SOON);
-            }
-            terminal.say("exit\n");
-        },
-    );
+            // lease-hold has seen that long before the second renewal.
+            a.wait_for_renewal();
+            a.wait_for_renewal();
+            assert_ne!(state(hold), Some('T'));
+            kill(Pid::from_raw(command), Signal::SIGKILL).unwrap();
+            wait_for_end(command, SOON);
+        }
+        terminal.say("exit\n");
+    });
 }
 
 #[test]
 fn in_the_background_of_a_terminal_that_wants_that_it_stops_when_it_writes() {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, _join) = Host::joined(&storage, 1);
-            let script = "echo \"it\" writes; exit 5";
-            let (mut terminal, line) = at_a_terminal(&a, &storage, contain, script);
-            terminal.say(&format!("stty tostop\n{line} &\n"));
-            wait_until("the job stops", SOON, || {
-                terminal.say("jobs\n");
-                terminal.stdout().contains("Stopped").then_some(())
-            });
-            assert!(!terminal.stdout().contains("it writes"));
-            assert_eq!(storage.owner(1), (Some(1), 1));
-            terminal.say("fg\n");
-            terminal.wait_for_stdout("it writes");
-            terminal.say("echo code $?\n");
-            terminal.wait_for_stdout("code 5");
-            terminal.say("exit\n");
-            terminal.finish();
-            assert_eq!(storage.owner(1), (None, 1));
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, _join) = Host::joined(&storage, 1);
+        let script = "echo \"it\" writes; exit 5";
+        let (mut terminal, line) = at_a_terminal(&a, &storage, contain, script);
+        terminal.say(&format!("stty tostop\n{line} &\n"));
+        wait_until("the job stops", SOON, || {
+            terminal.say("jobs\n");
+            terminal.stdout().contains("Stopped").then_some(())
+        });
+        assert!(!terminal.stdout().contains("it writes"));
+        assert_eq!(storage.owner(1), (Some(1), 1));
+        terminal.say("fg\n");
+        terminal.wait_for_stdout("it writes");
+        terminal.say("echo code $?\n");
+        terminal.wait_for_stdout("code 5");
+        terminal.say("exit\n");
+        terminal.finish();
+        assert_eq!(storage.owner(1), (None, 1));
+    });
 }

@@ -4,7 +4,7 @@
 
 use nix::sys::signal::Signal;
 use std::time::Duration;
-use support::family::{CONTAINMENTS, Family, PROVING};
+use support::family::{CONTAINMENTS, Family, PROVING, in_each};
 use support::hosts::Host;
 use support::process::{Process, SOON, now, together, wait_until};
 use support::storage::Storage;
@@ -99,49 +99,45 @@ fn rule_17_while_it_is_away_the_disk_says_owned_by_this_host_and_nobody_falls_fo
 
 #[test]
 fn started_again_too_late_the_former_tree_is_ended_first() {
-    together(
-        &PROVING,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(2);
-            let a = Host::new(&storage, 1).promising(4);
-            let join = a.join();
-            let killed = Family::start(&a, contain, &[&storage.resource(1)]);
-            let stopped = Family::start(&a, contain, &[&storage.resource(2)]);
-            a.wait_for_renewal();
-            end(&join, Signal::SIGKILL);
-            let renewed = a.renewed();
-            // One of the two holders cannot do it by itself.
-            stopped.hold.signal(Signal::SIGSTOP);
-            wait_until("the loss", SOON, || {
-                (now().since(renewed) > Duration::from_millis(8200)).then_some(())
-            });
-            let join = a.start_join();
-            wait_until(
-                "it joins or something dies",
-                Duration::from_secs(60),
-                || {
-                    assert_eq!(join.code(), None, "{}", join.stderr());
-                    let joined = !join.stdout().is_empty();
-                    assert!(
-                        !joined || !(killed.runs() || stopped.runs()),
-                        "joined too early"
-                    );
-                    joined.then_some(())
-                },
-            );
-            for family in [&killed, &stopped] {
-                family.assert_no_trace();
-            }
-            assert_eq!(generation(&join), 2);
-            let ran = killed.hold.finish();
-            // Whoever was first to end it: lease-hold itself, or lease-join.
-            assert!([124, 137].contains(&ran.code), "{ran:?}");
-            assert_eq!(stopped.hold.finish().code, 137);
-            let ran = a.start_hold(&["-w", "60", &storage.resource(1)], &["true"]);
-            assert_eq!(ran.finish_within(Duration::from_secs(60)).code, 0);
-        },
-    );
+    in_each(&PROVING, |contain| {
+        let storage = Storage::new(2);
+        let a = Host::new(&storage, 1).promising(4);
+        let join = a.join();
+        let killed = Family::start(&a, contain, &[&storage.resource(1)]);
+        let stopped = Family::start(&a, contain, &[&storage.resource(2)]);
+        a.wait_for_renewal();
+        end(&join, Signal::SIGKILL);
+        let renewed = a.renewed();
+        // One of the two holders cannot do it by itself.
+        stopped.hold.signal(Signal::SIGSTOP);
+        wait_until("the loss", SOON, || {
+            (now().since(renewed) > Duration::from_millis(8200)).then_some(())
+        });
+        let join = a.start_join();
+        wait_until(
+            "it joins or something dies",
+            Duration::from_secs(60),
+            || {
+                assert_eq!(join.code(), None, "{}", join.stderr());
+                let joined = !join.stdout().is_empty();
+                assert!(
+                    !joined || !(killed.runs() || stopped.runs()),
+                    "joined too early"
+                );
+                joined.then_some(())
+            },
+        );
+        for family in [&killed, &stopped] {
+            family.assert_no_trace();
+        }
+        assert_eq!(generation(&join), 2);
+        let ran = killed.hold.finish();
+        // Whoever was first to end it: lease-hold itself, or lease-join.
+        assert!([124, 137].contains(&ran.code), "{ran:?}");
+        assert_eq!(stopped.hold.finish().code, 137);
+        let ran = a.start_hold(&["-w", "60", &storage.resource(1)], &["true"]);
+        assert_eq!(ran.finish_within(Duration::from_secs(60)).code, 0);
+    });
 }
 
 /// Waits until a join has written its heartbeat, and is waiting to see whether anybody else does.
@@ -259,28 +255,24 @@ fn rule_13_from_another_pid_namespace_nothing_of_the_former_life_is_taken_for_go
 
 #[test]
 fn a_lease_hold_that_was_killed_meanwhile_is_cleared_after() {
-    together(
-        &PROVING,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let resource = storage.resource(1);
-            let a = Host::new(&storage, 1).promising(WATCHDOG);
-            let join = a.join();
-            let (b, _join_b) = Host::joined(&storage, 2);
-            let family = Family::start(&a, contain, &[&resource]);
-            end(&join, Signal::SIGKILL);
-            family.hold.kill();
-            assert_eq!(b.hold(&["-n", &resource], &["true"]).code, 75);
-            let join = a.join();
-            assert_eq!(generation(&join), 1);
-            join.wait_for_stderr("its leases are free");
-            family.wait_for_end(SOON);
-            family.assert_no_trace();
-            let ran = b.hold(&["-w", "30", &resource], &["true"]);
-            assert_eq!(ran.code, 0, "{ran:?}");
-        },
-    );
+    in_each(&PROVING, |contain| {
+        let storage = Storage::new(1);
+        let resource = storage.resource(1);
+        let a = Host::new(&storage, 1).promising(WATCHDOG);
+        let join = a.join();
+        let (b, _join_b) = Host::joined(&storage, 2);
+        let family = Family::start(&a, contain, &[&resource]);
+        end(&join, Signal::SIGKILL);
+        family.hold.kill();
+        assert_eq!(b.hold(&["-n", &resource], &["true"]).code, 75);
+        let join = a.join();
+        assert_eq!(generation(&join), 1);
+        join.wait_for_stderr("its leases are free");
+        family.wait_for_end(SOON);
+        family.assert_no_trace();
+        let ran = b.hold(&["-w", "30", &resource], &["true"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    });
 }
 
 #[test]

@@ -7,41 +7,36 @@ use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use support::family::{CONTAINMENTS, OWN_PID, control_groups};
+use support::family::{CONTAINMENTS, OWN_PID, control_groups, in_each};
 use support::hosts::{Host, STAY};
 use support::path::StoragePath;
-use support::process::{Process, SOON, now, state, together, wait_for_end, wait_until};
+use support::process::{Process, SOON, now, state, wait_for_end, wait_until};
 use support::storage::Storage;
 
 #[test]
 fn every_signal_that_can_be_caught_reaches_the_command() {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, _join) = Host::joined(&storage, 1);
-            // It starts nothing: every SIGCHLD is one that was sent. It reads what never comes.
-            let numbers: Vec<i32> = (1..=31).filter(|n| ![9, 19].contains(n)).collect();
-            let words: Vec<String> = numbers.iter().map(i32::to_string).collect();
-            let script = format!(
-                "for n in {}; do trap \"echo got $n.\" $n; done; echo held; \
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, _join) = Host::joined(&storage, 1);
+        // It starts nothing: every SIGCHLD is one that was sent. It reads what never comes.
+        let numbers: Vec<i32> = (1..=31).filter(|n| ![9, 19].contains(n)).collect();
+        let words: Vec<String> = numbers.iter().map(i32::to_string).collect();
+        let script = format!(
+            "for n in {}; do trap \"echo got $n.\" $n; done; echo held; \
                  while :; do read -r x; done",
-                words.join(" ")
-            );
-            let resource = storage.resource(1);
-            let mut command =
-                a.hold_command(&["--contain", contain, &resource], &["sh", "-c", &script]);
-            let hold = Process::start_with(&mut command, Stdio::piped());
-            hold.wait_for_stdout("held");
-            for number in numbers {
-                hold.signal(Signal::try_from(number).unwrap_or_else(|_| panic!("{number}")));
-                hold.wait_for_stdout(&format!("got {number}."));
-            }
-            assert_eq!(hold.code(), None);
-        },
-    );
+            words.join(" ")
+        );
+        let resource = storage.resource(1);
+        let mut command =
+            a.hold_command(&["--contain", contain, &resource], &["sh", "-c", &script]);
+        let hold = Process::start_with(&mut command, Stdio::piped());
+        hold.wait_for_stdout("held");
+        for number in numbers {
+            hold.signal(Signal::try_from(number).unwrap_or_else(|_| panic!("{number}")));
+            hold.wait_for_stdout(&format!("got {number}."));
+        }
+        assert_eq!(hold.code(), None);
+    });
 }
 
 /// How a lease-hold is called in a shell.
@@ -53,31 +48,26 @@ fn in_words(hold: &Command) -> String {
 
 #[test]
 fn a_hangup_that_the_leader_of_a_session_alone_hears_of_reaches_the_command() {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, _join) = Host::joined(&storage, 1);
-            let resource = storage.resource(1);
-            let script = format!("'{OWN_PID}; echo pid $pid.; exec sleep 1000'");
-            let hold = a.hold_command(&["--contain", contain, &resource], &["sh", "-c", &script]);
-            let line = format!("exec {}", in_words(&hold));
-            let mut terminal = Command::new("script");
-            let terminal = Process::start(terminal.args(["-qfec", &line, "/dev/null"]));
-            let pid = wait_until("its pid", SOON, || {
-                let text = terminal.stdout();
-                text.split_once("pid ")?.1.split_once('.')?.0.parse().ok()
-            });
-            // With its other end, the terminal is gone.
-            terminal.kill();
-            wait_for_end(pid, SOON);
-            wait_until("the lease is free", SOON, || {
-                storage.owner(1).0.is_none().then_some(())
-            });
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, _join) = Host::joined(&storage, 1);
+        let resource = storage.resource(1);
+        let script = format!("'{OWN_PID}; echo pid $pid.; exec sleep 1000'");
+        let hold = a.hold_command(&["--contain", contain, &resource], &["sh", "-c", &script]);
+        let line = format!("exec {}", in_words(&hold));
+        let mut terminal = Command::new("script");
+        let terminal = Process::start(terminal.args(["-qfec", &line, "/dev/null"]));
+        let pid = wait_until("its pid", SOON, || {
+            let text = terminal.stdout();
+            text.split_once("pid ")?.1.split_once('.')?.0.parse().ok()
+        });
+        // With its other end, the terminal is gone.
+        terminal.kill();
+        wait_for_end(pid, SOON);
+        wait_until("the lease is free", SOON, || {
+            storage.owner(1).0.is_none().then_some(())
+        });
+    });
 }
 
 #[test]
@@ -184,50 +174,45 @@ fn told_to_end_it_is_gone_at_once_with_the_lease() {
 
 #[test]
 fn rule_19_a_loss_is_announced_as_asked_for_and_the_grace_kept() {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let a = Host::new(&storage, 1).promising(20);
-            let join = a.join();
-            let script = format!(
-                "trap 'echo asked' USR1; trap 'echo wrong' TERM; {OWN_PID}; echo pid $pid; \
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let a = Host::new(&storage, 1).promising(20);
+        let join = a.join();
+        let script = format!(
+            "trap 'echo asked' USR1; trap 'echo wrong' TERM; {OWN_PID}; echo pid $pid; \
              while :; do sleep 0.05; done"
-            );
-            let resource = storage.resource(1);
-            let args = [
-                "--contain",
-                contain,
-                "--kill-signal",
-                "usr1",
-                "--grace",
-                "4",
-            ];
-            let on_loss = ["--on-loss", "echo lost $LEASE_RESOURCE", &resource];
-            let args: Vec<&str> = args.into_iter().chain(on_loss).collect();
-            let hold = a.start_hold(&args, &["sh", "-c", &script]);
-            let pid = wait_until("its pid", SOON, || {
-                hold.stdout()
-                    .lines()
-                    .find_map(|l| l.strip_prefix("pid ")?.parse().ok())
-            });
-            a.wait_for_renewal();
-            join.kill();
-            let renewed = a.renewed();
-            let ended = wait_for_end(pid, SOON).since(renewed).as_secs_f64();
-            println!("{contain}: killed {ended:.1} s after the last renewal");
-            // A grace of 4 s from the loss on, 8 s after the renewal; less what clocks step by.
-            // Half of W would be 10 s.
-            assert!((11.5..17.5).contains(&ended), "{ended} s");
-            let ran = hold.finish();
-            assert_eq!(ran.code, 124, "{ran:?}");
-            for (part, count) in [("asked\n", 1), ("lost R1\n", 1), ("wrong", 0)] {
-                assert_eq!(ran.stdout.matches(part).count(), count, "{part}: {ran:?}");
-            }
-        },
-    );
+        );
+        let resource = storage.resource(1);
+        let args = [
+            "--contain",
+            contain,
+            "--kill-signal",
+            "usr1",
+            "--grace",
+            "4",
+        ];
+        let on_loss = ["--on-loss", "echo lost $LEASE_RESOURCE", &resource];
+        let args: Vec<&str> = args.into_iter().chain(on_loss).collect();
+        let hold = a.start_hold(&args, &["sh", "-c", &script]);
+        let pid = wait_until("its pid", SOON, || {
+            hold.stdout()
+                .lines()
+                .find_map(|l| l.strip_prefix("pid ")?.parse().ok())
+        });
+        a.wait_for_renewal();
+        join.kill();
+        let renewed = a.renewed();
+        let ended = wait_for_end(pid, SOON).since(renewed).as_secs_f64();
+        println!("{contain}: killed {ended:.1} s after the last renewal");
+        // A grace of 4 s from the loss on, 8 s after the renewal; less what clocks step by.
+        // Half of W would be 10 s.
+        assert!((11.5..17.5).contains(&ended), "{ended} s");
+        let ran = hold.finish();
+        assert_eq!(ran.code, 124, "{ran:?}");
+        for (part, count) in [("asked\n", 1), ("lost R1\n", 1), ("wrong", 0)] {
+            assert_eq!(ran.stdout.matches(part).count(), count, "{part}: {ran:?}");
+        }
+    });
 }
 
 /// What is to be the same for whoever is started: scheduling, what the out-of-memory killer makes
@@ -273,57 +258,48 @@ fn the_command_is_scheduled_as_lease_hold_was_started() {
 
 #[test]
 fn a_loss_that_is_noticed_late_is_announced_all_the_same() {
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let a = Host::new(&storage, 1).promising(20);
-            let join = a.join();
-            let args = ["--contain", contain, "--grace", "0.1"];
-            let on_loss = ["--on-loss", "sleep 0.3; echo lost", &storage.resource(1)];
-            let args: Vec<&str> = args.into_iter().chain(on_loss).collect();
-            let hold = a.holding(&args);
-            hold.signal(Signal::SIGSTOP);
-            join.kill();
-            let late = a.renewed().after(Duration::from_secs(10));
-            wait_until("the grace is over", SOON, || (now() > late).then_some(()));
-            hold.signal(Signal::SIGCONT);
-            let ran = hold.finish();
-            assert_eq!(
-                (ran.code, ran.stdout.as_str()),
-                (124, "held\nlost\n"),
-                "{ran:?}"
-            );
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let a = Host::new(&storage, 1).promising(20);
+        let join = a.join();
+        let args = ["--contain", contain, "--grace", "0.1"];
+        let on_loss = ["--on-loss", "sleep 0.3; echo lost", &storage.resource(1)];
+        let args: Vec<&str> = args.into_iter().chain(on_loss).collect();
+        let hold = a.holding(&args);
+        hold.signal(Signal::SIGSTOP);
+        join.kill();
+        let late = a.renewed().after(Duration::from_secs(10));
+        wait_until("the grace is over", SOON, || (now() > late).then_some(()));
+        hold.signal(Signal::SIGCONT);
+        let ran = hold.finish();
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (124, "held\nlost\n"),
+            "{ran:?}"
+        );
+    });
 }
 
 #[test]
 fn a_loss_that_is_noticed_too_late_is_not_announced() {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let a = Host::new(&storage, 1).promising(4);
-            let join = a.join();
-            let file = storage.path().join("announced");
-            let on_loss = format!("touch {}", file.display());
-            let resource = storage.resource(1);
-            let hold = a.holding(&["--contain", contain, "--on-loss", &on_loss, &resource]);
-            hold.signal(Signal::SIGSTOP);
-            join.kill();
-            let late = a.renewed().after(Duration::from_secs(12));
-            wait_until("everything is over", SOON, || (now() > late).then_some(()));
-            hold.signal(Signal::SIGCONT);
-            let ran = hold.finish();
-            assert_eq!(ran.code, 124, "{ran:?}");
-            assert!(ran.stderr.contains("too late for the command"), "{ran:?}");
-            assert!(!file.exists());
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let a = Host::new(&storage, 1).promising(4);
+        let join = a.join();
+        let file = storage.path().join("announced");
+        let on_loss = format!("touch {}", file.display());
+        let resource = storage.resource(1);
+        let hold = a.holding(&["--contain", contain, "--on-loss", &on_loss, &resource]);
+        hold.signal(Signal::SIGSTOP);
+        join.kill();
+        let late = a.renewed().after(Duration::from_secs(12));
+        wait_until("everything is over", SOON, || (now() > late).then_some(()));
+        hold.signal(Signal::SIGCONT);
+        let ran = hold.finish();
+        assert_eq!(ran.code, 124, "{ran:?}");
+        assert!(ran.stderr.contains("too late for the command"), "{ran:?}");
+        assert!(!file.exists());
+    });
 }
 
 #[test]
@@ -446,26 +422,21 @@ fn a_grace_that_does_not_fit_is_refused_before_anything_is_written() {
 
 #[test]
 fn what_is_left_of_a_stopped_command_can_be_ended() {
-    control_groups();
-    together(
-        &CONTAINMENTS,
-        |c| (*c).to_owned(),
-        |contain| {
-            let storage = Storage::new(1);
-            let (a, join) = Host::joined(&storage, 1);
-            let script = format!("{OWN_PID}; echo $pid; exec sleep 1000");
-            let hold = a.start_hold(
-                &["--contain", contain, &storage.resource(1)],
-                &["sh", "-c", &script],
-            );
-            let pid: i32 = wait_until("its pid", SOON, || hold.stdout().trim().parse().ok());
-            kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
-            // lease-join leaves: the stopped command is woken to hear that it has to end.
-            join.signal(Signal::SIGTERM);
-            wait_for_end(pid, Duration::from_secs(8));
-            assert_eq!(hold.finish().code, 143);
-            assert_eq!(join.finish().code, 0);
-            assert_eq!(storage.owner(1).0, None);
-        },
-    );
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, join) = Host::joined(&storage, 1);
+        let script = format!("{OWN_PID}; echo $pid; exec sleep 1000");
+        let hold = a.start_hold(
+            &["--contain", contain, &storage.resource(1)],
+            &["sh", "-c", &script],
+        );
+        let pid: i32 = wait_until("its pid", SOON, || hold.stdout().trim().parse().ok());
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        // lease-join leaves: the stopped command is woken to hear that it has to end.
+        join.signal(Signal::SIGTERM);
+        wait_for_end(pid, Duration::from_secs(8));
+        assert_eq!(hold.finish().code, 143);
+        assert_eq!(join.finish().code, 0);
+        assert_eq!(storage.owner(1).0, None);
+    });
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic)] // A test's helper fails the test by panicking.
 
 use crate::hosts::Host;
-use crate::process::{Process, SOON, runs, wait_for_end, wait_until};
+use crate::process::{Process, SOON, runs, together, wait_for_end, wait_until};
 use lease_core::clock::Moment;
 use lease_core::contain::{create_cgroup, remove_cgroup};
 use lease_core::process::{self, ProcessId};
@@ -19,6 +19,13 @@ pub const PROVING: [&str; 2] = ["cgroup", "pidns"];
 
 /// In a PID namespace `$$` is a number of that namespace; this one is the machine's.
 pub const OWN_PID: &str = "read -r pid rest </proc/self/stat";
+
+/// Plays a case in each of these containments, all at once.
+pub fn in_each(containments: &[&str], play: impl Fn(&str) + Sync) {
+    // Else they would all mount them.
+    control_groups();
+    together(containments, |c| (*c).to_owned(), |contain| play(contain));
+}
 
 /// A lease-hold with a command and a daemon of that command.
 pub struct Family {
