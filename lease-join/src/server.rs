@@ -178,9 +178,7 @@ impl Server {
         };
         server.save();
         server.write_page()?;
-        if let Err(failure) = server.announce() {
-            server.leave_because(failure);
-        }
+        server.announce()?;
         Ok(server)
     }
 
@@ -208,7 +206,7 @@ impl Server {
 
     /// On stdout, from a thread of its own: it may be a pipe that nobody reads, and holders of a
     /// former lease-join may be waiting.
-    fn announce(&mut self) -> Result<(), Failure> {
+    fn announce(&mut self) -> anyhow::Result<()> {
         let line = format!(
             "joined {} generation {}\n",
             self.shown, self.life.former.generation
@@ -220,12 +218,14 @@ impl Server {
             let _ = told.send(result.and_then(|()| stdout.flush()));
         };
         let started = std::thread::Builder::new().spawn(write);
-        let result = match started.map(|_| written.recv_timeout(READ_WITHIN)) {
-            Ok(result) => result.unwrap_or(Ok(())),
-            Err(why) => Err(why),
-        };
-        result.map_err(|why| Failure::new(Status::Io, format!("cannot write to stdout: {why}")))?;
-        self.notify.ready();
+        started.context(NO_THREAD)?;
+        match written.recv_timeout(READ_WITHIN) {
+            Ok(Err(why)) => {
+                let text = format!("cannot write to stdout: {why}");
+                self.leave_because(Failure::new(Status::Io, text));
+            }
+            Ok(Ok(())) | Err(_) => self.notify.ready(),
+        }
         Ok(())
     }
 
