@@ -246,21 +246,55 @@ fn a_release_that_is_known_everywhere_or_to_the_next_is_not_written_again() {
     }
 }
 
+/// A disk whose ballot records are damaged, or cannot be read, may alone have the newest leader.
 #[test]
-fn an_attempt_comes_to_an_end_where_a_damaged_disk_alone_has_the_newest_leader() {
+fn a_disk_without_its_ballot_records_counts_with_its_leader() {
+    let mut damaged = with_the_newest_leader_on_disk_0();
+    damaged.disks[0].write(area_offset(1) + 4 * 512, &[0xAB; 512]);
+    let unreadable = with_the_newest_leader_on_disk_0();
+    for (mut stage, fails) in [(damaged, usize::MAX), (unreadable, 512)] {
+        let attempt = attempt_without_reads(&mut stage, |len| len > fails);
+        let had = match &attempt {
+            Some(Ok(Attempt::Held(held))) => Some(held.lver),
+            _ => None,
+        };
+        assert_eq!(had, Some(Lver(2)), "{attempt:?}");
+    }
+}
+
+#[test]
+fn an_attempt_comes_to_an_end_where_a_leader_cannot_be_read_again() {
+    let mut stage = with_the_newest_leader_on_disk_0();
+    let attempt = attempt_without_reads(&mut stage, |len| len == 512);
+    let refused = matches!(attempt, Some(Ok(Attempt::Refused(Refusal::Contended, _))));
+    assert!(refused, "{attempt:?}");
+}
+
+fn with_the_newest_leader_on_disk_0() -> Stage {
     let mut stage = on_three_disks();
-    let at = area_offset(1);
     let newer = stage
         .leader(0)
         .committed(Lver(1), stamp(2, 0), stamp(2, 0), Some(false))
         .released(stamp(2, 0));
-    stage.disks[0].write(at, &newer.to_sector());
-    stage.disks[0].write(at + 4 * 512, &[0xAB; 512]);
+    stage.disks[0].write(area_offset(1), &newer.to_sector());
+    stage
+}
+
+/// Host 1's attempt, where reads of such lengths fail on disk 0.
+fn attempt_without_reads(
+    stage: &mut Stage,
+    fail: impl Fn(usize) -> bool,
+) -> Option<Result<Attempt, AcquireError>> {
     let (actor, attempt) = stage.act(0, on_stage);
-    stage.finish(actor);
-    let attempt = attempt.borrow();
-    let refused = matches!(*attempt, Some(Ok(Attempt::Refused(Refusal::Contended, _))));
-    assert!(refused, "{attempt:?}");
+    while let Some(op) = stage.pending(actor) {
+        match op {
+            Op::Read { handle, len, .. } if handle.disk == 0 && fail(*len) => {
+                stage.fails(actor, false);
+            }
+            _ => stage.step(actor),
+        }
+    }
+    attempt.take()
 }
 
 #[test]

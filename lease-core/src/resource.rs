@@ -160,7 +160,7 @@ impl Resource<'_> {
                     return Ok(attempt);
                 }
                 if self.read_leader()? != view.leader {
-                    ballots += 1; // Not for ever: a damaged disk alone may have the newest.
+                    ballots += 1; // Not for ever: disks may come and go.
                     continue;
                 }
             }
@@ -462,10 +462,15 @@ impl Resource<'_> {
             Ok::<_, AcquireError>((leader, paxos::decode_blocks(&proposer, area)?))
         })?;
         let (leaders, disks): (Vec<_>, Vec<_>) = votes.into_iter().map(|(_, seen)| seen).unzip();
-        let leader = newest(&leaders)?;
+        let mut leader = newest(&leaders)?;
+        let all = disks.len() == self.quorum.disks();
+        if !all {
+            // A disk whose ballot records cannot be read may alone have the newest leader.
+            leader = newest(&[leader, self.read_leader()?])?;
+        }
         Ok(View {
             leader,
-            everywhere: disks.len() == self.quorum.disks() && leaders.iter().all(|l| *l == leader),
+            everywhere: all && leaders.iter().all(|l| *l == leader),
             disks,
         })
     }

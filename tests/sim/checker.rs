@@ -2,7 +2,7 @@
 //! code under test: it reads the sectors' bytes by offsets of its own.
 
 use super::clock::Instant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A guarded command that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,10 @@ pub struct Checker {
     started: u64,
     decided: BTreeMap<(usize, u64), (u64, u64)>,
     granted: BTreeMap<usize, u64>,
-    generations: BTreeMap<u64, u64>,
+    /// The last generation that each host id was joined with.
+    joined: BTreeMap<u64, u64>,
+    /// The generation in each host's sector, and since when it is there.
+    beats: BTreeMap<u64, (u64, Instant)>,
     violation: Option<String>,
     /// How often an exclusive lease was had.
     pub exclusive: u64,
@@ -114,10 +117,35 @@ impl Checker {
 
     /// A host id was joined.
     pub fn joined(&mut self, host: u64, generation: u64) {
-        let last = self.generations.insert(host, generation).unwrap_or(0);
+        let last = self.joined.insert(host, generation).unwrap_or(0);
         if generation <= last {
             self.accuse(format!(
                 "generation went back: host {host} joined as {generation} after {last}"
+            ));
+        }
+    }
+
+    /// Since when the generation that it has stands in a host's sector.
+    pub fn generation_since(&self, host: u64) -> Instant {
+        self.beats.get(&host).map_or(0, |(_, since)| *since)
+    }
+
+    /// Bytes came to be in a host's sector. `forgotten`: whoever writes under that id now cannot
+    /// know that they were on their way; then they may take the generation back, and the next life
+    /// begins where they do.
+    pub fn heartbeat_written(&mut self, host: u64, sector: &[u8], at: Instant, forgotten: bool) {
+        let generation = word(sector, LEADER[1]);
+        let (before, _) = *self.beats.entry(host).or_insert((0, at));
+        if generation != before {
+            self.beats.insert(host, (generation, at));
+        }
+        if generation >= before {
+            return;
+        }
+        self.joined.insert(host, generation);
+        if !forgotten {
+            self.accuse(format!(
+                "generation went back: host {host} has {generation} on the disk after {before}"
             ));
         }
     }
@@ -139,9 +167,11 @@ impl Checker {
 
     /// What runs under a resource is allowed by the disks: on most of them stands that it owns or
     /// shares, in the leader or, where an older one has landed over that, in a ballot that was
-    /// accepted; and on none a later version. `areas`: what is real of the resource on each disk.
-    pub fn compare(&mut self, resource: usize, areas: &[&[u8]]) {
-        let under_it = self.running.iter().filter(|run| run.resource == resource);
+    /// accepted; and on none a later version. `areas`: what is real of the resource on each disk;
+    /// `but`: host ids that are not looked at.
+    pub fn compare(&mut self, resource: usize, areas: &[&[u8]], but: &BTreeSet<u64>) {
+        let looked_at = |run: &&Run| run.resource == resource && !but.contains(&run.life.0);
+        let under_it = self.running.iter().filter(looked_at);
         let mut denied = under_it.filter(|run| {
             let agree = areas.iter().filter(|area| says(area, run)).count();
             let later = |area: &&[u8]| run.exclusive && word(area, LEADER[2]) > run.lver;
@@ -167,6 +197,19 @@ fn word(sector: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&sector[at..at + 8]);
     u64::from_le_bytes(word)
+}
+
+/// Whether one disk of a resource has it that it is, or may be, a host's.
+pub fn names(area: &[u8], host: u64) -> bool {
+    let [owner, _, lver, timestamp] = LEADER.map(|at| word(area, at));
+    let blocks = || area.chunks_exact(SECTOR).skip(2);
+    let accepted = |block: &[u8]| {
+        let [of, _, later] = BALLOT.map(|at| word(block, at));
+        of == host && later > lver
+    };
+    let shares = |block: &[u8]| word(block, SHARES[0]) & 1 == 1;
+    let leads = owner == host && timestamp != 0;
+    leads || blocks().any(accepted) || blocks().nth(host as usize - 1).is_some_and(shares)
 }
 
 /// Whether a disk says that it holds what it runs under.

@@ -519,10 +519,9 @@ impl<'p> Main<'p> {
         let machine = &self.session.machine;
         let kept = machine.is_kept(self.session.generation);
         if machine.shared.strict.get() && kept && !standing.taken {
-            let index = machine.index;
-            machine
-                .shared
-                .surprise(|| format!("m{index}: ended, though its lease is kept"));
+            let (index, host) = (machine.index, Some(machine.setup.host));
+            let what = || format!("m{index}: ended, though its lease is kept");
+            machine.shared.surprise(host, None, what);
         }
     }
 
@@ -899,7 +898,8 @@ impl Worker<'_> {
                 let dead_by = self.machine.dead_by(self.session.generation);
                 if self.machine.shared.now.get() < dead_by {
                     let what = || format!("r{r} is not m{m}'s any more");
-                    self.machine.shared.surprise(what);
+                    let host = Some(self.machine.setup.host);
+                    self.machine.shared.surprise(host, Some(r), what);
                 }
                 false
             }

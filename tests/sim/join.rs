@@ -7,7 +7,7 @@ use super::port::{File, Port};
 use super::server::{Server, Victim};
 use super::watchdog::Watchdog;
 use super::{LOCKSPACE, machine};
-use lease_core::clock::{Clock, Moment};
+use lease_core::clock::Clock;
 use lease_core::contain::Remains;
 use lease_core::delta::{self, Claim, HostLease, RenewError, Tenure};
 use lease_core::disk::{Disk, Fault};
@@ -159,11 +159,8 @@ fn serve(
         machine.tell(|| format!("goes on as host {host} generation {generation}"));
     } else {
         machine.tell(|| format!("joined as host {host} generation {generation}"));
-        // A join's write that nobody knows of any more may take the record back.
-        if machine.excused_until.get() == Moment::default() {
-            let mut checker = machine.shared.checker.borrow_mut();
-            checker.joined(host, generation.0);
-        }
+        let mut checker = machine.shared.checker.borrow_mut();
+        checker.joined(host, generation.0);
     }
     machine.run.borrow_mut().life = Some(Life::of(&lease));
     let life = Rc::new(Membership {
@@ -257,9 +254,9 @@ impl Thread<'_> {
             _ => self.port.now() >= expected,
         };
         if wrong {
-            machine
-                .shared
-                .surprise(|| format!("m{}: {lost}", machine.index));
+            let host = Some(machine.setup.host);
+            let what = || format!("m{}: {lost}", machine.index);
+            machine.shared.surprise(host, None, what);
         }
     }
 

@@ -79,6 +79,7 @@ use lease_core::record::request::Request;
 use machine::Membership;
 use mail::{Letter, PostOffice, Wish};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
@@ -126,6 +127,34 @@ pub fn formatted(disks: usize, resources: usize, num_hosts: u64, io_timeout: u8)
     (0..disks).map(disk).collect()
 }
 
+/// Of whom it is no surprise that they lose a lease, or cannot have one.
+#[derive(Debug, Default)]
+pub struct Excused {
+    /// Of anybody: an assumption is broken.
+    pub all: bool,
+    /// Host ids: two machines have it, or its heartbeat turned into garbage.
+    pub hosts: BTreeSet<u64>,
+    /// Resources: a sector turned into garbage.
+    pub resources: BTreeSet<usize>,
+}
+
+impl Excused {
+    /// Anybody.
+    pub fn everybody() -> Self {
+        Self {
+            all: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether one of them is.
+    pub fn has(&self, host: Option<HostId>, resource: Option<usize>) -> bool {
+        let of = |host: HostId| self.hosts.contains(&host.get());
+        let with = |resource| self.resources.contains(&resource);
+        self.all || host.is_some_and(of) || resource.is_some_and(with)
+    }
+}
+
 /// What the processes of all machines share with the world.
 #[derive(Debug)]
 pub struct Shared {
@@ -135,8 +164,8 @@ pub struct Shared {
     pub checker: RefCell<Checker>,
     /// Lives that began, for the world to watch over: machine and life.
     pub members: RefCell<Vec<(usize, Rc<Membership>)>>,
-    /// Whether a live host may lose what it holds, because an assumption is broken.
-    pub losses_expected: bool,
+    /// Who may lose what it holds although it lives.
+    pub excused: RefCell<Excused>,
     /// Whether no thread is ever late: then nothing is ended while its lease is kept.
     pub strict: Cell<bool>,
     /// What lies in mailboxes.
@@ -151,12 +180,12 @@ pub struct Shared {
 
 impl Shared {
     /// At true time 0; `told`: with a story.
-    pub fn new(losses_expected: bool, told: bool) -> Self {
+    pub fn new(excused: Excused, told: bool) -> Self {
         Self {
             now: Rc::new(Cell::new(0)),
             checker: RefCell::default(),
             members: RefCell::default(),
-            losses_expected,
+            excused: RefCell::new(excused),
             strict: Cell::new(false),
             letters: PostOffice::default(),
             post_takes: Cell::new(0),
@@ -219,9 +248,14 @@ impl Shared {
         }
     }
 
-    /// A live host lost something: an error, unless an assumption is broken.
-    pub fn surprise(&self, what: impl FnOnce() -> String) {
-        if !self.losses_expected {
+    /// A live host lost something, or cannot have it: an error, unless it is excused.
+    pub fn surprise(
+        &self,
+        host: Option<HostId>,
+        resource: Option<usize>,
+        what: impl FnOnce() -> String,
+    ) {
+        if !self.excused.borrow().has(host, resource) {
             self.checker.borrow_mut().accuse(what());
         }
     }

@@ -323,7 +323,8 @@ impl<'p> Server<'p> {
                 if !excused && peer.is_some_and(|peer| self.machine.lives(peer.pid)) {
                     let index = self.machine.index;
                     let accuse = || format!("m{index}: out of order: {what}");
-                    self.machine.shared.surprise(accuse);
+                    let mut checker = self.machine.shared.checker.borrow_mut();
+                    checker.accuse(accuse());
                 }
                 self.close(number);
             }

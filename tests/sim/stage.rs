@@ -9,7 +9,7 @@ use super::join;
 use super::machine::{Cage, Machine, Setup, Storage};
 use super::mail::{Group, Letter, Wish};
 use super::port::{Answer, Body, Handle, Op, Port, Process};
-use super::{RESOURCE_GEOMETRY, Shared, area_offset, formatted};
+use super::{Excused, RESOURCE_GEOMETRY, Shared, area_offset, formatted};
 use lease_core::disk::Fault;
 use lease_core::id::HostId;
 use lease_core::record::ballot::BallotSector;
@@ -121,7 +121,7 @@ impl Cast {
 impl Stage {
     /// Machines as set up, with clocks of different offset; nothing runs yet.
     pub fn new(setups: &[Setup]) -> Self {
-        let shared = Rc::new(Shared::new(true, true));
+        let shared = Rc::new(Shared::new(Excused::everybody(), true));
         let machine = |(index, setup): (usize, &Setup)| {
             let offset = Duration::from_secs(1000 * (index as u64 + 1));
             let face = Rc::new(Face::new(Rc::clone(&shared.now), offset, 0));

@@ -13,6 +13,7 @@ use numbered::Numbered;
 use queue::Queue;
 use weather::Weather;
 
+use super::checker;
 use super::clock::{Face, Instant};
 use super::disk::{Platter, SECTOR};
 use super::hold::{self, Errand, PROBE};
@@ -20,7 +21,7 @@ use super::join;
 use super::machine::{self, Cage, Machine, Membership, Setup, Storage};
 use super::mail::{Group, Letter, Wish};
 use super::port::{Answer, Body, Op, Port, Process};
-use super::{Shared, formatted, story};
+use super::{Excused, Shared, formatted, story};
 use fastrand::Rng;
 use lease_core::clock::Clock;
 use lease_core::disk::Fault;
@@ -36,6 +37,8 @@ use std::time::Duration;
 const SECOND: u64 = 1_000_000_000;
 const MILLI: u64 = 1_000_000;
 const LARGEST_SECTOR: usize = 4096;
+/// Machines that have one host id, in some worlds.
+const TWINS: [usize; 2] = [0, 1];
 
 /// What a run of the world came to.
 #[derive(Debug)]
@@ -131,6 +134,8 @@ pub struct World {
     has_twins: bool,
     /// Sectors turn into garbage.
     spoilt: bool,
+    /// Areas, each on one disk, of which a sector did.
+    garbage: BTreeSet<(usize, usize)>,
     /// Draws what is seldom, so that it changes nothing where it is not.
     odd: Rng,
     processes: Numbered<Running>,
@@ -170,11 +175,8 @@ impl World {
         let timing = Timing::new(1, watchdog).unwrap();
         let num_hosts = 8;
         let twins = rng.u8(..8) == 0 && !kind.has_sanlock();
-        // Of two machines with one host id, the one that joins late may end the other's life.
-        let losses_expected = twins || matches!(kind, Kind::Broken(_)) || kind.has_sanlock();
         let mut odd = Rng::with_seed(!seed);
         let spoilt = odd.u8(..16) == 0 && !kind.has_sanlock();
-        let losses_expected = losses_expected || spoilt;
         let namesakes = odd.u8(..8) == 0 && !twins && !kind.has_sanlock();
         let usual = spoilt || !matches!(kind, Kind::Plain | Kind::Watchdog);
         let storage = match if usual { 2 } else { odd.u8(..6) } {
@@ -182,7 +184,13 @@ impl World {
             1 => Storage::NETWORK,
             _ => Storage::USUAL,
         };
-        let shared = Rc::new(Shared::new(losses_expected, told));
+        let excused = Excused {
+            all: matches!(kind, Kind::Broken(_)) || kind.has_sanlock(),
+            // The one that joins late may end the other's life.
+            hosts: twins.then_some(1).into_iter().collect(),
+            resources: BTreeSet::new(),
+        };
+        let shared = Rc::new(Shared::new(excused, told));
         let storm = kind == Kind::Broken(Broken::LateWrites);
         let disks = if kind.has_sanlock() { 1 } else { disks };
         let (disks, resources) = if storm { (1, 1) } else { (disks, resources) };
@@ -211,8 +219,8 @@ impl World {
             let offset = Duration::from_secs(rng.u64(1..100_000));
             let fast = rng.u64(0..=fastest);
             let face = Rc::new(Face::new(Rc::clone(&shared.now), offset, fast));
-            let id = if twins && index == 1 { 0 } else { index as u64 };
-            let host = HostId::new(id + 1).unwrap();
+            let is_twin = twins && TWINS.contains(&index);
+            let host = HostId::new(if is_twin { 1 } else { index as u64 + 1 }).unwrap();
             let sanlock = match kind {
                 Kind::Mixed => rng.bool(),
                 kind => kind == Kind::Sanlock,
@@ -273,6 +281,7 @@ impl World {
             holders,
             has_twins: twins,
             spoilt,
+            garbage: BTreeSet::new(),
             odd,
             rng,
             processes: Numbered::new(),
@@ -571,8 +580,10 @@ impl World {
             if group == Group::Join && self.threads(machine, group).is_empty() {
                 self.join_is_over(machine);
             }
-            self.over =
-                self.over || !self.probes.is_empty() && self.probes.iter().all(|p| p.1.get());
+            if matches!(group, Group::Hold(holder) if holder >= PROBE) {
+                self.over |= self.probes.iter().all(|probe| probe.1.get());
+                self.after(SECOND, Event::Probe);
+            }
         } else {
             self.submit(id);
         }
@@ -665,9 +676,9 @@ impl World {
             Group::Hold(holder) => {
                 self.machines[machine].holder_ended(holder);
                 let delay = self.below(3 * SECOND);
-                match holder.checked_sub(PROBE) {
-                    None => self.start_holder(machine, holder, delay),
-                    Some(resource) => self.start_probe(machine, resource),
+                match holder < PROBE {
+                    true => self.start_holder(machine, holder, delay),
+                    false => self.after(SECOND, Event::Probe),
                 }
             }
         }
@@ -835,11 +846,9 @@ impl World {
         self.after(delay, Event::Power(machine));
     }
 
-    /// A join's write that is on its way when all who know of it end may end the next life. Where
-    /// two machines have one host id, the late write of one may take back the generation of the
-    /// other, which remembers nothing after a loss of power.
+    /// A join's write that is on its way when all who know of it end may end the next life.
     fn excuse(&mut self, machine: usize) {
-        if self.has_twins || self.heartbeat_is_on_its_way(machine) {
+        if self.heartbeat_is_on_its_way(machine) {
             let host = &self.machines[machine];
             let noticed = host.setup.timing.warn_after();
             host.excused_until.set(host.landed_by().after(noticed));
@@ -949,6 +958,19 @@ impl World {
             _ if odd.bool() => (0, SECTOR),
             _ => (2 + host, SECTOR),
         };
+        self.garbage.insert((area, disk));
+        let damaged = self.garbage.iter().filter(|(of, _)| *of == area).count();
+        let mut excused = self.shared.excused.borrow_mut();
+        match area.checked_sub(1) {
+            None => {
+                excused.hosts.insert(host as u64 + 1);
+            }
+            Some(resource) if damaged * 2 >= disks => {
+                excused.resources.insert(resource);
+            }
+            Some(_) => {}
+        }
+        drop(excused);
         let offset = super::area_offset(area) + (sector * bytes) as u64;
         let garbage: Vec<u8> = (0..bytes).map(|_| odd.u8(..)).collect();
         self.shared
@@ -1026,10 +1048,7 @@ impl World {
             patience: Duration::from_nanos(4 * self.dead_after(0)),
         };
         let body = move |port: &Port<'_>| {
-            while !hold::run_errand(port, &host, PROBE + resource, &errand) {
-                let _ = port.wait(Duration::from_secs(1));
-            }
-            had.set(true);
+            had.set(hold::run_errand(port, &host, PROBE + resource, &errand));
         };
         let face = Rc::new(self.machines[machine].face.another());
         self.start(machine, Group::Hold(PROBE + resource), face, Box::new(body));
@@ -1038,13 +1057,22 @@ impl World {
     fn give_up(&mut self) {
         self.over = true;
         if self.probes.is_empty() {
-            self.shared.surprise(|| "no host could join".into());
+            self.shared
+                .surprise(None, None, || "no host could join".into());
         }
         for (resource, had) in &self.probes {
-            if !had.get() {
-                self.shared
-                    .surprise(|| format!("nobody holds r{resource}, and nobody can have it"));
+            if !had.get() && !self.is_an_excused_hosts(*resource) {
+                let what = || format!("nobody holds r{resource}, and nobody can have it");
+                self.shared.surprise(None, Some(*resource), what);
             }
         }
+    }
+
+    /// Whether it may be that of a host whose death nobody can see.
+    fn is_an_excused_hosts(&self, resource: usize) -> bool {
+        let excused = self.shared.excused.borrow();
+        let area = |disk: &Platter, host| checker::names(disk.area(1 + resource), host);
+        let on_a_disk = |host: &u64| self.disks.iter().any(|disk| area(disk, *host));
+        excused.hosts.iter().any(on_a_disk)
     }
 }

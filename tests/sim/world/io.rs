@@ -2,8 +2,11 @@
 
 use super::super::area_offset;
 use super::super::clock::Instant;
+use super::super::machine::Machine;
 use super::super::port::{Answer, Handle, Op};
-use super::{Broken, Event, IoId, Kind, LARGEST_SECTOR, MILLI, ProcessId, Running, SECOND, World};
+use super::{
+    Broken, Event, IoId, Kind, LARGEST_SECTOR, MILLI, ProcessId, Running, SECOND, TWINS, World,
+};
 use lease_core::disk::Fault;
 use lease_core::record::heartbeat::Heartbeat;
 use std::ops::Range;
@@ -16,6 +19,8 @@ pub(super) struct Io {
     handle: Handle,
     offset: u64,
     issued: Instant,
+    /// How often its machine had lost power.
+    boot: u64,
     what: Transfer,
     landed: bool,
     /// Its process was told that it has failed.
@@ -156,6 +161,7 @@ impl World {
             handle,
             offset,
             issued,
+            boot: self.machines[machine].boot.get(),
             what,
             landed: false,
             failed: false,
@@ -369,10 +375,9 @@ impl World {
             });
         }
         self.disks[io.handle.disk].write(io.offset, bytes);
-        if io.offset < area_offset(1)
-            && let Ok(beat) = Heartbeat::decode(bytes)
-        {
-            self.machines[io.machine].note_landed(beat.generation(), io.issued);
+        if io.offset < area_offset(1) {
+            let is_twin = self.has_twins && TWINS.contains(&io.machine);
+            note_heartbeat(&self.machines[io.machine], is_twin, io, bytes);
         }
         let resource = (io.offset >> 20) as usize;
         if resource > 0 && io.offset % area_offset(1) == 0 {
@@ -388,7 +393,8 @@ impl World {
 
     /// What holders believe, with what stands on the disks.
     pub(super) fn compare(&self, resource: usize) {
-        if self.shared.losses_expected {
+        let excused = self.shared.excused.borrow();
+        if excused.all || self.garbage.iter().any(|(area, _)| *area == 1 + resource) {
             return;
         }
         let areas: Vec<&[u8]> = self
@@ -396,7 +402,8 @@ impl World {
             .iter()
             .map(|disk| disk.area(1 + resource))
             .collect();
-        self.shared.checker.borrow_mut().compare(resource, &areas);
+        let mut checker = self.shared.checker.borrow_mut();
+        checker.compare(resource, &areas, &excused.hosts);
     }
 
     pub(super) fn give_back(&mut self, id: ProcessId, io: IoId, fault: Option<Fault>) {
@@ -479,6 +486,19 @@ impl World {
             }
         }
     }
+}
+
+/// Heartbeats came to be on the disk. What a machine had on its way when it lost power it knows
+/// nothing of, nor another machine of the same host id.
+fn note_heartbeat(machine: &Machine, is_twin: bool, io: &Io, bytes: &[u8]) {
+    if let Ok(beat) = Heartbeat::decode(bytes) {
+        machine.note_landed(beat.generation(), io.issued);
+    }
+    let (host, now) = (machine.setup.host.get(), machine.shared.now.get());
+    let mut checker = machine.shared.checker.borrow_mut();
+    let of_a_twin = is_twin && io.issued <= checker.generation_since(host);
+    let forgotten = of_a_twin || io.boot < machine.boot.get();
+    checker.heartbeat_written(host, bytes, now, forgotten);
 }
 
 /// A write in words.
