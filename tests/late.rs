@@ -133,6 +133,19 @@ fn a_host_id_is_not_free_while_a_renewal_may_land_over_that() {
     assert!(beat.leave());
 }
 
+/// Another machine that is set up with the same host id may have joined by then.
+#[test]
+fn what_is_seen_to_be_free_is_not_freed_again() {
+    let mut beat = Beat::joined();
+    beat.disk.next_write(0, Fate::FailsWritten);
+    let failed = beat.lease.leave(&beat.disk, &beat.clock);
+    assert!(matches!(failed, Err(RenewError::Disk(_))), "{failed:?}");
+    beat.disk.log();
+    assert!(beat.leave());
+    let mut writes = beat.disk.log().into_iter().filter(|io| io.written.is_some());
+    assert_eq!(writes.next(), None);
+}
+
 #[test]
 fn a_host_id_is_not_free_while_a_write_may_land_on_a_resource() {
     let mut beat = Beat::joined();

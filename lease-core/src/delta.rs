@@ -607,7 +607,9 @@ impl HostLease {
     }
 
     fn free(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), Fault> {
-        if clock.now() < self.quiet_from || !self.unsure.is_empty() {
+        // What is free may be another's by the time that a second write lands.
+        let freed = self.written.is_free();
+        if freed || clock.now() < self.quiet_from || !self.unsure.is_empty() {
             return Ok(());
         }
         let free = self.written.stamped(FREE);
