@@ -143,11 +143,7 @@ impl World {
     }
 
     fn join_slowly(&self, write: Duration) -> HostLease {
-        let disk = SlowDisk {
-            disk: &self.disk,
-            clock: &self.clock,
-            write,
-        };
+        let disk = SlowDisk::new(&self.disk, &self.clock, write);
         delta::join(&lockspace(), &disk, &self.clock, &claim(), &mut |_| {}).unwrap()
     }
 
@@ -225,11 +221,7 @@ fn a_join_that_wrote_within_its_window_stands_and_a_later_one_starts_over() {
         Generation(1)
     );
     let world = World::formatted(T);
-    let disk = SlowDisk {
-        disk: &world.disk,
-        clock: &world.clock,
-        write: window + NANOSECOND,
-    };
+    let disk = SlowDisk::new(&world.disk, &world.clock, window + NANOSECOND);
     let late = delta::join(&lockspace(), &disk, &world.clock, &claim(), &mut |_| {});
     assert_eq!(late.map(|_| ()), Err(JoinError::TooSlow(19)));
 }
@@ -638,11 +630,7 @@ fn a_renewal_that_failed_may_be_on_the_disk_or_not() {
 fn a_renewal_that_stalled_and_failed_may_land_for_all_of_its_time_after_that() {
     let world = World::formatted(T);
     let mut lease = world.join(&claim()).unwrap();
-    let stalled = SlowDisk {
-        disk: &world.disk,
-        clock: &world.clock,
-        write: seconds(50),
-    };
+    let stalled = SlowDisk::new(&world.disk, &world.clock, seconds(50));
     world.disk.next_write(0, Fate::Fails);
     world.disk.log();
     let failed = lease.renew(&stalled, &world.clock);

@@ -19,7 +19,7 @@ use support::files::Loop;
 use support::hosts::{Host, STAY};
 use support::path::StoragePath;
 use support::process::{Process, SOON, is_in_io, now, together, wait_until};
-use support::script::{Fate, ScriptClock, ScriptDisk};
+use support::script::{Fate, ScriptClock, ScriptDisk, SlowDisk};
 use support::storage::{Storage, host_id};
 
 /// W of the real hosts; with t = 1 nothing that was issued lands later than 14 s after, by any
@@ -106,6 +106,25 @@ fn a_failed_renewal_that_lands_after_the_next_one_is_still_ours() {
     assert!(beat.leave());
 }
 
+/// What a read does not show may have landed before it came back.
+#[test]
+fn a_failed_renewal_that_lands_during_the_last_read_in_which_it_can_is_still_ours() {
+    let mut beat = Beat::joined();
+    let late = beat.fail_to_renew();
+    for _ in 0..6 {
+        assert_eq!(beat.renew(), Ok(()));
+    }
+    // 121 to 142 s after its issue; it lands within 8t + W = 140, and 1 %.
+    beat.clock.pass(Duration::from_secs(1));
+    let slow = SlowDisk {
+        read: Duration::from_secs(21),
+        ..SlowDisk::new(&beat.disk, &beat.clock, Duration::ZERO)
+    };
+    beat.lease.renew(&slow, &beat.clock).unwrap();
+    beat.disk.put_at(0, &late);
+    assert_eq!(beat.renew(), Ok(()));
+}
+
 #[test]
 fn what_cannot_have_been_late_is_somebody_elses() {
     let mut beat = Beat::joined();
@@ -142,7 +161,11 @@ fn what_is_seen_to_be_free_is_not_freed_again() {
     assert!(matches!(failed, Err(RenewError::Disk(_))), "{failed:?}");
     beat.disk.log();
     assert!(beat.leave());
-    let mut writes = beat.disk.log().into_iter().filter(|io| io.written.is_some());
+    let mut writes = beat
+        .disk
+        .log()
+        .into_iter()
+        .filter(|io| io.written.is_some());
     assert_eq!(writes.next(), None);
 }
 

@@ -359,11 +359,7 @@ fn slow_renewal(seconds: u64) -> (World, HostLease, Moment, Result<(), RenewErro
     let world = World::formatted();
     let mut lease = world.join();
     let began = world.clock.now();
-    let disk = SlowDisk {
-        disk: &world.disk,
-        clock: &world.clock,
-        write: Duration::from_secs(seconds),
-    };
+    let disk = SlowDisk::new(&world.disk, &world.clock, Duration::from_secs(seconds));
     let result = lease.renew(&disk, &world.clock).map(|_| ());
     world.disk.log();
     (world, lease, began, result)

@@ -567,9 +567,10 @@ impl HostLease {
     /// with a new timestamp. Returns what was read of all hosts, and when the read ended.
     pub fn renew(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<Scan, RenewError> {
         self.check_time(clock)?;
+        let read_began = clock.now();
         let area = self.lockspace.read_all(disk)?;
         let read_ended = clock.now();
-        self.check_ours(area.host(self.claim.host), read_ended)?;
+        self.check_ours(area.host(self.claim.host), read_began)?;
 
         let record = self.written.stamped(self.later_timestamp(clock.now()));
         self.check_time(clock)?;
@@ -595,8 +596,9 @@ impl HostLease {
     /// die: a free one would tell the next who joins that none can.
     pub fn leave(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
         disk.settle()?;
+        let read_began = clock.now();
         let record = self.lockspace.read_host(disk, self.claim.host)?;
-        self.check_ours(record, clock.now())?;
+        self.check_ours(record, read_began)?;
         self.check_time(clock)?;
         Ok(self.free(disk, clock)?)
     }
@@ -633,10 +635,11 @@ impl HostLease {
     }
 
     /// Our sector must hold what we wrote last, or one of the writes that may have landed since.
+    /// What it does not show may have landed since its read began.
     fn check_ours(
         &mut self,
         record: Result<Heartbeat, HeartbeatError>,
-        now: Moment,
+        read_began: Moment,
     ) -> Result<(), Lost> {
         let record = record.map_err(Lost::Damaged)?;
         let bytes = record.leader_bytes();
@@ -649,7 +652,7 @@ impl HostLease {
         // One that is seen has landed, and does not land again.
         let lands = self.claim.timing.takeover_after();
         let may_land = |known: &Heartbeat, issued_by: Moment| {
-            known.leader_bytes() != bytes && now <= issued_by.after(lands)
+            known.leader_bytes() != bytes && read_began <= issued_by.after(lands)
         };
         self.unsure
             .retain(|(known, issued_by)| may_land(known, *issued_by));

@@ -150,7 +150,7 @@ impl Disk for ScriptDisk {
     }
 }
 
-/// The disk, with writes that take their time.
+/// The disk, with reads and writes that take their time.
 pub struct SlowDisk<'a> {
     /// The disk.
     pub disk: &'a ScriptDisk,
@@ -158,11 +158,28 @@ pub struct SlowDisk<'a> {
     pub clock: &'a ScriptClock,
     /// How long a write takes until it is done, or fails.
     pub write: Duration,
+    /// How long it takes until what was read is known.
+    pub read: Duration,
+}
+
+impl<'a> SlowDisk<'a> {
+    /// Its reads take no time.
+    pub fn new(disk: &'a ScriptDisk, clock: &'a ScriptClock, write: Duration) -> Self {
+        let read = Duration::ZERO;
+        Self {
+            disk,
+            clock,
+            write,
+            read,
+        }
+    }
 }
 
 impl Disk for SlowDisk<'_> {
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
-        self.disk.read(offset, len)
+        let bytes = self.disk.read(offset, len);
+        self.clock.pass(self.read);
+        bytes
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {

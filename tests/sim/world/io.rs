@@ -2,7 +2,6 @@
 
 use super::super::area_offset;
 use super::super::clock::Instant;
-use super::super::machine::Machine;
 use super::super::port::{Answer, Handle, Op};
 use super::{
     Broken, Event, IoId, Kind, LARGEST_SECTOR, MILLI, ProcessId, Running, SECOND, TWINS, World,
@@ -25,6 +24,16 @@ pub(super) struct Io {
     landed: bool,
     /// Its process was told that it has failed.
     failed: bool,
+}
+
+/// A write that lands.
+struct Write {
+    machine: usize,
+    boot: u64,
+    issued: Instant,
+    disk: usize,
+    offset: u64,
+    bytes: Rc<[u8]>,
 }
 
 /// How it shows that a disk is out of reach.
@@ -77,8 +86,8 @@ impl World {
                 let at = self.machines[machine].face.when(until);
                 let mail = self.shared.letters.next(mailbox);
                 let at = mail.map_or(at, |mail| mail.min(at)).max(self.now());
-                // Later than any world lasts: only a letter ends that.
-                if at - self.now() < 1000 * SECOND {
+                // Later than this world lasts: only a letter ends that.
+                if at < self.faults_end + 1000 * SECOND {
                     let jitter = self.below(MILLI / 10);
                     self.at(at + jitter, Event::Answer(id, asked, None));
                 }
@@ -360,41 +369,64 @@ impl World {
         let Transfer::Write(bytes) = &io.what else {
             return;
         };
+        let write = Write {
+            machine: io.machine,
+            boot: io.boot,
+            issued: io.issued,
+            disk: io.handle.disk,
+            offset: io.offset,
+            bytes: Rc::clone(bytes),
+        };
         if self.kind == Kind::Broken(Broken::StaleReads) && self.rng.u8(..16) == 0 {
             self.old_disks = self.disks.clone();
         }
-        let late = self.shared.now.get() - io.issued;
+        let mut len = write.bytes.len();
+        let late = self.now() - write.issued;
         if late > SECOND {
             self.shared.tell(None, || {
-                let what = describe(io.handle.disk, io.offset, bytes);
-                format!(
-                    "m{}'s write lands, {} ms late: {what}",
-                    io.machine,
-                    late / MILLI
-                )
+                let what = describe(write.disk, write.offset, &write.bytes);
+                let machine = write.machine;
+                format!("m{machine}'s write lands, {} ms late: {what}", late / MILLI)
             });
+            len = self.part(write.disk, write.offset, len);
         }
-        self.disks[io.handle.disk].write(io.offset, bytes);
-        if io.offset < area_offset(1) {
-            let is_twin = self.has_twins && TWINS.contains(&io.machine);
-            note_heartbeat(&self.machines[io.machine], is_twin, io, bytes);
+        self.disks[write.disk].write(write.offset, &write.bytes[..len]);
+        self.watch(&write);
+    }
+
+    /// What stands where something was written, as the checker sees it.
+    fn watch(&self, write: &Write) {
+        let sector = self.disks[write.disk].read(write.offset, write.bytes.len());
+        let resource = (write.offset >> 20) as usize;
+        if resource == 0 {
+            return self.note_heartbeat(write, &sector);
         }
-        let resource = (io.offset >> 20) as usize;
-        if resource > 0 && io.offset % area_offset(1) == 0 {
-            self.shared
-                .checker
-                .borrow_mut()
-                .leader_written(resource - 1, bytes);
+        if write.offset % area_offset(1) == 0 {
+            let mut checker = self.shared.checker.borrow_mut();
+            checker.leader_written(resource - 1, &sector);
         }
-        if resource > 0 {
-            self.compare(resource - 1);
+        self.compare(resource - 1);
+    }
+
+    /// What a machine had on its way when it lost power it knows nothing of, nor another machine of
+    /// the same host id.
+    fn note_heartbeat(&self, write: &Write, sector: &[u8]) {
+        let machine = &self.machines[write.machine];
+        if let Ok(beat) = Heartbeat::decode(sector) {
+            machine.note_landed(beat.generation(), write.issued);
         }
+        let host = machine.setup.host.get();
+        let mut checker = self.shared.checker.borrow_mut();
+        let is_twin = self.has_twins && TWINS.contains(&write.machine);
+        let of_a_twin = is_twin && write.issued <= checker.generation_since(host);
+        let forgotten = of_a_twin || write.boot < machine.boot.get();
+        checker.heartbeat_written(host, sector, self.now(), forgotten);
     }
 
     /// What holders believe, with what stands on the disks.
     pub(super) fn compare(&self, resource: usize) {
         let excused = self.shared.excused.borrow();
-        if excused.all || self.garbage.iter().any(|(area, _)| *area == 1 + resource) {
+        if excused.all || self.is_damaged(resource) {
             return;
         }
         let areas: Vec<&[u8]> = self
@@ -486,19 +518,6 @@ impl World {
             }
         }
     }
-}
-
-/// Heartbeats came to be on the disk. What a machine had on its way when it lost power it knows
-/// nothing of, nor another machine of the same host id.
-fn note_heartbeat(machine: &Machine, is_twin: bool, io: &Io, bytes: &[u8]) {
-    if let Ok(beat) = Heartbeat::decode(bytes) {
-        machine.note_landed(beat.generation(), io.issued);
-    }
-    let (host, now) = (machine.setup.host.get(), machine.shared.now.get());
-    let mut checker = machine.shared.checker.borrow_mut();
-    let of_a_twin = is_twin && io.issued <= checker.generation_since(host);
-    let forgotten = of_a_twin || io.boot < machine.boot.get();
-    checker.heartbeat_written(host, bytes, now, forgotten);
 }
 
 /// A write in words.

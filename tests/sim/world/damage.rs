@@ -1,0 +1,67 @@
+//! Sectors that turn into garbage, or are written in part; and who is excused by that.
+
+use super::super::area_offset;
+use super::super::checker;
+use super::super::disk::{Platter, SECTOR};
+use super::{LARGEST_SECTOR, World};
+
+impl World {
+    /// Garbage in one sector that matters, on one disk.
+    pub(super) fn spoil(&mut self) {
+        let (disks, odd) = (self.disks.len(), &mut self.odd);
+        let disk = odd.usize(..disks);
+        let resources = self.machines[0].setup.resources;
+        let (area, host) = (odd.usize(..=resources), odd.usize(..8));
+        let (sector, bytes) = match area {
+            0 => (host, LARGEST_SECTOR),
+            // The leader as often as all ballots together.
+            _ if odd.bool() => (0, SECTOR),
+            _ => (2 + host, SECTOR),
+        };
+        let offset = area_offset(area) + (sector * bytes) as u64;
+        let garbage: Vec<u8> = (0..bytes).map(|_| odd.u8(..)).collect();
+        self.shared
+            .tell(None, || format!("garbage on disk {disk} at byte {offset}"));
+        self.disks[disk].write(offset, &garbage);
+        self.note_damage(disk, offset);
+    }
+
+    /// How much of a write lands that whoever issued it does not wait for any more: where sectors
+    /// are spoilt, now and then a part.
+    pub(super) fn part(&mut self, disk: usize, offset: u64, len: usize) -> usize {
+        if !self.spoilt || self.healed || self.odd.u8(..4) > 0 {
+            return len;
+        }
+        let landed = self.odd.usize(..=len / 64) * 64;
+        self.shared.tell(None, || {
+            format!("{landed} bytes of a write land, on disk {disk}")
+        });
+        self.note_damage(disk, offset);
+        landed
+    }
+
+    fn note_damage(&mut self, disk: usize, offset: u64) {
+        let area = (offset >> 20) as usize;
+        self.damaged.insert((area, disk));
+        let copies = self.damaged.iter().filter(|(of, _)| *of == area).count();
+        let mut excused = self.shared.excused.borrow_mut();
+        if area == 0 {
+            let host = offset / LARGEST_SECTOR as u64 + 1;
+            excused.hosts.insert(host);
+        } else if copies * 2 >= self.disks.len() {
+            excused.resources.insert(area - 1);
+        }
+    }
+
+    pub(super) fn is_damaged(&self, resource: usize) -> bool {
+        self.damaged.iter().any(|(area, _)| *area == 1 + resource)
+    }
+
+    /// Whether it may be that of a host whose death nobody can see.
+    pub(super) fn is_an_excused_hosts(&self, resource: usize) -> bool {
+        let excused = self.shared.excused.borrow();
+        let area = |disk: &Platter, host| checker::names(disk.area(1 + resource), host);
+        let on_a_disk = |host: &u64| self.disks.iter().any(|disk| area(disk, *host));
+        excused.hosts.iter().any(on_a_disk)
+    }
+}
