@@ -169,12 +169,12 @@ fn defined_of_ballot(sector: &[u8]) -> Vec<u8> {
     if sector[16..24] == [0; 8] {
         defined[24..40].fill(0);
     }
-    if defined[..48] == [0; 48] {
-        let sum = &with_sum(sector.to_vec(), 48)[48..52];
-        assert!([&[0; 4], sum].contains(&&sector[48..52]), "{sum:?}");
-    } else {
-        defined = with_sum(defined, 48);
+    let mut sums = vec![with_sum(sector.to_vec(), 48)[48..52].to_vec()];
+    match defined[..48] == [0; 48] {
+        true => sums.push(vec![0; 4]),
+        false => defined = with_sum(defined, 48),
     }
+    assert!(sums.contains(&sector[48..52].to_vec()), "{sums:?}");
     defined[52] = sector[52] & 1;
     if sector[128] & 1 == 1 {
         defined[128] = 1;
@@ -202,6 +202,7 @@ fn host_note(data: &[u8]) -> bool {
 
 /// Nothing is said of what stands between the boot id and the checksum.
 fn defined_of_host_note(bytes: &[u8]) -> Vec<u8> {
+    assert_eq!(with_crc(bytes.to_vec(), 0, 56), bytes);
     let mut defined = bytes[..40].to_vec();
     defined.resize(56, 0);
     with_crc(defined, 0, 56)
@@ -247,6 +248,7 @@ fn holder_note(data: &[u8]) -> bool {
 /// Any kind but 0 is shared; nothing is said of what stands after the texts. What another program
 /// has written may be longer than we write.
 fn defined_of_holder_note(bytes: &[u8]) -> Vec<u8> {
+    assert_eq!(with_crc(bytes.to_vec(), 0, 256), bytes);
     let host_name = 46..46 + usize::from(bytes[44]);
     let command = host_name.end..host_name.end + usize::from(bytes[45]);
     assert!(command.end <= 252, "the checksum is no text");

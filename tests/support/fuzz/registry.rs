@@ -127,6 +127,7 @@ pub(super) fn good_files(rng: &mut Rng) -> Vec<u8> {
             ballots_from: Moment(3),
         },
     };
+    keeps(&life);
     let table = play.table;
     let holders = Holders { generation, table };
     let mark = [Phase::Idle, Phase::Held(Lver(7))];
@@ -349,6 +350,12 @@ impl Play {
         let lver = (how & 1 == 0 && !left.doubt).then_some(Lver(7));
         let until = Moment(self.now + 100);
         self.table.acquired(id, index, lver, left, until)?;
+        let phase = match lver {
+            Some(lver) => Phase::Held(lver),
+            None if left.doubt => Phase::Doubt,
+            None => Phase::Idle,
+        };
+        assert_eq!(self.claim(id, index).map(|claim| claim.phase), Some(phase));
         self.note_late(id, index, left.late);
         Ok(())
     }
@@ -455,7 +462,9 @@ impl Play {
             1..4 if self.table.is_lost() || self.lies => self.table.gone(id),
             4 if self.lies => self.table.unproven(id),
             _ => {
-                self.table.forget(id);
+                let idle = |holder: &Holder| holder.claims.iter().all(is_idle);
+                let nothing_left = self.table.holder(id).is_some_and(idle);
+                assert!(!self.table.forget(id) || nothing_left);
             }
         }
         Ok(())
@@ -469,7 +478,7 @@ impl Play {
     /// writes the release is alone.
     fn check(&self) {
         let claims = self.table.holders().flat_map(|(_, holder)| &holder.claims);
-        let busy: Vec<_> = claims.filter(|claim| claim.phase != Phase::Idle).collect();
+        let busy: Vec<_> = claims.filter(|claim| !is_idle(claim)).collect();
         for (at, one) in busy.iter().enumerate() {
             for other in &busy[at + 1..] {
                 if overlap(&one.asked, &other.asked) {
@@ -502,6 +511,10 @@ impl Play {
         }
         assert_eq!(self.table.holders().next(), None);
     }
+}
+
+fn is_idle(claim: &Claimed) -> bool {
+    claim.phase == Phase::Idle
 }
 
 fn process_of_nobody() -> ProcessId {
