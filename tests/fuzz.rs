@@ -95,9 +95,10 @@ fn run_all(which: fn(&str) -> bool) {
             _ => 100_000,
         };
         let mut rng = Rng::with_seed(7);
-        // What is never taken is never compared.
+        // What is never taken is never compared. Not every resource can be had.
+        let least = if name == "resource_area" { 50 } else { 100 };
         let taken = (0..100).filter(|_| target(&good(&mut rng))).count();
-        assert!(taken >= 50, "{name}: it takes {taken} good ones of 100");
+        assert!(taken >= least, "{name}: it takes {taken} good ones of 100");
         for _ in 0..executions(few) {
             let mut bytes = good(&mut rng);
             mutate(&mut rng, &mut bytes);
