@@ -131,6 +131,13 @@ fn root() -> PathBuf {
         .to_owned()
 }
 
+/// What cargo-fuzz leaves in its directory; git does not look at it either.
+const MADE_BY_FUZZING: [&str; 3] = [
+    "tests/fuzz/target",
+    "tests/fuzz/corpus",
+    "tests/fuzz/artifacts",
+];
+
 /// Every text file of the workspace; what holds a NUL is data.
 fn all_files() -> Vec<Source> {
     let mut found = Vec::new();
@@ -142,6 +149,9 @@ fn all_files() -> Vec<Source> {
 }
 
 fn collect(path: &Path, found: &mut Vec<Source>) {
+    if MADE_BY_FUZZING.iter().any(|name| path.ends_with(name)) {
+        return;
+    }
     if path.is_dir() {
         let mut entries: Vec<_> = fs::read_dir(path)
             .unwrap()

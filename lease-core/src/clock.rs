@@ -113,6 +113,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_too_far_away_is_the_last_moment() {
+        let last = Moment(u64::MAX);
+        for (from, later) in [(5, Duration::MAX), (u64::MAX - 5, Duration::from_nanos(6))] {
+            assert_eq!(Moment(from).after(later), last);
+        }
+    }
+
+    #[test]
     fn an_interrupt_ends_a_wait_from_another_thread_and_bars_the_next() {
         let clock = BootClock::default();
         let other = clock.clone();

@@ -94,20 +94,24 @@ fn every_mutant_changes_one_place_and_names_a_test() {
 /// What `tests/mutants/run` leaves out speaks of code that is there, and says why.
 #[test]
 fn every_mutant_that_no_test_catches_is_explained_and_has_its_line() {
-    let text = std::fs::read_to_string(root().join("tests/mutants/equivalent.txt")).unwrap();
-    for block in text.split("\n== ").skip(1) {
-        let mut lines = block.lines();
-        let (file, what) = lines.next().unwrap().split_once(": ").unwrap();
-        let line = lines.next().unwrap().strip_prefix("< ").unwrap();
-        let reason = lines.next().unwrap_or_default();
-        assert!(reason.ends_with('.'), "{what}: no reason");
-        let source = std::fs::read_to_string(root().join(file)).unwrap();
-        let stands = source.lines().any(|other| other.trim() == line);
-        assert!(stands, "{file}: there is no line {line:?}");
-        let function = what.rsplit(" in ").next().unwrap().rsplit("::").next();
-        let named = function.is_some_and(|name| source.contains(&format!("fn {name}")));
-        assert!(named, "{file}: there is no function for {what:?}");
+    for list in ["equivalent.txt", "endless.txt"] {
+        let text = std::fs::read_to_string(root().join("tests/mutants").join(list)).unwrap();
+        text.split("\n== ").skip(1).for_each(explains);
     }
+}
+
+fn explains(block: &str) {
+    let mut lines = block.lines();
+    let (file, what) = lines.next().unwrap().split_once(": ").unwrap();
+    let line = lines.next().unwrap().strip_prefix("< ").unwrap();
+    let reason = lines.next().unwrap_or_default();
+    assert!(reason.ends_with('.'), "{what}: no reason");
+    let source = std::fs::read_to_string(root().join(file)).unwrap();
+    let stands = source.lines().any(|other| other.trim() == line);
+    assert!(stands, "{file}: there is no line {line:?}");
+    let function = what.rsplit(" in ").next().unwrap().rsplit("::").next();
+    let named = function.is_some_and(|name| source.contains(&format!("fn {name}")));
+    assert!(named, "{file}: there is no function for {what:?}");
 }
 
 #[test]

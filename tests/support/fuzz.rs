@@ -1,5 +1,6 @@
 //! What any bytes at all must not do to us: each target takes bytes, and panics if a decoder
-//! panics, does not come to an end, or gives back something else than it was given.
+//! panics, does not come to an end, or gives back something else than it was given. It says whether
+//! there was anything in them that it took.
 //!
 //! The targets are run by `tests/fuzz.rs` with a seed, and by cargo-fuzz (`tests/fuzz/`).
 #![allow(clippy::unwrap_used, clippy::panic)] // A test's helper fails the test by panicking.
@@ -8,6 +9,7 @@ mod areas;
 mod registry;
 
 use self::areas::Part;
+use crate::files::golden;
 use crate::messages::{ask, tell};
 use crate::sim::{LOCKSPACE, RESOURCE_GEOMETRY};
 use crate::storage::host_id as host;
@@ -26,7 +28,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 /// A target: its name, a good input, and what is tried.
-pub type Target = (&'static str, fn(&mut Rng) -> Vec<u8>, fn(&[u8]));
+pub type Target = (&'static str, fn(&mut Rng) -> Vec<u8>, fn(&[u8]) -> bool);
 
 /// All of them.
 pub const TARGETS: [Target; 14] = [
@@ -59,21 +61,41 @@ fn sector(data: &[u8]) -> Vec<u8> {
 
 // ---- records
 
-fn good_leader(_: &mut Rng) -> Vec<u8> {
+/// One of these sectors that sanlock has written: what is good whatever our encoders do.
+fn sanlocks(rng: &mut Rng, names: &[&str]) -> Vec<u8> {
+    golden(names[rng.usize(..names.len())])
+}
+
+fn good_leader(rng: &mut Rng) -> Vec<u8> {
+    const SANLOCKS: [&str; 3] = [
+        "res_leader_held_host2_lver2.bin",
+        "res_leader_released_host1_lver1.bin",
+        "res_leader_short_hold_held.bin",
+    ];
+    if rng.bool() {
+        return sanlocks(rng, &SANLOCKS);
+    }
     let name = Name::new(b"R").unwrap();
     Leader::new(RESOURCE_GEOMETRY, &LOCKSPACE.name, &name, 8).to_sector()
 }
 
-fn leader(data: &[u8]) {
+fn leader(data: &[u8]) -> bool {
     let sector = sector(data);
-    if let Ok(leader) = Leader::decode(&sector) {
-        assert_eq!(leader.encode()[..], sector[..200]);
-        assert_eq!(Leader::decode(&leader.to_sector()), Ok(leader));
-        let _ = format!("{leader:?} {} {}", leader.lockspace(), leader.resource());
-    }
+    let Ok(leader) = Leader::decode(&sector) else {
+        return false;
+    };
+    assert_eq!(leader.encode()[..], sector[..200]);
+    assert_eq!(Leader::decode(&leader.to_sector()), Ok(leader));
+    let _ = format!("{leader:?} {} {}", leader.lockspace(), leader.resource());
+    true
 }
 
-fn good_heartbeat(_: &mut Rng) -> Vec<u8> {
+fn good_heartbeat(rng: &mut Rng) -> Vec<u8> {
+    if rng.bool() {
+        let mut sector = golden("hb_id1_held_hostA_o1.bin");
+        sector[200..256].copy_from_slice(&host_note_of(1).encode());
+        return sector;
+    }
     let name = Name::new(b"host").unwrap();
     Heartbeat::new(RESOURCE_GEOMETRY, &LOCKSPACE.name, 10)
         .joined(&name, 7, 10, host_note_of(1))
@@ -89,23 +111,35 @@ fn host_note_of(number: u64) -> HostNote {
     }
 }
 
-fn heartbeat(data: &[u8]) {
+fn heartbeat(data: &[u8]) -> bool {
     let sector = sector(data);
-    if let Ok(beat) = Heartbeat::decode(&sector) {
-        assert_eq!(beat.leader_bytes()[..], sector[..200]);
-        assert_eq!(beat.to_sector()[256..512], sector[256..512]);
-        if beat.note().is_some() {
-            assert_eq!(
-                beat.to_sector()[200..256],
-                defined_of_host_note(&sector[200..256])
-            );
-        }
-        assert_eq!(Heartbeat::decode(&beat.to_sector()), Ok(beat));
-        let _ = format!("{beat:?} {:?} {:?}", beat.host_name(), beat.bitmap());
+    let Ok(beat) = Heartbeat::decode(&sector) else {
+        return false;
+    };
+    assert_eq!(beat.leader_bytes()[..], sector[..200]);
+    assert_eq!(beat.to_sector()[256..512], sector[256..512]);
+    if let Some(note) = beat.note() {
+        assert_eq!(
+            beat.to_sector()[200..256],
+            defined_of_host_note(&sector[200..256])
+        );
+        let of = (Some(note.host), note.generation);
+        assert_eq!(of, (beat.owner(), beat.generation()));
     }
+    assert_eq!(Heartbeat::decode(&beat.to_sector()), Ok(beat));
+    let _ = format!("{beat:?} {:?} {:?}", beat.host_name(), beat.bitmap());
+    true
 }
 
-fn good_ballot(_: &mut Rng) -> Vec<u8> {
+fn good_ballot(rng: &mut Rng) -> Vec<u8> {
+    const SANLOCKS: [&str; 3] = [
+        "res_dblock1_never_used.bin",
+        "res_dblock1_released.bin",
+        "res_dblock1_shared.bin",
+    ];
+    if rng.bool() {
+        return sanlocks(rng, &SANLOCKS);
+    }
     let mut sector = vec![0; 512];
     let numbers = [4001_u64, 4001, 1, 1, 77, 3];
     for (index, number) in numbers.iter().enumerate() {
@@ -115,13 +149,15 @@ fn good_ballot(_: &mut Rng) -> Vec<u8> {
     with_sum(sector, 48)
 }
 
-fn ballot(data: &[u8]) {
+fn ballot(data: &[u8]) -> bool {
     let sector = sector(data);
-    if let Ok(block) = BallotSector::decode(&sector) {
-        let again = block.to_sector(RESOURCE_GEOMETRY.sector());
-        assert_eq!(again, defined_of_ballot(&sector));
-        assert_eq!(BallotSector::decode(&again), Ok(block));
-    }
+    let Ok(block) = BallotSector::decode(&sector) else {
+        return false;
+    };
+    let again = block.to_sector(RESOURCE_GEOMETRY.sector());
+    assert_eq!(again, defined_of_ballot(&sector));
+    assert_eq!(BallotSector::decode(&again), Ok(block));
+    true
 }
 
 /// What the format defines of a ballot sector. Nothing is said of the generation and the time of a
@@ -133,9 +169,12 @@ fn defined_of_ballot(sector: &[u8]) -> Vec<u8> {
     if sector[16..24] == [0; 8] {
         defined[24..40].fill(0);
     }
-    if defined[..48] != [0; 48] {
-        defined = with_sum(defined, 48);
+    let mut sums = vec![with_sum(sector.to_vec(), 48)[48..52].to_vec()];
+    match defined[..48] == [0; 48] {
+        true => sums.push(vec![0; 4]),
+        false => defined = with_sum(defined, 48),
     }
+    assert!(sums.contains(&sector[48..52].to_vec()), "{sums:?}");
     defined[52] = sector[52] & 1;
     if sector[128] & 1 == 1 {
         defined[128] = 1;
@@ -151,16 +190,19 @@ fn good_host_note(_: &mut Rng) -> Vec<u8> {
     host_note_of(1).encode().to_vec()
 }
 
-fn host_note(data: &[u8]) {
+fn host_note(data: &[u8]) -> bool {
     let bytes = &sector(data)[..56];
-    if let Some(note) = HostNote::decode(bytes) {
-        assert_eq!(note.encode()[..], defined_of_host_note(bytes));
-        assert_eq!(HostNote::decode(&note.encode()), Some(note));
-    }
+    let Some(note) = HostNote::decode(bytes) else {
+        return false;
+    };
+    assert_eq!(note.encode()[..], defined_of_host_note(bytes));
+    assert_eq!(HostNote::decode(&note.encode()), Some(note));
+    true
 }
 
 /// Nothing is said of what stands between the boot id and the checksum.
 fn defined_of_host_note(bytes: &[u8]) -> Vec<u8> {
+    assert_eq!(with_crc(bytes.to_vec(), 0, 56), bytes);
     let mut defined = bytes[..40].to_vec();
     defined.resize(56, 0);
     with_crc(defined, 0, 56)
@@ -184,28 +226,32 @@ fn note() -> HolderNote {
     }
 }
 
-fn holder_note(data: &[u8]) {
+fn holder_note(data: &[u8]) -> bool {
     let bytes = &sector(data)[..256];
-    if let Some(note) = HolderNote::decode(bytes) {
-        let again = note.encode();
-        assert_eq!(again[..], defined_of_holder_note(bytes));
-        let cut = HolderNote::decode(&again).unwrap();
-        assert!(note.host_name.starts_with(&cut.host_name));
-        assert!(note.command.starts_with(&cut.command));
-        let whole = HolderNote {
-            host_name: note.host_name.clone(),
-            command: note.command.clone(),
-            ..cut
-        };
-        assert_eq!(whole, note);
-    }
+    let Some(note) = HolderNote::decode(bytes) else {
+        return false;
+    };
+    let again = note.encode();
+    assert_eq!(again[..], defined_of_holder_note(bytes));
+    let cut = HolderNote::decode(&again).unwrap();
+    assert!(note.host_name.starts_with(&cut.host_name));
+    assert!(note.command.starts_with(&cut.command));
+    let whole = HolderNote {
+        host_name: note.host_name.clone(),
+        command: note.command.clone(),
+        ..cut
+    };
+    assert_eq!(whole, note);
+    true
 }
 
 /// Any kind but 0 is shared; nothing is said of what stands after the texts. What another program
 /// has written may be longer than we write.
 fn defined_of_holder_note(bytes: &[u8]) -> Vec<u8> {
+    assert_eq!(with_crc(bytes.to_vec(), 0, 256), bytes);
     let host_name = 46..46 + usize::from(bytes[44]);
     let command = host_name.end..host_name.end + usize::from(bytes[45]);
+    assert!(command.end <= 252, "the checksum is no text");
     let (host_name, command) = (&bytes[host_name], &bytes[command]);
     let host_name = &host_name[..host_name.len().min(HOST_NAME_MAX)];
     let command = &command[..command.len().min(COMMAND_MAX)];
@@ -222,15 +268,17 @@ fn good_request(_: &mut Rng) -> Vec<u8> {
     Request::default().encode().to_vec()
 }
 
-fn request(data: &[u8]) {
+fn request(data: &[u8]) -> bool {
     let sector = sector(data);
-    if let Ok(request) = Request::decode(&sector) {
-        // Any minor version is read, and ours is written; the last four bytes are padding.
-        let mut defined = sector[..20].to_vec();
-        defined[4..6].copy_from_slice(&[1, 0]);
-        defined.extend([0; 4]);
-        assert_eq!(request.encode()[..], defined);
-    }
+    let Ok(request) = Request::decode(&sector) else {
+        return false;
+    };
+    // Any minor version is read, and ours is written; the last four bytes are padding.
+    let mut defined = sector[..20].to_vec();
+    defined[4..6].copy_from_slice(&[1, 0]);
+    defined.extend([0; 4]);
+    assert_eq!(request.encode()[..], defined);
+    true
 }
 
 fn good_index(_: &mut Rng) -> Vec<u8> {
@@ -243,32 +291,39 @@ fn good_index(_: &mut Rng) -> Vec<u8> {
 }
 
 /// Only sanlock writes one: there is no encoder to compare with.
-fn index(data: &[u8]) {
-    let _ = IndexHeader::decode(&sector(data)).map(|header| format!("{header:?}"));
+fn index(data: &[u8]) -> bool {
+    IndexHeader::decode(&sector(data)).is_ok_and(|header| !format!("{header:?}").is_empty())
 }
 
 // ---- text
 
-fn good_string(_: &mut Rng) -> Vec<u8> {
-    b"LS:R1:/a\\:b\\ c:0:/d:1048576:SH".to_vec()
+fn good_string(rng: &mut Rng) -> Vec<u8> {
+    const GOOD: [&[u8]; 3] = [
+        b"LS:R1:/a\\:b\\ c:0:/d:1048576:SH",
+        b"LS:R1:/a:0:7",
+        b"LS:17:/a\\:b\\ c:1048576",
+    ];
+    GOOD[rng.usize(..GOOD.len())].to_vec()
 }
 
-fn strings(data: &[u8]) {
+fn strings(data: &[u8]) -> bool {
     let text = OsString::from_vec(data.to_vec());
+    let lockspace = LockspaceSpec::parse(&text);
+    let resource = ResourceSpec::parse(&text);
+    let taken = lockspace.is_ok() || resource.is_ok();
     // What is not UTF-8 is printed for people only.
-    let printable = text.to_str().is_some();
-    if let Ok(spec) = LockspaceSpec::parse(&text)
-        && printable
-    {
-        assert_eq!(LockspaceSpec::parse(&spec.to_string().into()), Ok(spec));
-    }
-    if let Ok(spec) = ResourceSpec::parse(&text)
-        && printable
-    {
-        assert_eq!(ResourceSpec::parse(&spec.to_string().into()), Ok(spec));
+    if text.to_str().is_some() {
+        if let Ok(spec) = lockspace {
+            assert_eq!(LockspaceSpec::parse(&spec.to_string().into()), Ok(spec));
+        }
+        if let Ok(spec) = resource {
+            assert_eq!(ResourceSpec::parse(&spec.to_string().into()), Ok(spec));
+        }
     }
     let _ = parse_path(&text);
-    assert_eq!(unescape(&escape(data)).as_deref(), Some(data));
+    let escaped = escape(data);
+    assert!(!escaped.contains(char::is_control), "{escaped:?}");
+    assert_eq!(unescape(&escaped).as_deref(), Some(data));
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = unescape(text);
     }
@@ -277,6 +332,7 @@ fn strings(data: &[u8]) {
         let json = serde_json::to_string(&name).unwrap();
         assert_eq!(serde_json::from_str::<Name>(&json).unwrap(), name);
     }
+    taken
 }
 
 fn good_message(rng: &mut Rng) -> Vec<u8> {
@@ -287,15 +343,19 @@ fn good_message(rng: &mut Rng) -> Vec<u8> {
     message.unwrap()
 }
 
-fn messages(data: &[u8]) {
-    if let Ok(ask) = serde_json::from_slice::<Ask>(data) {
+fn messages(data: &[u8]) -> bool {
+    let ask = serde_json::from_slice::<Ask>(data);
+    let tell = serde_json::from_slice::<Tell>(data);
+    let taken = ask.is_ok() || tell.is_ok();
+    if let Ok(ask) = ask {
         let json = serde_json::to_vec(&ask).unwrap();
         assert_eq!(serde_json::from_slice::<Ask>(&json).unwrap(), ask);
     }
-    if let Ok(tell) = serde_json::from_slice::<Tell>(data) {
+    if let Ok(tell) = tell {
         let json = serde_json::to_vec(&tell).unwrap();
         assert_eq!(serde_json::from_slice::<Tell>(&json).unwrap(), tell);
     }
+    taken
 }
 
 // ---- checksums

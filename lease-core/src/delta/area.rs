@@ -127,3 +127,30 @@ pub enum HeartbeatError {
     #[error("its record says {found}")]
     Geometry { found: Geometry },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the records at the end that are all the same only one is kept.
+    #[test]
+    fn each_host_is_found_in_what_was_read_of_all() {
+        let (name, geometry) = (Name::new(b"LS").unwrap(), Geometry::ALL[0]);
+        let offset = 0;
+        let lockspace = Lockspace {
+            name,
+            offset,
+            geometry,
+        };
+        let free = Heartbeat::new(geometry, &name, 10);
+        let other = free.timed(7);
+        for host in [1, 2, 1999, 2000].map(|number| HostId::new(number).unwrap()) {
+            let mut bytes = free.to_sector().repeat(2000);
+            let at = geometry.heartbeat_at(host);
+            bytes[at..at + RECORD_LEN].copy_from_slice(&other.to_sector());
+            let area = Area::of(lockspace, &bytes);
+            let found = HostId::all(2000).filter(|host| area.host(*host) == Ok(other));
+            assert_eq!(found.collect::<Vec<_>>(), [host]);
+        }
+    }
+}

@@ -134,6 +134,8 @@ mod tests {
     fn its_bytes() {
         let bytes = note().encode();
         assert_eq!(&bytes[..8], b"HOLD\x01\0\0\0");
+        let numbers = [2_u64, 5, 9, 1_700_000_000].map(u64::to_le_bytes);
+        assert_eq!(bytes[8..40], numbers.concat());
         assert_eq!(bytes[40..46], [0x67, 0x12, 0, 0, 5, 18]);
         assert_eq!(&bytes[46..69], b"hostBqemu-system-x86_64");
         assert_eq!(HolderNote::decode(&bytes), Some(note()));

@@ -335,6 +335,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_is_read_as_it_was_written_last() {
+        let dir = std::env::temp_dir().join(format!("lease-place-{}", std::process::id()));
+        let place = Place::create(&dir, &Name::new(b"LS").unwrap()).unwrap();
+        // The third is written over the first.
+        for text in ["the first", "the second", "third", "", "the last"] {
+            place.write(Kept::Holders, text.as_bytes()).unwrap();
+            assert_eq!(place.read(Kept::Holders).unwrap(), Some(text.into()));
+        }
+        place.remove(Kept::Holders).unwrap();
+        assert_eq!(place.read(Kept::Holders).unwrap(), None);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
     fn a_seal_is_broken_by_every_change() {
         let sealed = seal(b"text");
         assert_eq!(unseal(sealed.clone()).unwrap(), b"text");

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use lease_core::clock::{Clock, Interrupted, Moment};
 use lease_core::delta::Tenure;
 use lease_core::disk::{Disk, Fault};
-use lease_core::id::{BallotNumber, Generation, Lver};
+use lease_core::id::{BallotNumber, Generation, HostId, Lver};
 use lease_core::liveness::Sightings;
 use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::ballot::{Ballot, BallotSector};
@@ -139,17 +139,20 @@ impl Clock for Trays {
     }
 }
 
-fn survey_all(tray: &Tray<'_>, area: usize) {
+/// Whether anything is recognised there.
+fn survey_all(tray: &Tray<'_>, area: usize) -> bool {
     let size = area_offset(2);
     let _ = survey::probe(tray, area_offset(area));
-    if let Ok(Some(area)) = survey::read_area(tray, area_offset(area), size) {
-        let _ = format!("{:?} {}", area.damage, area.end());
-        match area.content {
-            Content::Lockspace(hosts) => drop(hosts.io_timeout()),
-            Content::Resource(lease) => drop((lease.holder().cloned(), lease.sharers().count())),
-            Content::Index(_) => {}
-        }
+    let Ok(Some(area)) = survey::read_area(tray, area_offset(area), size) else {
+        return false;
+    };
+    let _ = format!("{:?} {}", area.damage, area.end());
+    match area.content {
+        Content::Lockspace(hosts) => drop(hosts.io_timeout()),
+        Content::Resource(lease) => drop((lease.holder().cloned(), lease.sharers().count())),
+        Content::Index(_) => {}
     }
+    true
 }
 
 // ---- a lockspace
@@ -173,12 +176,16 @@ fn joined(number: u64, generation: u64, timestamp: u64) -> Vec<u8> {
         .to_sector()
 }
 
-pub(super) fn lockspace_area(data: &[u8]) {
+/// What is read of all hosts at once is what is read of each.
+pub(super) fn lockspace_area(data: &[u8]) -> bool {
     let trays = Trays::new(0);
     trays.put(0, 0, data);
     let tray = trays.tray(0);
-    survey_all(&tray, 0);
+    let recognised = survey_all(&tray, 0);
     let area = LOCKSPACE.read_all(&tray).unwrap();
+    for host in HostId::all(HOSTS as u64 + 1) {
+        assert_eq!(area.host(host), LOCKSPACE.read_host(&tray, host).unwrap());
+    }
     let _ = area.formatted_io_timeout(host(1));
     let mut seen = Sightings::default();
     for (host, record) in area.joined().take(HOSTS) {
@@ -186,6 +193,7 @@ pub(super) fn lockspace_area(data: &[u8]) {
         seen.look(host, &record, timing, Moment(5));
         seen.judge(host, Generation(1), &record, Moment(u64::MAX));
     }
+    recognised
 }
 
 // ---- a resource
@@ -306,11 +314,14 @@ fn laid_out(data: &[u8]) -> (Trays, Wanted) {
 }
 
 /// Any attempt on any areas comes to an end; what is had then is ours, and released it is not.
-pub(super) fn resource_area(data: &[u8]) {
+/// Whether it was had.
+pub(super) fn resource_area(data: &[u8]) -> bool {
     let (trays, wanted) = laid_out(data);
     let disks = 1..trays.platters.len();
     let disks: Vec<_> = disks.map(|disk| trays.tray(disk)).collect();
-    disks.iter().for_each(|disk| survey_all(disk, 1));
+    for disk in &disks {
+        let _ = survey_all(disk, 1);
+    }
     let replicas = disks.iter().map(|disk| Replica {
         disk,
         offset: area_offset(1),
@@ -336,7 +347,12 @@ pub(super) fn resource_area(data: &[u8]) {
     let mut seen = Sightings::default();
     for _ in 0..ATTEMPTS {
         let (snapshot, owner, until) = match resource.acquire(&member, &wanted, &mut seen) {
-            Ok(Attempt::Held(held)) => return released(&resource, &member, &held, healthy),
+            Ok(Attempt::Held(held)) => {
+                let standing = disks.iter().filter(|disk| stands_on(disk, &held));
+                assert!(standing.count() * 2 > disks.len(), "{held:?}");
+                released(&resource, &member, &held, healthy);
+                return true;
+            }
             Ok(Attempt::Refused(_, snapshot)) => {
                 (snapshot, None, trays.now().after(Duration::from_secs(3)))
             }
@@ -345,10 +361,29 @@ pub(super) fn resource_area(data: &[u8]) {
                 until,
                 snapshot,
             }) => (snapshot, Some(owner), until),
-            Err(_) => return drop(resource.resolve(&member, &wanted)),
+            Err(_) => {
+                let _ = resource.resolve(&member, &wanted);
+                return false;
+            }
         };
         let patience = until.since(trays.now()).min(Duration::from_secs(80));
         let _ = resource.watch(&member, &snapshot, owner, &mut seen, patience);
+    }
+    false
+}
+
+/// Whether this disk says that we have it.
+fn stands_on(tray: &Tray<'_>, held: &Held) -> bool {
+    let area = tray.trays.platters[tray.disk].borrow();
+    let area = area.read(area_offset(1), AREA_SECTORS * SECTOR);
+    let own = RESOURCE_GEOMETRY.ballot_at(host(OWN));
+    match held.mode {
+        Mode::Exclusive => Leader::decode(&area).is_ok_and(|leader| {
+            let ours = |owner: Stamp| owner.same_life(host(OWN), Generation(1));
+            leader.lver() == held.lver && leader.owner().is_some_and(ours)
+        }),
+        Mode::Shared => BallotSector::decode(&area[own..])
+            .is_ok_and(|block| block.shared == Some(Generation(1))),
     }
 }
 

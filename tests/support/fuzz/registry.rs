@@ -52,19 +52,19 @@ pub(super) fn good_lines(rng: &mut Rng) -> Vec<u8> {
 
 /// However a stream is cut, each line is one message, and what is no message, or too long, is one
 /// error.
-pub(super) fn wire(data: &[u8]) {
+pub(super) fn wire(data: &[u8]) -> bool {
     let [piece, blanks, lines @ ..] = data else {
-        return;
+        return false;
     };
     let (mut piece, mut stream) = (usize::from(*piece) + 1, lines.to_vec());
     if *blanks < 4 {
-        piece = 16 << 10;
+        piece = 40 << 10;
         stream.splice(..0, vec![b' '; LINE_MAX + 2 - usize::from(*blanks)]);
     }
     let (mut peer, own) = UnixStream::pair().unwrap();
     own.set_nonblocking(true).unwrap();
     let mut wire = Wire::new(own);
-    let mut inbox = Vec::new();
+    let (mut inbox, mut taken) = (Vec::new(), false);
     for part in stream.chunks(piece) {
         peer.write_all(part).unwrap();
         assert!(wire.drain().unwrap());
@@ -74,18 +74,23 @@ pub(super) fn wire(data: &[u8]) {
             let said = serde_json::from_slice::<Ask>(&line);
             match (wire.take_message::<Ask>(), said) {
                 (Ok(Some(heard)), Ok(said)) => assert_eq!(heard, said),
-                (Err(_), Err(_)) => return,
+                (Err(_), Err(_)) => return taken,
                 (heard, said) => panic!("{heard:?} for {said:?}"),
             }
+            taken = true;
         }
         match wire.take_message::<Ask>() {
             Ok(None) => assert!(inbox.len() <= LINE_MAX),
-            Err(_) => return assert!(inbox.len() > LINE_MAX),
+            Err(_) => {
+                assert!(inbox.len() > LINE_MAX);
+                return taken;
+            }
             heard => panic!("{heard:?} of no line"),
         }
     }
     drop(peer);
     assert!(!wire.drain().unwrap());
+    taken
 }
 
 // ---- files
@@ -122,6 +127,7 @@ pub(super) fn good_files(rng: &mut Rng) -> Vec<u8> {
             ballots_from: Moment(3),
         },
     };
+    keeps(&life);
     let table = play.table;
     let holders = Holders { generation, table };
     let mark = [Phase::Idle, Phase::Held(Lver(7))];
@@ -131,7 +137,7 @@ pub(super) fn good_files(rng: &mut Rng) -> Vec<u8> {
 }
 
 /// What can be read is read as it stands there; what cannot is never taken for nothing.
-pub(super) fn kept_files(data: &[u8]) {
+pub(super) fn kept_files(data: &[u8]) -> bool {
     let mut files = data.split(|byte| *byte == 0);
     let mut file = || files.next().unwrap_or_default();
     let (heartbeat, holders, mark) = (file(), file(), file());
@@ -141,28 +147,40 @@ pub(super) fn kept_files(data: &[u8]) {
             place.remove(kept).unwrap();
             place.write(kept, bytes).unwrap();
         }
-        let life = serde_json::from_slice::<Life>(heartbeat);
-        let table = serde_json::from_slice::<Holders>(holders).map(|holders| holders.table);
-        match (Remains::read(place, &BOOT), life, table) {
-            (Ok(None), Ok(life), _) => assert_ne!(life.boot_id, BOOT),
-            (Ok(Some(remains)), Ok(life), Ok(table)) => {
-                assert_eq!(remains.life, life);
-                let found = remains.table.unwrap();
-                assert!(found == table || found == Table::default());
-                let generation = life.former.generation;
-                assert_eq!(place.renewed(generation), Some(life.former.renewed));
-                goes_on(life);
-                ends_all(table);
-            }
-            (Err(_), life, table) => assert!(life.is_err() || table.is_err()),
-            (remains, ..) => panic!("{remains:?}"),
-        }
         let (generation, holder) = (Generation(1), HolderId(1));
         std::fs::write(place.shown().join("gone-1-1"), mark).unwrap();
         let left = serde_json::from_slice::<Vec<Phase>>(mark).unwrap_or_default();
         assert_eq!(place.take_mark(generation, holder), Some(left));
         assert_eq!(place.take_mark(generation, holder), None);
-    });
+        remains(place, heartbeat, holders)
+    })
+}
+
+/// Whether there are any, of this boot.
+fn remains(place: &Place, heartbeat: &[u8], holders: &[u8]) -> bool {
+    let life = serde_json::from_slice::<Life>(heartbeat);
+    let holders = serde_json::from_slice::<Holders>(holders);
+    match (Remains::read(place, &BOOT), life, holders) {
+        (Ok(None), Ok(life), _) => assert_ne!(life.boot_id, BOOT),
+        (Ok(Some(remains)), Ok(life), Ok(holders)) => {
+            assert_eq!((&remains.life, life.boot_id), (&life, BOOT));
+            let generation = life.former.generation;
+            let same = [life.completed, holders.generation] == [generation; 2];
+            let table = if same {
+                holders.table
+            } else {
+                Table::default()
+            };
+            assert_eq!(remains.table.unwrap(), table);
+            assert_eq!(place.renewed(generation), Some(life.former.renewed));
+            goes_on(life);
+            ends_all(table);
+            return true;
+        }
+        (Err(_), life, holders) => assert!(life.is_err() || holders.is_err()),
+        (remains, ..) => panic!("{remains:?}"),
+    }
+    false
 }
 
 fn goes_on(mut life: Life) {
@@ -332,6 +350,12 @@ impl Play {
         let lver = (how & 1 == 0 && !left.doubt).then_some(Lver(7));
         let until = Moment(self.now + 100);
         self.table.acquired(id, index, lver, left, until)?;
+        let phase = match lver {
+            Some(lver) => Phase::Held(lver),
+            None if left.doubt => Phase::Doubt,
+            None => Phase::Idle,
+        };
+        assert_eq!(self.claim(id, index).map(|claim| claim.phase), Some(phase));
         self.note_late(id, index, left.late);
         Ok(())
     }
@@ -438,7 +462,9 @@ impl Play {
             1..4 if self.table.is_lost() || self.lies => self.table.gone(id),
             4 if self.lies => self.table.unproven(id),
             _ => {
-                self.table.forget(id);
+                let idle = |holder: &Holder| holder.claims.iter().all(is_idle);
+                let nothing_left = self.table.holder(id).is_some_and(idle);
+                assert!(!self.table.forget(id) || nothing_left);
             }
         }
         Ok(())
@@ -452,7 +478,7 @@ impl Play {
     /// writes the release is alone.
     fn check(&self) {
         let claims = self.table.holders().flat_map(|(_, holder)| &holder.claims);
-        let busy: Vec<_> = claims.filter(|claim| claim.phase != Phase::Idle).collect();
+        let busy: Vec<_> = claims.filter(|claim| !is_idle(claim)).collect();
         for (at, one) in busy.iter().enumerate() {
             for other in &busy[at + 1..] {
                 if overlap(&one.asked, &other.asked) {
@@ -487,6 +513,10 @@ impl Play {
     }
 }
 
+fn is_idle(claim: &Claimed) -> bool {
+    claim.phase == Phase::Idle
+}
+
 fn process_of_nobody() -> ProcessId {
     process(-1)
 }
@@ -499,9 +529,9 @@ pub(super) fn good_sequence(rng: &mut Rng) -> Vec<u8> {
 
 /// Whatever is said in whatever order, nobody writes where another does; and if holders lie,
 /// lease-join still goes on.
-pub(super) fn holders(data: &[u8]) {
+pub(super) fn holders(data: &[u8]) -> bool {
     let [lies, steps @ ..] = data else {
-        return;
+        return false;
     };
     let mut play = Play {
         lies: lies % 8 == 0,
@@ -514,4 +544,5 @@ pub(super) fn holders(data: &[u8]) {
     if !play.lies {
         play.ends();
     }
+    true
 }
