@@ -745,8 +745,10 @@ impl Worker<'_> {
         };
         self.session.acquired(lver, left);
         let pause = give_up.since(self.port.now());
-        let watch = |snapshot, owner, seen: &mut Sightings| {
-            let watched = self.resource.watch(&member, &snapshot, owner, seen, pause);
+        let watch = |snapshot, owner, patience, seen: &mut Sightings| {
+            let watched = self
+                .resource
+                .watch(&member, &snapshot, owner, seen, patience);
             watched.map_or(Round::Over, |()| Round::Again)
         };
         match result {
@@ -754,15 +756,19 @@ impl Worker<'_> {
             Ok(Attempt::Refused(why, snapshot)) => {
                 self.tell(|| format!("refused: {}", short(&why)));
                 match why {
-                    Refusal::Held { owner, .. } | Refusal::ShortHold(owner) => {
-                        watch(snapshot, Some(owner), seen)
+                    Refusal::ShortHold(_) | Refusal::Contended => {
+                        let _ = self.port.wait(ASK_AGAIN);
+                        Round::Again
                     }
-                    _ => watch(snapshot, None, seen),
+                    _ => {
+                        let look = self.machine.setup.timing.io_limit();
+                        watch(snapshot, None, pause.min(look), seen)
+                    }
                 }
             }
             Ok(Attempt::Unknown {
                 owner, snapshot, ..
-            }) => watch(snapshot, Some(owner), seen),
+            }) => watch(snapshot, Some(owner), pause, seen),
             Err(AcquireError::TooEarly { until }) => {
                 let wait = until.since(self.port.now()).max(ASK_AGAIN);
                 let _ = self.port.wait(wait.min(pause.max(ASK_AGAIN)));
