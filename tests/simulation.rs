@@ -112,6 +112,16 @@ fn if_writes_land_at_any_time_two_hold_it() {
 }
 
 #[test]
+fn if_a_host_without_a_watchdog_freezes_and_goes_on_two_hold_it() {
+    must_be_found(Broken::Freezes);
+}
+
+#[test]
+fn if_two_machines_have_one_host_id_and_one_name_two_hold_it() {
+    must_be_found(Broken::Names);
+}
+
+#[test]
 fn if_commands_outlive_the_watchdog_two_hold_it() {
     must_be_found(Broken::Guard);
 }

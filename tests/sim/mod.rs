@@ -33,15 +33,21 @@
 //! - two machines configured with one host id, or machines of one name, but not both at once: a
 //!   copy of a machine, name and all, is taken for that machine (lease-join(8), --host-name); names
 //!   that stay over a reboot;
-//! - garbage in a sector.
+//! - garbage in a sector, and a late write of which only a part lands: its checksum tells.
+//!
+//! A world is some minutes long; one in two hundred is an hour, in which each host has hundreds of
+//! leases, one after another.
 //!
 //! **What is checked** at each step, on the one true clock, by [`checker`], which shares nothing
 //! with the code under test: never two exclusive holders' commands, never exclusive beside shared;
-//! a version's owner is decided once; lver and generation never go back; most disks of a resource
-//! say that whoever runs under it holds it; nothing that is guarded
-//! runs later than 8t+W after its host's last renewal that landed; no live holder loses its lease;
-//! where no thread is ever late, nothing is ended while its lease is kept; and when the faults end,
-//! every lease can be had within a bound.
+//! a version's owner is decided once; lver and generation never go back, nor does the generation on
+//! the disk, but by a write of a machine that lost power since; most disks of a resource say that
+//! whoever runs under it holds it; nothing that is guarded runs later than 8t+W after its host's
+//! last renewal that landed; no live holder loses its lease; where no thread is ever late, nothing
+//! is ended while its lease is kept; and when the faults end, every lease can be had within a
+//! bound. Excused from the last three is only whom it concerns: a host id that two machines have,
+//! or whose heartbeat is damaged; a resource of which half of the copies are damaged, and one that
+//! may be such a host's.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -180,7 +180,8 @@ impl World {
         };
         let timing = Timing::new(1, watchdog).unwrap();
         let num_hosts = 8;
-        let twins = rng.u8(..8) == 0 && !kind.has_sanlock();
+        let clones = kind == Kind::Broken(Broken::Names);
+        let twins = clones || rng.u8(..8) == 0 && !kind.has_sanlock();
         let mut odd = Rng::with_seed(!seed);
         let spoilt = odd.u8(..16) == 0 && !kind.has_sanlock();
         let namesakes = odd.u8(..8) == 0 && !twins && !kind.has_sanlock();
@@ -242,6 +243,10 @@ impl World {
                 sanlock,
                 host,
                 timing: promised.unwrap_or(timing),
+                name: match is_twin && clones {
+                    true => Name::new_host(b"clone").ok(),
+                    false => setup.name,
+                },
                 cage,
                 ..setup.clone()
             };
@@ -255,6 +260,9 @@ impl World {
             weather.time_out = 50;
             weather.lands = 1000;
             weather.kill_every = 5 * SECOND;
+        }
+        if kind == Kind::Broken(Broken::Freezes) {
+            weather.halt_every = 20 * SECOND;
         }
         if twins {
             // A lease-join that wakes later may write over the other machine's heartbeat.
@@ -738,8 +746,10 @@ impl World {
         if limit + MILLI > self.now() {
             return self.at(limit + MILLI, Event::Overdue(machine, tree));
         }
-        let accusation = format!("m{machine}: what is guarded runs later than 8t+W");
-        self.shared.checker.borrow_mut().accuse(accusation);
+        if self.kind != Kind::Broken(Broken::Freezes) {
+            let accusation = format!("m{machine}: what is guarded runs later than 8t+W");
+            self.shared.checker.borrow_mut().accuse(accusation);
+        }
     }
 
     fn reset(&mut self, machine: usize) {
@@ -886,8 +896,23 @@ impl World {
         self.end(machine, Group::Join, &ids);
     }
 
+    /// All that runs on a machine stands still for any time.
+    fn freeze(&mut self, machine: usize) {
+        let most = 2 * self.dead_after(machine);
+        let until = self.now() + self.below(most);
+        let of = self.processes.iter().filter(|(_, r)| r.machine == machine);
+        let groups: BTreeSet<Group> = of.map(|(_, running)| running.group).collect();
+        self.shared.tell(Some(machine), || "it is frozen".into());
+        for group in groups {
+            self.halted.insert((machine, group), until);
+        }
+    }
+
     /// A process is stopped for any time.
     fn halt(&mut self, machine: usize) {
+        if self.kind == Kind::Broken(Broken::Freezes) {
+            return self.freeze(machine);
+        }
         let group = match self.rng.usize(..=self.holders) {
             0 => Group::Join,
             holder => Group::Hold(holder - 1),

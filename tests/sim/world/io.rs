@@ -401,7 +401,7 @@ impl World {
         if resource == 0 {
             return self.note_heartbeat(write, &sector);
         }
-        if write.offset % area_offset(1) == 0 {
+        if write.offset.is_multiple_of(area_offset(1)) {
             let mut checker = self.shared.checker.borrow_mut();
             checker.leader_written(resource - 1, &sector);
         }
@@ -419,7 +419,8 @@ impl World {
         let mut checker = self.shared.checker.borrow_mut();
         let is_twin = self.has_twins && TWINS.contains(&write.machine);
         let of_a_twin = is_twin && write.issued <= checker.generation_since(host);
-        let forgotten = of_a_twin || write.boot < machine.boot.get();
+        let broken = matches!(self.kind, Kind::Broken(_));
+        let forgotten = broken || of_a_twin || write.boot < machine.boot.get();
         checker.heartbeat_written(host, sector, self.now(), forgotten);
     }
 

@@ -13,8 +13,12 @@ pub enum Broken {
     Clocks,
     /// c: a write lands within 8t+W of its issue, or never.
     LateWrites,
-    /// d: nothing guarded is alive after 8t+W.
+    /// d: without a watchdog device a host is not frozen for longer than its guards can stand.
+    Freezes,
+    /// e: commands end when they are killed.
     Guard,
+    /// A host name is one machine's: a copy of a machine, name and all, joins as that machine.
+    Names,
 }
 
 /// What kind of world it is.
