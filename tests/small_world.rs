@@ -16,8 +16,8 @@ fn every_order_is_safe(modes: &[Mode], crash: bool, retries: u32) {
         reads,
     };
     std::thread::scope(|threads| {
-        threads.spawn(|| must_be_safe(&scope(Reads::LeaderFirst)));
-        threads.spawn(|| must_be_safe(&scope(Reads::RecordsFirst)));
+        threads.spawn(|| must_be_safe(&scope(Reads::Forwards)));
+        threads.spawn(|| must_be_safe(&scope(Reads::Backwards)));
     });
 }
 
@@ -49,14 +49,27 @@ fn two_that_share_in_every_order() {
     every_order_is_safe(&[Shared, Shared], false, 0);
 }
 
-#[test]
-fn three_hosts_with_one_ballot_each_in_every_order() {
+fn three_with_one_ballot_each(reads: Reads) {
     must_be_safe(&Scope {
         modes: vec![Exclusive; 3],
         crash: false,
         whole: false,
         retries: 0,
-        reads: Reads::AtOnce,
+        reads,
+    });
+}
+
+#[test]
+fn three_hosts_with_one_ballot_each_in_every_order() {
+    three_with_one_ballot_each(Reads::AtOnce);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn three_hosts_with_one_ballot_each_whose_reads_are_of_many_moments() {
+    std::thread::scope(|threads| {
+        threads.spawn(|| three_with_one_ballot_each(Reads::Forwards));
+        threads.spawn(|| three_with_one_ballot_each(Reads::Backwards));
     });
 }
 

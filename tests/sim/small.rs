@@ -20,7 +20,7 @@
 
 use super::checker::{Checker, Run};
 use super::clock::Face;
-use super::disk::Platter;
+use super::disk::{Platter, SECTOR};
 use super::port::{Answer, Handle, Op, Port, Process};
 use super::{LOCKSPACE, RESOURCE_GEOMETRY, area_offset, formatted, resource_name};
 use lease_core::clock::{Clock, Moment};
@@ -63,12 +63,29 @@ pub struct Scope {
 /// Of which moments the leader and the ballot records of one read are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reads {
-    /// One for both.
+    /// Of one.
     AtOnce,
-    /// The leader's is earlier.
-    LeaderFirst,
-    /// The ballot records' is earlier.
-    RecordsFirst,
+    /// Each of its own, in the order in which they lie there.
+    Forwards,
+    /// Each of its own, in the other order.
+    Backwards,
+}
+
+impl Reads {
+    /// The sectors that `host` (from 0) reads at later moments than the first, in their order.
+    /// Nobody else writes its own record.
+    fn later(self, host: usize, hosts: usize) -> Vec<usize> {
+        let others = (2..2 + hosts).filter(|sector| *sector != 2 + host);
+        let all = std::iter::once(0).chain(others);
+        match self {
+            Self::AtOnce => Vec::new(),
+            Self::Forwards => all.skip(1).collect(),
+            Self::Backwards => {
+                let all: Vec<_> = all.collect();
+                all.into_iter().rev().skip(1).collect()
+            }
+        }
+    }
 }
 
 /// What exhausting it came to.
@@ -102,8 +119,8 @@ enum Step {
 struct Host {
     process: Process,
     answers: DefaultHasher,
-    /// The first part of a read that is under way.
-    half: Option<Vec<u8>>,
+    /// A read that is under way, and how many of its moments have been.
+    under_way: Option<(Vec<u8>, usize)>,
     retries: u32,
     waits_for_death: bool,
 }
@@ -250,7 +267,7 @@ impl Small {
         self.hosts.push(Host {
             process: Process::start(Rc::clone(&self.face), body),
             answers: DefaultHasher::new(),
-            half: None,
+            under_way: None,
             retries: 0,
             waits_for_death: false,
         });
@@ -363,22 +380,26 @@ impl Small {
         self.settle(index);
     }
 
-    /// A read of many sectors is two steps.
+    /// A read of many sectors is a step for each of its moments.
     fn read(&mut self, index: usize, offset: u64, len: usize) -> Option<Vec<u8>> {
-        let mut now = self.disk.read(offset, len);
-        if len <= 512 || self.scope.reads == Reads::AtOnce {
+        let now = self.disk.read(offset, len);
+        let later = self.scope.reads.later(index, self.scope.modes.len());
+        if len <= SECTOR || later.is_empty() {
             return Some(now);
         }
-        let Some(mut earlier) = self.hosts[index].half.take() else {
-            self.hosts[index].half = Some(now);
-            return None;
+        let (bytes, moments) = match self.hosts[index].under_way.take() {
+            None => (now, 0),
+            Some((mut bytes, before)) => {
+                let sector = later[before] * SECTOR..(later[before] + 1) * SECTOR;
+                bytes[sector.clone()].copy_from_slice(&now[sector]);
+                (bytes, before + 1)
+            }
         };
-        if self.scope.reads == Reads::RecordsFirst {
-            earlier[..512].copy_from_slice(&now[..512]);
-            return Some(earlier);
+        if moments == later.len() {
+            return Some(bytes);
         }
-        now[..512].copy_from_slice(&earlier[..512]);
-        Some(now)
+        self.hosts[index].under_way = Some((bytes, moments));
+        None
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) {
@@ -431,7 +452,7 @@ impl Small {
         self.sectors.hash(&mut hasher);
         for host in &self.hosts {
             host.answers.finish().hash(&mut hasher);
-            host.half.hash(&mut hasher);
+            host.under_way.hash(&mut hasher);
             host.process.is_over().hash(&mut hasher);
         }
         (self.crashed, self.death_known, &self.late).hash(&mut hasher);
