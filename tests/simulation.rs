@@ -18,6 +18,10 @@ fn number(name: &str, or: u64) -> u64 {
 struct Totals {
     /// Leases that were had.
     granted: AtomicU64,
+    /// In long worlds.
+    granted_in_long: AtomicU64,
+    /// Machines of long worlds.
+    machines_of_long: AtomicU64,
 }
 
 /// Runs `count` seeds on every core; the smallest one that fails, with its violation.
@@ -41,6 +45,11 @@ fn run_all(
         let report = world::run(kind, seed, false);
         let granted = report.exclusive + report.shared;
         totals.granted.fetch_add(granted, Ordering::Relaxed);
+        if report.long {
+            let machines = &totals.machines_of_long;
+            totals.granted_in_long.fetch_add(granted, Ordering::Relaxed);
+            machines.fetch_add(report.machines, Ordering::Relaxed);
+        }
         if report.violation.is_some_and(|what| fails(&what)) {
             failed.fetch_min(seed, Ordering::Relaxed);
         }
@@ -69,7 +78,8 @@ fn must_survive_some(kind: Kind, test: &str, seeds: u64) {
             report.story
         );
     }
-    let enough = totals.granted.into_inner() >= 5 * count;
+    let enough = totals.granted.into_inner() >= 5 * count
+        && totals.granted_in_long.into_inner() >= 100 * totals.machines_of_long.into_inner();
     assert!(count < 1000 || enough, "too little happens in these worlds");
 }
 

@@ -82,5 +82,11 @@ fn two_hosts_with_retries_and_every_moment_at_which_one_loses_power() {
 #[test]
 #[ignore = "minutes"]
 fn three_hosts_acquire_and_release_in_every_order() {
-    every_order_is_safe(&[Exclusive, Exclusive, Exclusive], false, 0);
+    must_be_safe(&Scope {
+        modes: vec![Exclusive; 3],
+        crash: false,
+        whole: true,
+        retries: 0,
+        reads: Reads::AtOnce,
+    });
 }

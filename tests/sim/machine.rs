@@ -403,6 +403,8 @@ impl Machine {
             }
         }
         gated.into_iter().for_each(|tree| self.tree_is_gone(tree));
+        let over = |tree: &Tree| tree.dead && tree.holder == pid;
+        self.trees.borrow_mut().retain(|_, tree| !over(tree));
     }
 
     /// All of one lease-hold are over.
@@ -490,6 +492,9 @@ impl Machine {
         }
         if tree.init.is_some() {
             self.shared.wish(Wish::End(self.index, Group::Init(id)));
+        }
+        if !self.lives(tree.holder) {
+            trees.remove(&id);
         }
     }
 

@@ -8,15 +8,15 @@
 //! **Reduced, and why nothing is lost.** Time stands still: no rule of the ballot reads the clock
 //! but "is the host id still ours", and hosts here live until they lose power. Waits and pauses are
 //! no steps, since the order of all else is already any. Heartbeats are read at once: nobody writes
-//! them here. A read of a resource's area is of two moments, the leader's and the ballot records',
-//! in either order: no host writes two ballot records. One host at most loses power (with two dead,
+//! them here. A read of a resource's area is of a moment for the leader and one for the record of
+//! each other host; nobody else writes its own. One host at most loses power (with two dead,
 //! the third is alone). Its death becomes known at any later moment; its command lives until then,
 //! and its last write, if it was on its way, lands at any moment, or never.
 //!
 //! **Reduced, and left to the large world.** Ballots beyond a bound are not gone on from: without a
 //! crash a later one finds what an earlier one would; with a crash the bound is none in the short
-//! scopes, and one in the longer ones. With three hosts a read is of one moment only, and so is
-//! never of ballot records of different moments.
+//! scopes, and one in the longer ones. All hosts of a run read in one order, forwards or backwards:
+//! with two hosts there is no other. Three hosts that also hold and release read at one moment.
 
 use super::checker::{Checker, Run};
 use super::clock::Face;

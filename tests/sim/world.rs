@@ -37,6 +37,8 @@ use std::time::Duration;
 const SECOND: u64 = 1_000_000_000;
 const MILLI: u64 = 1_000_000;
 const LARGEST_SECTOR: usize = 4096;
+/// Of each machine, in a long world.
+const LEASES_IN_LONG: u64 = 200;
 /// Machines that have one host id, in some worlds.
 const TWINS: [usize; 2] = [0, 1];
 
@@ -45,6 +47,10 @@ const TWINS: [usize; 2] = [0, 1];
 pub struct Report {
     /// What went wrong, if anything did.
     pub violation: Option<String>,
+    /// How many machines there were.
+    pub machines: u64,
+    /// Whether it was one of the long ones.
+    pub long: bool,
     /// How often an exclusive lease was had.
     pub exclusive: u64,
     /// How often a shared lease was had.
@@ -149,12 +155,13 @@ pub struct World {
     asked: u64,
     operations: u64,
     probes: Vec<(usize, Rc<Cell<bool>>)>,
+    long: bool,
     faults_end: Instant,
     healed: bool,
     over: bool,
 }
 
-/// Of some worlds an hour is seen, in which each host has hundreds of leases, one after another.
+/// Of some worlds an hour is seen, or until each host has had hundreds of leases.
 fn is_long(kind: Kind, seed: u64) -> bool {
     matches!(kind, Kind::Plain | Kind::Watchdog) && seed % 200 == 199
 }
@@ -254,6 +261,9 @@ impl World {
         };
         let machines: Vec<_> = (0..count).map(machine).collect();
         let mut weather = Weather::random(&mut rng, kind, u64::from(watchdog) * SECOND);
+        if long {
+            weather = weather.milder();
+        }
         if storm {
             // A late write does harm only between a ballot's last write and the leader's.
             weather.stall = 200;
@@ -285,6 +295,7 @@ impl World {
         let faults_end = rng.u64(if long { 2000..4000 } else { 20..150 }) * SECOND;
         Self {
             kind,
+            long,
             faults_end,
             weather,
             shared,
@@ -335,11 +346,17 @@ impl World {
             };
             self.shared.now.set(at);
             self.handle(event);
+            let leases = self.shared.checker.borrow().granted();
+            if self.long && !self.healed && leases >= LEASES_IN_LONG * self.up.len() as u64 {
+                self.heal();
+            }
         }
         let names: Vec<_> = self.machines.iter().map(|m| self.title(m)).collect();
         let checker = self.shared.checker.borrow();
         Report {
             violation: checker.violation().map(str::to_owned),
+            machines: self.machines.len() as u64,
+            long: self.long,
             exclusive: checker.exclusive,
             shared: checker.shared,
             lost: checker.lost,
@@ -439,6 +456,7 @@ impl World {
             Event::Reset(machine) => self.reset(machine),
             Event::Admin(machine, boot) => self.admin(machine, boot),
             Event::JoinAgain(machine) => self.join_again(machine),
+            Event::Heal if self.healed => {}
             Event::Heal => self.heal(),
             Event::Spoil => self.spoil(),
             Event::Close => self.close(),

@@ -90,6 +90,23 @@ impl Weather {
         }
     }
 
+    /// The same things go wrong, but seldom.
+    pub(super) fn milder(self) -> Self {
+        const BY: u64 = 5;
+        Self {
+            stall: self.stall.div_ceil(BY),
+            fail: self.fail.div_ceil(BY),
+            time_out: self.time_out.div_ceil(BY),
+            crash_every: self.crash_every * BY,
+            kill_every: self.kill_every * BY,
+            cut_every: self.cut_every * BY,
+            stop_every: self.stop_every * BY,
+            die_every: self.die_every * BY,
+            halt_every: self.halt_every * BY,
+            ..self
+        }
+    }
+
     pub(super) fn random(rng: &mut Rng, kind: Kind, watchdog: u64) -> Self {
         let mut rare = |most: u64| if rng.bool() { rng.u64(0..=most) } else { 0 };
         let (slow, stall, fail) = (rare(100), rare(100), rare(30));
