@@ -144,7 +144,8 @@ fn what_another_committed_for_us_between_two_looks_of_one_attempt_is_ours() {
         put_block_2(&mut stage, &block(2, 8002, None));
         (0..3).for_each(|_| stage.step(actor));
         let hides = |op: &Op| matches!(op, Op::Read { handle, .. } if handle.disk == 2);
-        for _ in 0..2 {
+        // What is behind is read twice, and each time the leader is asked for once more, alone.
+        for _ in 0..4 {
             stage.until(actor, hides);
             stage.fails(actor, false);
         }

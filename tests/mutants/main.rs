@@ -109,7 +109,9 @@ fn explains(block: &str) {
     let source = std::fs::read_to_string(root().join(file)).unwrap();
     let stands = source.lines().any(|other| other.trim() == line);
     assert!(stands, "{file}: there is no line {line:?}");
-    let function = what.rsplit(" in ").next().unwrap().rsplit("::").next();
+    // "CHANGE in FUNCTION", or "replace FUNCTION -> TYPE with VALUE".
+    let place = what.rsplit(" in ").next().unwrap().split(" -> ").next();
+    let function = place.unwrap().rsplit([':', ' ']).next();
     let named = function.is_some_and(|name| source.contains(&format!("fn {name}")));
     assert!(named, "{file}: there is no function for {what:?}");
 }

@@ -131,6 +131,45 @@ pub enum HeartbeatError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
+
+    /// Answers nothing, and keeps what was asked of it: where, and how many bytes.
+    #[derive(Default)]
+    struct Asked(RefCell<Vec<(u64, usize)>>);
+
+    impl Disk for Asked {
+        fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+            self.0.borrow_mut().push((offset, len));
+            Err(Fault::Outstanding)
+        }
+        fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+            self.read(offset, bytes.len()).map(|_| ())
+        }
+        fn settle(&self) -> Result<(), Fault> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_record_is_found_from_where_the_lockspace_starts_on_its_disk() {
+        let (name, host) = (Name::new(b"LS").unwrap(), HostId::new(3).unwrap());
+        let offset = 3 << 20;
+        for geometry in Geometry::ALL {
+            let lockspace = Lockspace {
+                name,
+                offset,
+                geometry,
+            };
+            let record = Heartbeat::new(geometry, &name, 10);
+            let disk = Asked::default();
+            lockspace.read_host(&disk, host).unwrap_err();
+            lockspace.read_all(&disk).unwrap_err();
+            lockspace.write_host(&disk, host, &record).unwrap_err();
+            let (sector, all) = (geometry.sector_bytes(), geometry.heartbeats_len());
+            let third = (offset + 2 * sector as u64, sector);
+            assert_eq!(disk.0.take(), [third, (offset, all), third]);
+        }
+    }
 
     /// Of the records at the end that are all the same only one is kept.
     #[test]
