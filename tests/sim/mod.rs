@@ -35,8 +35,8 @@
 //!   that stay over a reboot;
 //! - garbage in a sector, and a late write of which only a part lands: its checksum tells.
 //!
-//! A world is some minutes long; one in two hundred is an hour, or until each host has had hundreds
-//! of leases.
+//! A world is some minutes long; one in five hundred is an hour, or until each host has had
+//! hundreds of leases.
 //!
 //! **What is checked** at each step, on the one true clock, by [`checker`], which shares nothing
 //! with the code under test: never two exclusive holders' commands, never exclusive beside shared;
