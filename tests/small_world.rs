@@ -78,15 +78,3 @@ fn three_hosts_with_one_ballot_each_whose_reads_are_of_many_moments() {
 fn two_hosts_with_retries_and_every_moment_at_which_one_loses_power() {
     every_order_is_safe(&[Exclusive, Exclusive], true, 1);
 }
-
-#[test]
-#[ignore = "minutes"]
-fn three_hosts_acquire_and_release_in_every_order() {
-    must_be_safe(&Scope {
-        modes: vec![Exclusive; 3],
-        crash: false,
-        whole: true,
-        retries: 0,
-        reads: Reads::AtOnce,
-    });
-}

@@ -48,8 +48,8 @@ pub struct Checker {
     granted: BTreeMap<usize, u64>,
     /// The last generation that each host id was joined with.
     joined: BTreeMap<u64, u64>,
-    /// The generation in each host's sector, and since when it is there.
-    beats: BTreeMap<u64, (u64, Instant)>,
+    /// The generation in each host's sector.
+    beats: BTreeMap<u64, u64>,
     violation: Option<String>,
     /// How often an exclusive lease was had.
     pub exclusive: u64,
@@ -125,24 +125,17 @@ impl Checker {
         }
     }
 
-    /// Since when the generation that it has stands in a host's sector.
-    pub fn generation_since(&self, host: u64) -> Instant {
-        self.beats.get(&host).map_or(0, |(_, since)| *since)
-    }
-
     /// Bytes came to be in a host's sector. `forgotten`: whoever writes under that id now cannot
-    /// know that they were on their way; then they may take the generation back, and the next life
-    /// begins where they do.
-    pub fn heartbeat_written(&mut self, host: u64, sector: &[u8], at: Instant, forgotten: bool) {
+    /// know that they were on their way; then they may take the generation back, and lives go on
+    /// from there.
+    pub fn heartbeat_written(&mut self, host: u64, sector: &[u8], forgotten: bool) {
         let generation = word(sector, LEADER[1]);
-        let (before, _) = *self.beats.entry(host).or_insert((0, at));
-        if generation != before {
-            self.beats.insert(host, (generation, at));
-        }
+        let before = self.beats.insert(host, generation).unwrap_or(0);
         if generation >= before {
             return;
         }
-        self.joined.insert(host, generation);
+        // They may be those with which a life begins.
+        self.joined.insert(host, generation.saturating_sub(1));
         if !forgotten {
             self.accuse(format!(
                 "generation went back: host {host} has {generation} on the disk after {before}"

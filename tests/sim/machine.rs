@@ -417,6 +417,11 @@ impl Machine {
     /// lease-join is over.
     pub fn join_ended(&self) {
         self.member.take();
+        let (.., known) = self.renewal_known.get();
+        if self.shared.now.get() < known + HEARD_WITHIN.as_nanos() as u64 {
+            // Perhaps nobody has heard of it.
+            self.renewal_known.take();
+        }
         let Some(server) = self.run.borrow_mut().socket.take() else {
             return;
         };

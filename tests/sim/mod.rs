@@ -41,7 +41,8 @@
 //! **What is checked** at each step, on the one true clock, by [`checker`], which shares nothing
 //! with the code under test: never two exclusive holders' commands, never exclusive beside shared;
 //! a version's owner is decided once; lver and generation never go back, nor does the generation on
-//! the disk, but by a write of a machine that lost power since; most disks of a resource say that
+//! the disk, but by a write of a machine that lost power since, or of one of two machines that have
+//! one host id; most disks of a resource say that
 //! whoever runs under it holds it; nothing that is guarded runs later than 8t+W after its host's
 //! last renewal that landed; no live holder loses its lease; where no thread is ever late, nothing
 //! is ended while its lease is kept; and when the faults end, every lease can be had within a

@@ -16,7 +16,7 @@
 //! **Reduced, and left to the large world.** Ballots beyond a bound are not gone on from: without a
 //! crash a later one finds what an earlier one would; with a crash the bound is none in the short
 //! scopes, and one in the longer ones. All hosts of a run read in one order, forwards or backwards:
-//! with two hosts there is no other. Three hosts that also hold and release read at one moment.
+//! with two hosts there is no other. Three hosts run one ballot each, and do not hold or release.
 
 use super::checker::{Checker, Run};
 use super::clock::Face;

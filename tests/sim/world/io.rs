@@ -408,8 +408,9 @@ impl World {
         self.compare(resource - 1);
     }
 
-    /// What a machine had on its way when it lost power it knows nothing of, nor another machine of
-    /// the same host id.
+    /// What a machine had on its way when it lost power it knows nothing of; and of two machines
+    /// with one host id, one may be stopped before its join's write for longer than the other
+    /// waits.
     fn note_heartbeat(&self, write: &Write, sector: &[u8]) {
         let machine = &self.machines[write.machine];
         if let Ok(beat) = Heartbeat::decode(sector) {
@@ -418,10 +419,9 @@ impl World {
         let host = machine.setup.host.get();
         let mut checker = self.shared.checker.borrow_mut();
         let is_twin = self.has_twins && TWINS.contains(&write.machine);
-        let of_a_twin = is_twin && write.issued <= checker.generation_since(host);
         let broken = matches!(self.kind, Kind::Broken(_));
-        let forgotten = broken || of_a_twin || write.boot < machine.boot.get();
-        checker.heartbeat_written(host, sector, self.now(), forgotten);
+        let forgotten = broken || is_twin || write.boot < machine.boot.get();
+        checker.heartbeat_written(host, sector, forgotten);
     }
 
     /// What holders believe, with what stands on the disks.
