@@ -1084,7 +1084,7 @@ impl World {
             }
         }
         for (resource, had) in &self.probes {
-            if !had.get() && !self.is_an_excused_hosts(*resource) {
+            if !had.get() && !self.may_stay_away(*resource) {
                 let what = || format!("nobody holds r{resource}, and nobody can have it");
                 self.shared.surprise(None, Some(*resource), what);
             }

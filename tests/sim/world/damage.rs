@@ -57,11 +57,13 @@ impl World {
         self.damaged.iter().any(|(area, _)| *area == 1 + resource)
     }
 
-    /// Whether it may be that of a host whose death nobody can see.
-    pub(super) fn is_an_excused_hosts(&self, resource: usize) -> bool {
+    /// Whether it may be that of a host whose death nobody can see, or all who could have it leave.
+    pub(super) fn may_stay_away(&self, resource: usize) -> bool {
         let excused = self.shared.excused.borrow();
         let area = |disk: &Platter, host| checker::names(disk.area(1 + resource), host);
         let on_a_disk = |host: &u64| self.disks.iter().any(|disk| area(disk, *host));
-        excused.hosts.iter().any(on_a_disk)
+        // A lease-join that was told to leave waits, and serves nobody, while one of its leases
+        // cannot be given back for the damage.
+        !excused.resources.is_empty() || excused.hosts.iter().any(on_a_disk)
     }
 }
