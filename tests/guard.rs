@@ -468,19 +468,11 @@ fn the_terminals_keys_do_what_they_do_to_any_command() {
         terminal.say(&format!("{line}\n"));
         let pid = pid_after("now runs ", &terminal);
 
-        terminal.say("\x1a");
-        wait_until("the command stops", SOON, || {
-            (state(pid) == Some('T')).then_some(())
-        });
-        terminal.say("echo the shell is $((40 + 2))\n");
-        terminal.wait_for_stdout("the shell is 42");
+        suspends(&mut terminal, pid);
         outlast(&a);
         assert_eq!(state(pid), Some('T'));
         assert_eq!(storage.owner(1), (Some(1), 1));
-        terminal.say("fg\n");
-        wait_until("the command goes on", SOON, || {
-            (state(pid) == Some('S')).then_some(())
-        });
+        resumes(&mut terminal, pid);
         terminal.say("\x03");
         wait_for_end(pid, SOON);
         wait_until("the lease is free", SOON, || {
@@ -490,6 +482,25 @@ fn the_terminals_keys_do_what_they_do_to_any_command() {
         terminal.wait_for_stdout("code 130");
         terminal.say("exit\n");
         terminal.finish();
+    });
+}
+
+/// ^Z stops the command, and the shell has its terminal back.
+fn suspends(terminal: &mut Process, pid: i32) {
+    terminal.say("\x1a");
+    wait_for_state(pid, 'T');
+    terminal.say("echo the shell is $((40 + 2))\n");
+    terminal.wait_for_stdout("the shell is 42");
+}
+
+fn resumes(terminal: &mut Process, pid: i32) {
+    terminal.say("fg\n");
+    wait_for_state(pid, 'S');
+}
+
+fn wait_for_state(pid: i32, wanted: char) {
+    wait_until(&format!("{pid} is {wanted}"), SOON, || {
+        (state(pid) == Some(wanted)).then_some(())
     });
 }
 
@@ -515,16 +526,8 @@ fn a_command_that_stops_itself_in_the_foreground_gives_the_terminal_back() {
         let (mut terminal, line) = at_a_terminal(&a, &storage, contain, &script);
         terminal.say(&format!("{line}\n"));
         let pid = pid_after("now runs ", &terminal);
-        terminal.say("\x1a");
-        wait_until("the command stops", SOON, || {
-            (state(pid) == Some('T')).then_some(())
-        });
-        terminal.say("echo the shell is $((40 + 2))\n");
-        terminal.wait_for_stdout("the shell is 42");
-        terminal.say("fg\n");
-        wait_until("the command goes on", SOON, || {
-            (state(pid) == Some('S')).then_some(())
-        });
+        suspends(&mut terminal, pid);
+        resumes(&mut terminal, pid);
         terminal.say("a line\n");
         terminal.wait_for_stdout("it reads a line");
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -586,9 +589,7 @@ fn a_command_that_is_stopped_behind_no_terminal_is_stopped_alone() {
         });
         for (command, hold) in [(family.command, family.hold.pid()), (pid, hold)] {
             kill(Pid::from_raw(command), Signal::SIGSTOP).unwrap();
-            wait_until("the command stops", SOON, || {
-                (state(command) == Some('T')).then_some(())
-            });
+            wait_for_state(command, 'T');
             // lease-hold has seen that long before the second renewal.
             a.wait_for_renewal();
             a.wait_for_renewal();
