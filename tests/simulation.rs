@@ -78,9 +78,15 @@ fn must_survive_some(kind: Kind, test: &str, seeds: u64) {
             report.story
         );
     }
-    let enough = totals.granted.into_inner() >= 5 * count
-        && totals.granted_in_long.into_inner() >= 100 * totals.machines_of_long.into_inner();
+    // Of few worlds the mean says nothing.
+    let enough = totals.granted.into_inner() >= 5 * count;
     assert!(count < 1000 || enough, "too little happens in these worlds");
+    let machines = totals.machines_of_long.into_inner();
+    let enough = totals.granted_in_long.into_inner() >= 100 * machines;
+    assert!(
+        count < 10_000 || enough,
+        "too little happens in the long worlds"
+    );
 }
 
 #[test]
