@@ -48,7 +48,7 @@
 //! is ended while its lease is kept; and when the faults end, every lease can be had within a
 //! bound. Excused from the last three is only whom it concerns: a host id that two machines have,
 //! or whose heartbeat is damaged; a resource of which half of the copies are damaged, and one that
-//! may be such a host's; and from the last, any where a lease-join may wait for a damaged one.
+//! may be such a host's.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

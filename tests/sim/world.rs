@@ -1019,6 +1019,7 @@ impl World {
         for machine in 0..self.machines.len() {
             self.power(machine);
         }
+        self.start_anew_beside_damage();
         self.after(2 * SECOND, Event::Close);
     }
 
@@ -1084,7 +1085,7 @@ impl World {
             }
         }
         for (resource, had) in &self.probes {
-            if !had.get() && !self.may_stay_away(*resource) {
+            if !had.get() && !self.is_an_excused_hosts(*resource) {
                 let what = || format!("nobody holds r{resource}, and nobody can have it");
                 self.shared.surprise(None, Some(*resource), what);
             }

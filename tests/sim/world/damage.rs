@@ -9,9 +9,10 @@ impl World {
     /// Garbage in one sector that matters, on one disk.
     pub(super) fn spoil(&mut self) {
         let (disks, odd) = (self.disks.len(), &mut self.odd);
-        let disk = odd.usize(..disks);
         let resources = self.machines[0].setup.resources;
         let (area, host) = (odd.usize(..=resources), odd.usize(..8));
+        // The lockspace lies on the first.
+        let disk = odd.usize(..if area == 0 { 1 } else { disks });
         let (sector, bytes) = match area {
             0 => (host, LARGEST_SECTOR),
             // The leader as often as all ballots together.
@@ -57,13 +58,23 @@ impl World {
         self.damaged.iter().any(|(area, _)| *area == 1 + resource)
     }
 
-    /// Whether it may be that of a host whose death nobody can see, or all who could have it leave.
-    pub(super) fn may_stay_away(&self, resource: usize) -> bool {
+    /// A lease-join that was told to leave waits, and serves nobody, while one of its leases cannot
+    /// be given back for the damage: somebody has to see to that.
+    pub(super) fn start_anew_beside_damage(&mut self) {
+        if self.damaged.is_empty() {
+            return;
+        }
+        for machine in 0..self.machines.len() {
+            let boot = self.machines[machine].boot.get();
+            self.admin(machine, boot);
+        }
+    }
+
+    /// Whether it may be that of a host whose death nobody can see.
+    pub(super) fn is_an_excused_hosts(&self, resource: usize) -> bool {
         let excused = self.shared.excused.borrow();
         let area = |disk: &Platter, host| checker::names(disk.area(1 + resource), host);
         let on_a_disk = |host: &u64| self.disks.iter().any(|disk| area(disk, *host));
-        // A lease-join that was told to leave waits, and serves nobody, while one of its leases
-        // cannot be given back for the damage.
-        !excused.resources.is_empty() || excused.hosts.iter().any(on_a_disk)
+        excused.hosts.iter().any(on_a_disk)
     }
 }
