@@ -470,7 +470,7 @@ fn the_terminals_keys_do_what_they_do_to_any_command() {
 
         suspends(&mut terminal, pid);
         outlast(&a);
-        assert_eq!(state(pid), Some('T'));
+        assert_eq!(state(pid), Some('T'), "{}", terminal.stdout());
         assert_eq!(storage.owner(1), (Some(1), 1));
         resumes(&mut terminal, pid);
         terminal.say("\x03");

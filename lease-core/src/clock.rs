@@ -31,6 +31,12 @@ impl Moment {
         let nanos = u64::try_from(later.as_nanos()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(nanos))
     }
+
+    /// The moment `earlier` before this one; the boot, if that was later.
+    pub fn before(self, earlier: Duration) -> Self {
+        let nanos = u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
+    }
 }
 
 /// A wait was cut short because the caller is to stop.

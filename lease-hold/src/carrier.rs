@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-/// How long lease-join's files may take to be read.
+/// How long is waited for lease-join's files to be read.
 const FILES_WITHIN: Duration = Duration::from_millis(50);
+/// How often they are looked at before the last moment, once lease-hold is silent.
+const LOOKS: u32 = 8;
 
 /// What lease-hold says to a carrier, again and again.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -43,6 +45,8 @@ pub(crate) struct CarriedHost {
     pub(crate) generation: Generation,
     /// From its last renewal to the last moment.
     pub(crate) lapse: Duration,
+    /// From the loss of its lease to the last moment.
+    pub(crate) early: Duration,
 }
 
 /// The last deadline, as far as its carrier knows of it.
@@ -51,17 +55,24 @@ pub(crate) struct Carrier {
     files: Option<Files>,
     clock: BootClock,
     last: Moment,
+    /// So long before it the files are looked at for the first time.
+    early: Duration,
+    /// When they were looked at.
+    looked: Moment,
 }
 
 impl Carrier {
     /// It hears of renewals on `wire`, which must not wait. A lease-hold that is stopped hears of
     /// none; then those count that lease-join's own files in `run_dir` tell of.
     pub(crate) fn new(wire: Wire, run_dir: &Path, carried: &Carried) -> Self {
+        let early = carried.hosts.iter().map(|host| host.early).min();
         Self {
             wire,
             files: Files::open(run_dir, &carried.hosts),
             clock: BootClock::default(),
             last: carried.last_moment,
+            early: early.unwrap_or_default(),
+            looked: Moment::default(),
         }
     }
 
@@ -73,18 +84,26 @@ impl Carrier {
         if !hear(&mut self.wire, &mut self.last) {
             return true;
         }
-        if now >= self.last {
-            let renewed = self.files.as_ref().and_then(Files::last_moment);
+        if now >= self.looks_at() {
+            self.looked = now;
+            let renewed = self.files.as_mut().and_then(Files::last_moment);
             self.last = self.last.max(renewed.unwrap_or_default());
         }
         now >= self.last
+    }
+
+    /// When the files are looked at: at the last moment, and some times before, since a busy
+    /// machine may take long to show them.
+    fn looks_at(&self) -> Moment {
+        let again = self.looked.after(self.early / LOOKS);
+        self.last.before(self.early).max(again).min(self.last)
     }
 
     /// Waits until then. An error if it cannot wait.
     pub(crate) fn carry(&mut self, alarm: &Alarm) -> Result<(), Errno> {
         while !self.is_over() {
             let fds = vec![PollFd::new(self.wire.stream().as_fd(), PollFlags::POLLIN)];
-            alarm.wait(fds, Some(self.last))?;
+            alarm.wait(fds, Some(self.looks_at()))?;
         }
         Ok(())
     }
@@ -104,9 +123,16 @@ fn hear(wire: &mut Wire, last: &mut Moment) -> bool {
     open
 }
 
+/// What was last renewed of each host.
+type Renewals = Vec<Option<Moment>>;
+
 /// The files in which the lease-joins note their renewals.
-#[derive(Debug, Clone)]
-pub(crate) struct Files(Arc<Vec<(Place, CarriedHost)>>);
+#[derive(Debug)]
+pub(crate) struct Files {
+    places: Arc<Vec<(Place, CarriedHost)>>,
+    /// A look at them that has not come to its end.
+    look: Option<Receiver<Renewals>>,
+}
 
 impl Files {
     /// Of these hosts.
@@ -116,37 +142,57 @@ impl Files {
             Some((place, host.clone()))
         };
         let all = hosts.iter().map(open).collect::<Option<_>>()?;
-        Some(Self(Arc::new(all)))
+        Some(Self {
+            places: Arc::new(all),
+            look: None,
+        })
     }
 
     /// The last moment by what they say; `None` if one of those lives is over.
-    fn last_moment(&self) -> Option<Moment> {
+    fn last_moment(&mut self) -> Option<Moment> {
         let renewals = self.renewals()?;
-        let hosts = self.0.iter().zip(renewals);
+        let hosts = self.places.iter().zip(renewals);
         let of = |((_, host), renewed): (&(Place, CarriedHost), Option<Moment>)| {
             Some(renewed?.after(host.lapse))
         };
         hosts.map(of).min().flatten()
     }
 
-    /// The last renewal of each. Looks on another thread: a file may not answer, and there is no
-    /// time to wait for it.
-    pub(crate) fn renewals(&self) -> Option<Vec<Option<Moment>>> {
+    /// The last renewal of each, as far as that can be read in a moment. What takes longer is
+    /// asked for once, and told the next time.
+    pub(crate) fn renewals(&mut self) -> Option<Renewals> {
+        let earlier = self.look.as_ref().and_then(|look| look.try_recv().ok());
+        if earlier.is_some() || self.look.is_none() {
+            self.look = self.begin_to_look();
+        }
+        let told = self.look.as_ref()?.recv_timeout(FILES_WITHIN);
+        if told != Err(RecvTimeoutError::Timeout) {
+            self.look = None;
+        }
+        told.ok().or(earlier)
+    }
+
+    /// Looks on another thread: a file may not answer, and there is no time to wait for it.
+    fn begin_to_look(&self) -> Option<Receiver<Renewals>> {
         let (tell, told) = channel();
-        let files = self.0.clone();
+        let places = Arc::clone(&self.places);
         let look = move || {
             let renewed = |(place, host): &(Place, CarriedHost)| place.renewed(host.generation);
             // Nobody may be waiting any more.
-            let _ = tell.send(files.iter().map(renewed).collect());
+            let _ = tell.send(places.iter().map(renewed).collect());
         };
         std::thread::Builder::new().spawn(look).ok()?;
-        told.recv_timeout(FILES_WITHIN).ok()
+        Some(told)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lease_core::registry::place::Kept;
+    use nix::sys::stat::Mode;
+    use std::fs::File;
+    use std::io::Write;
     use std::os::unix::net::UnixStream;
 
     /// Carries a deadline that is so far away, and returns how long it took to end.
@@ -203,5 +249,45 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(ours);
         assert!(carry_for(Duration::from_secs(3600), theirs) < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_is_read_slowly_is_heard_of_before_the_last_moment() {
+        let run_dir = std::env::temp_dir().join(format!("lease-carrier-{}", std::process::id()));
+        let lockspace = Name::new(b"LS").unwrap();
+        let place = Place::create(&run_dir, &lockspace).unwrap();
+        let start = BootClock::boot_time();
+        let after = move |millis| start.after(Duration::from_millis(millis));
+        let life = format!(r#"{{"generation":1,"renewed":{}}}"#, after(500).0);
+        place.write(Kept::Holders, life.as_bytes()).unwrap();
+        let sealed = std::fs::read(place.shown().join(Kept::Holders.name())).unwrap();
+        let file = place.shown().join(Kept::Heartbeat.name());
+        nix::unistd::mkfifo(&file, Mode::S_IRWXU).unwrap();
+        // Whoever reads it waits for half a second; the next one for ever.
+        let write = move || {
+            let mut file = File::options().write(true).open(file).unwrap();
+            std::thread::sleep(Duration::from_millis(500));
+            file.write_all(&sealed).unwrap();
+        };
+        let writer = std::thread::spawn(write);
+
+        let (_ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let host = CarriedHost {
+            lockspace,
+            generation: Generation(1),
+            lapse: Duration::from_millis(3500),
+            early: Duration::from_millis(1750),
+        };
+        let carried = Carried {
+            last_moment: after(2000),
+            hosts: vec![host],
+        };
+        let mut carrier = Carrier::new(Wire::new(theirs), &run_dir, &carried);
+        carrier.carry(&Alarm::new().unwrap()).unwrap();
+        let ended = BootClock::boot_time();
+        writer.join().unwrap();
+        std::fs::remove_dir_all(run_dir).unwrap();
+        assert!(ended >= after(4000), "{:?}", ended.since(start));
     }
 }

@@ -290,7 +290,7 @@ impl Hub {
         }
         let lost = self.sessions.iter().any(|session| session.tenure.is_lost());
         if now >= self.deadline() && !lost {
-            let renewals = self.files.as_ref().and_then(Files::renewals);
+            let renewals = self.files.as_mut().and_then(Files::renewals);
             for (session, renewed) in self.sessions.iter().zip(renewals.unwrap_or_default()) {
                 renewed
                     .into_iter()

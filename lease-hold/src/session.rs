@@ -108,10 +108,12 @@ impl Session {
 
     /// What a carrier of the last deadline has to know of it.
     pub(crate) fn carried(&self) -> CarriedHost {
+        let timing = self.tenure.timing();
         CarriedHost {
             lockspace: self.welcome.lockspace,
             generation: self.welcome.generation,
-            lapse: self.tenure.timing().lapse_after(),
+            lapse: timing.lapse_after(),
+            early: timing.lapse_after() - timing.lost_after(),
         }
     }
 
