@@ -257,6 +257,31 @@ fn the_command_is_scheduled_as_lease_hold_was_started() {
 }
 
 #[test]
+fn whoever_carries_the_last_deadline_has_its_turn_before_others() {
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, _join) = Host::joined(&storage, 1);
+        let hold = a.holding(&["--contain", contain, &storage.resource(1)]);
+        let goes_first = |child: &i32| policies(*child).contains(&nix::libc::SCHED_RR);
+        wait_until("one goes first", SOON, || {
+            hold.children().iter().any(goes_first).then_some(())
+        });
+    });
+}
+
+/// How each thread of a process is scheduled.
+fn policies(pid: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let policy = |thread: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        // The 41st, of which the third is the first after the name.
+        let policy = stat.rsplit_once(") ").unwrap().1.split(' ').nth(38);
+        policy.unwrap().parse().unwrap()
+    };
+    threads.map(policy).collect()
+}
+
+#[test]
 fn a_loss_that_is_noticed_late_is_announced_all_the_same() {
     in_each(&CONTAINMENTS, |contain| {
         let storage = Storage::new(1);

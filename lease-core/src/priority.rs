@@ -24,11 +24,16 @@ pub fn raise() -> Option<OomScore> {
     let before = fs::read_to_string("/proc/self/oom_score_adj").ok();
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     lock_memory();
+    go_first();
+    before.map(OomScore)
+}
+
+/// This thread, and those that it starts, have their turn before all others.
+pub fn go_first() {
     if let Ok(lowest) = ThreadPriority::try_from(LOWEST) {
         let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
         let _ = set_thread_priority_and_policy(thread_native_id(), lowest, policy);
     }
-    before.map(OomScore)
 }
 
 /// Where there is a limit on locked memory, locking what is to come would make allocations fail.

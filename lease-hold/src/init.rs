@@ -7,6 +7,7 @@
 use crate::alarm::Alarm;
 use crate::carrier::{Carried, Carrier};
 use crate::child;
+use lease_core::priority;
 use lease_core::registry::wire::Wire;
 use lease_core::tool::Status;
 use nix::errno::Errno;
@@ -131,6 +132,8 @@ fn reap(command: Pid, wire: &mut Wire) {
 fn carry_deadline(mut carrier: Carrier) -> Option<()> {
     let alarm = Alarm::new().ok()?;
     let carry = move || {
+        // The command is started by another thread, as lease-hold was.
+        priority::go_first();
         // Whatever has kept it from waiting: nobody carries the deadline any more.
         let _ = carrier.carry(&alarm);
         end();
