@@ -45,7 +45,8 @@ pub struct Checker {
     running: Vec<Run>,
     started: u64,
     decided: BTreeMap<(usize, u64), (u64, u64)>,
-    granted: BTreeMap<usize, u64>,
+    /// Of each resource, the largest lver by which a command has run, and an exclusive one.
+    granted: BTreeMap<usize, (u64, u64)>,
     /// The last generation that each host id was joined with.
     joined: BTreeMap<u64, u64>,
     /// The generation in each host's sector.
@@ -78,14 +79,17 @@ impl Checker {
             let what = format!("two at once: {run:?} beside {other:?}");
             self.accuse(what);
         }
+        let (any, exclusive) = self.granted.entry(run.resource).or_default();
+        let last = if run.exclusive { *any } else { *exclusive };
+        *any = run.lver.max(*any);
         if run.exclusive {
+            *exclusive = *any;
             self.exclusive += 1;
-            let last = self.granted.insert(run.resource, run.lver).unwrap_or(0);
-            if run.lver <= last {
-                self.accuse(format!("lver went back: {run:?} after lver {last}"));
-            }
         } else {
             self.shared += 1;
+        }
+        if run.lver <= last {
+            self.accuse(format!("lver went back: {run:?} after lver {last}"));
         }
         self.started += 1;
         let id = self.started;
