@@ -5,6 +5,9 @@ use super::super::checker;
 use super::super::disk::{Platter, SECTOR};
 use super::{LARGEST_SECTOR, World};
 
+/// All records of a sector but what they say for people lie in its first bytes.
+const RECORDS: usize = 256;
+
 impl World {
     /// Garbage in one sector that matters, on one disk.
     pub(super) fn spoil(&mut self) {
@@ -28,12 +31,12 @@ impl World {
     }
 
     /// How much of a write lands that whoever issued it does not wait for any more: where sectors
-    /// are spoilt, now and then a part.
+    /// are spoilt, now and then a part of what hosts read there.
     pub(super) fn part(&mut self, disk: usize, offset: u64, len: usize) -> usize {
         if !self.spoilt || self.healed || self.odd.u8(..4) > 0 {
             return len;
         }
-        let landed = self.odd.usize(..=len / 64) * 64;
+        let landed = self.odd.usize(1..RECORDS / 64) * 64;
         self.shared.tell(None, || {
             format!("{landed} bytes of a write land, on disk {disk}")
         });
