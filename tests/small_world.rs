@@ -7,10 +7,10 @@
 use lease_core::spec::Mode::{self, Exclusive, Shared};
 use support::sim::small::{self, Reads, Scope};
 
-fn every_order_is_safe(modes: &[Mode], crash: bool, retries: u32) {
+fn every_order_is_safe(modes: &[Mode], crashes: usize, retries: u32) {
     let scope = |reads| Scope {
         modes: modes.to_vec(),
-        crash,
+        crashes,
         whole: true,
         retries,
         reads,
@@ -31,28 +31,28 @@ fn must_be_safe(scope: &Scope) {
 
 #[test]
 fn two_hosts_acquire_and_release_in_every_order() {
-    every_order_is_safe(&[Exclusive, Exclusive], false, 1);
+    every_order_is_safe(&[Exclusive, Exclusive], 0, 1);
 }
 
 #[test]
 fn two_hosts_and_every_moment_at_which_one_loses_power() {
-    every_order_is_safe(&[Exclusive, Exclusive], true, 0);
+    every_order_is_safe(&[Exclusive, Exclusive], 1, 0);
 }
 
 #[test]
 fn one_exclusive_and_one_shared_and_every_moment_at_which_one_loses_power() {
-    every_order_is_safe(&[Exclusive, Shared], true, 0);
+    every_order_is_safe(&[Exclusive, Shared], 1, 0);
 }
 
 #[test]
 fn two_that_share_in_every_order() {
-    every_order_is_safe(&[Shared, Shared], false, 0);
+    every_order_is_safe(&[Shared, Shared], 0, 0);
 }
 
 fn three_with_one_ballot_each(reads: Reads) {
     must_be_safe(&Scope {
         modes: vec![Exclusive; 3],
-        crash: false,
+        crashes: 0,
         whole: false,
         retries: 0,
         reads,
@@ -76,5 +76,17 @@ fn three_hosts_with_one_ballot_each_whose_reads_are_of_many_moments() {
 #[test]
 #[ignore = "minutes"]
 fn two_hosts_with_retries_and_every_moment_at_which_one_loses_power() {
-    every_order_is_safe(&[Exclusive, Exclusive], true, 1);
+    every_order_is_safe(&[Exclusive, Exclusive], 1, 1);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn two_hosts_and_every_two_moments_at_which_both_lose_power() {
+    every_order_is_safe(&[Exclusive, Exclusive], 2, 0);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn one_exclusive_and_one_shared_and_every_two_moments_at_which_both_lose_power() {
+    every_order_is_safe(&[Exclusive, Shared], 2, 0);
 }

@@ -1,5 +1,5 @@
 //! The small world, exhausted: every order of the operations of a few hosts, and every point at
-//! which one of them loses power.
+//! which some of them lose power.
 //!
 //! A run is a list of choices; the next run goes on where the last can still be varied. A state
 //! that was seen before is not gone on from: what a host does next follows from the answers that
@@ -9,14 +9,16 @@
 //! but "is the host id still ours", and hosts here live until they lose power. Waits and pauses are
 //! no steps, since the order of all else is already any. Heartbeats are read at once: nobody writes
 //! them here. A read of a resource's area is of a moment for the leader and one for the record of
-//! each other host; nobody else writes its own. One host at most loses power (with two dead,
-//! the third is alone). Its death becomes known at any later moment; its command lives until then,
-//! and its last write, if it was on its way, lands at any moment, or never.
+//! each other host; nobody else writes its own. The death of a host becomes known at any later
+//! moment; its command lives until then, and its last write, if it was on its way, lands at any
+//! moment, or never.
 //!
-//! **Reduced, and left to the large world.** Ballots beyond a bound are not gone on from: without a
-//! crash a later one finds what an earlier one would; with a crash the bound is none in the short
-//! scopes, and one in the longer ones. All hosts of a run read in one order, forwards or backwards:
-//! with two hosts there is no other. Three hosts run one ballot each, and do not hold or release.
+//! **Reduced, and left to the large world.** In the short scopes one host at most loses power, in
+//! two of the longer ones both do, and one more must get what they leave. Ballots beyond a bound
+//! are not gone on from: without a crash a later one finds what an earlier one would; with a crash
+//! the bound is none in the short scopes, and one in one of the longer ones. All hosts of a run
+//! read in one order, forwards or backwards: with two hosts there is no other. Three hosts run one
+//! ballot each, and do not hold or release.
 
 use super::checker::{Checker, Run};
 use super::clock::Face;
@@ -35,7 +37,7 @@ use lease_core::resource::{Attempt, Held, Member, Resource, Wanted};
 use lease_core::spec::Mode;
 use lease_core::timing::Timing;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
@@ -49,8 +51,8 @@ const UNTIL_A_DEATH: Duration = Duration::from_secs(2000);
 pub struct Scope {
     /// How each host wants the lease, from host 1 up.
     pub modes: Vec<Mode>,
-    /// Whether one host may lose power.
-    pub crash: bool,
+    /// How many hosts may lose power.
+    pub crashes: usize,
     /// Whether hosts hold and release, after which one more host must get it; otherwise each runs
     /// its ballot up to the commit.
     pub whole: bool,
@@ -111,9 +113,9 @@ enum Step {
     /// A host loses power; its pending write is lost, or on its way.
     Crash(usize, bool),
     /// That write lands.
-    Land,
+    Land(usize),
     /// That host is known to be dead, and so is what it guarded.
-    Dead,
+    Dead(usize),
 }
 
 struct Host {
@@ -133,9 +135,10 @@ struct Small {
     sectors: BTreeMap<u64, u64>,
     hosts: Vec<Host>,
     checker: Rc<RefCell<Checker>>,
-    crashed: Option<usize>,
-    death_known: bool,
-    late: Option<(u64, Rc<[u8]>)>,
+    crashed: BTreeSet<usize>,
+    known_dead: BTreeSet<usize>,
+    /// What those who lost power had on its way.
+    late: BTreeMap<usize, (u64, Rc<[u8]>)>,
     cut: bool,
 }
 
@@ -247,9 +250,9 @@ impl Small {
             sectors: BTreeMap::new(),
             hosts: Vec::new(),
             checker: Rc::default(),
-            crashed: None,
-            death_known: false,
-            late: None,
+            crashed: BTreeSet::new(),
+            known_dead: BTreeSet::new(),
+            late: BTreeMap::new(),
             cut: false,
         };
         for index in 0..scope.modes.len() {
@@ -317,22 +320,19 @@ impl Small {
             if host.process.is_over() {
                 continue;
             }
-            if !host.waits_for_death || self.death_known {
+            if !host.waits_for_death || !self.known_dead.is_empty() {
                 steps.push(Step::Go(index));
             }
-            if self.scope.crash && self.crashed.is_none() {
+            if self.crashed.len() < self.scope.crashes {
                 steps.push(Step::Crash(index, false));
                 if matches!(host.process.pending, Some(Op::Write { .. })) {
                     steps.push(Step::Crash(index, true));
                 }
             }
         }
-        if self.late.is_some() {
-            steps.push(Step::Land);
-        }
-        if self.crashed.is_some() && !self.death_known {
-            steps.push(Step::Dead);
-        }
+        steps.extend(self.late.keys().map(|index| Step::Land(*index)));
+        let unknown = self.crashed.difference(&self.known_dead);
+        steps.extend(unknown.map(|index| Step::Dead(*index)));
         steps
     }
 
@@ -342,17 +342,17 @@ impl Small {
             Step::Crash(index, on_its_way) => {
                 let pending = self.hosts[index].process.pending.clone();
                 if let (true, Some(Op::Write { offset, bytes, .. })) = (on_its_way, pending) {
-                    self.late = Some((offset, bytes));
+                    self.late.insert(index, (offset, bytes));
                 }
-                self.crashed = Some(index);
+                self.crashed.insert(index);
                 self.hosts[index].process.kill();
             }
-            Step::Land => {
-                if let Some((offset, bytes)) = self.late.take() {
+            Step::Land(index) => {
+                if let Some((offset, bytes)) = self.late.remove(&index) {
                     self.write(offset, &bytes);
                 }
             }
-            Step::Dead => self.bury(),
+            Step::Dead(index) => self.bury(index),
         }
     }
 
@@ -412,12 +412,9 @@ impl Small {
         }
     }
 
-    /// The death of the crashed host is known: its heartbeat is as good as free.
-    fn bury(&mut self) {
-        self.death_known = true;
-        let Some(index) = self.crashed else {
-            return;
-        };
+    /// The death of a crashed host is known: its heartbeat is as good as free.
+    fn bury(&mut self, index: usize) {
+        self.known_dead.insert(index);
         let mut checker = self.checker.borrow_mut();
         let left: Vec<u64> = checker.on(index).map(|run| run.id).collect();
         left.into_iter().for_each(|id| checker.stop(id));
@@ -455,7 +452,7 @@ impl Small {
             host.under_way.hash(&mut hasher);
             host.process.is_over().hash(&mut hasher);
         }
-        (self.crashed, self.death_known, &self.late).hash(&mut hasher);
+        (&self.crashed, &self.known_dead, &self.late).hash(&mut hasher);
         hasher.finish()
     }
 }
