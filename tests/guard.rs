@@ -444,12 +444,11 @@ fn outlast(host: &Host) {
     while host.wait_for_renewal().since(start) < over {}
 }
 
-/// A shell at a terminal of its own, which ignores no signal even where the tests do, and how a
-/// lease-hold with `script` is called there.
+/// A shell at a terminal of its own, and how a lease-hold with `script` is called there.
 fn at_a_terminal(host: &Host, storage: &Storage, contain: &str, script: &str) -> (Process, String) {
     let mut terminal = std::process::Command::new("script");
     terminal
-        .args(["-qfec", "exec env --default-signal sh -i", "/dev/null"])
+        .args(["-qfec", "sh -i", "/dev/null"])
         .env("PS1", "$ ");
     let terminal = Process::start_with(&mut terminal, std::process::Stdio::piped());
     let command = ["sh", "-c", &format!("'{script}'")];
