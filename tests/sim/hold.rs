@@ -60,8 +60,9 @@ impl Errand {
         } else {
             Mode::Exclusive
         };
-        let hold = machine.setup.pace.mul_f64(rng.f64());
+        let hold = machine.setup.hold.mul_f64(rng.f64());
         let patience = match rng.u8(..4) {
+            _ if machine.setup.tight => machine.setup.hold,
             0 => Duration::ZERO,
             1 => Duration::from_secs(2),
             _ => machine.setup.timing.dead_after() * 3,

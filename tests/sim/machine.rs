@@ -49,8 +49,12 @@ pub struct Setup {
     pub num_hosts: u64,
     /// Of a hundred acquires, how many are shared.
     pub shared_percent: u64,
-    /// Longest time that a lease is held, and that a holder thinks before it wants one.
+    /// Longest time that a holder thinks before it wants a lease.
     pub pace: Duration,
+    /// Longest time that a lease is held.
+    pub hold: Duration,
+    /// Whether all that happens is that leases are lost, and taken over at the first moment.
+    pub tight: bool,
 }
 
 /// By then all have heard of a renewal, where none is late.

@@ -90,6 +90,8 @@ pub fn setup(host: u64) -> Setup {
         num_hosts: HOSTS,
         shared_percent: 0,
         pace: Duration::from_secs(1),
+        hold: Duration::from_secs(1),
+        tight: false,
     }
 }
 

@@ -185,7 +185,6 @@ impl World {
             Kind::Watchdog => rng.u16(3..=8),
             _ => rng.u16(2..=8),
         };
-        let timing = Timing::new(1, watchdog).unwrap();
         let num_hosts = 8;
         let clones = kind == Kind::Broken(Broken::Names);
         let twins = clones || rng.u8(..8) == 0 && !kind.has_sanlock();
@@ -193,6 +192,11 @@ impl World {
         let spoilt = odd.u8(..16) == 0 && !kind.has_sanlock();
         let namesakes = odd.u8(..8) == 0 && !twins && !kind.has_sanlock();
         let usual = spoilt || !matches!(kind, Kind::Plain | Kind::Watchdog);
+        let long = is_long(kind, seed);
+        let tight = kind == Kind::Plain && !usual && !twins && !long && odd.u8(..8) == 0;
+        let watchdog = if tight { 2 } else { watchdog };
+        let timing = Timing::new(1, watchdog).unwrap();
+        let (disks, resources) = if tight { (1, 1) } else { (disks, resources) };
         let storage = match if usual { 2 } else { odd.u8(..6) } {
             0 => Storage::DEVICE,
             1 => Storage::NETWORK,
@@ -208,7 +212,6 @@ impl World {
         let storm = kind == Kind::Broken(Broken::LateWrites);
         let disks = if kind.has_sanlock() { 1 } else { disks };
         let (disks, resources) = if storm { (1, 1) } else { (disks, resources) };
-        let long = is_long(kind, seed);
         let pace = [100, 400, 2000, 10_000][rng.usize(..if long { 2 } else { 4 })];
         let shared_percent = [0, 20, 60][rng.usize(..3)];
         let fastest = if kind == Kind::Broken(Broken::Clocks) {
@@ -227,12 +230,17 @@ impl World {
             disks,
             resources,
             num_hosts,
-            shared_percent,
+            shared_percent: if tight { 0 } else { shared_percent },
             pace: Duration::from_millis(pace),
+            hold: Duration::from_millis(if tight { 40_000 } else { pace }),
+            tight,
         };
         let machine = |index: usize| {
             let offset = Duration::from_secs(rng.u64(1..100_000));
-            let fast = rng.u64(0..=fastest);
+            let fast = match tight {
+                true => fastest * rng.u64(0..=1),
+                false => rng.u64(0..=fastest),
+            };
             let face = Rc::new(Face::new(Rc::clone(&shared.now), offset, fast));
             let is_twin = twins && TWINS.contains(&index);
             let host = HostId::new(if is_twin { 1 } else { index as u64 + 1 }).unwrap();
@@ -263,6 +271,9 @@ impl World {
         let mut weather = Weather::random(&mut rng, kind, u64::from(watchdog) * SECOND);
         if long {
             weather = weather.milder();
+        }
+        if tight {
+            weather = weather.tight();
         }
         if storm {
             // A late write does harm only between a ballot's last write and the leader's.
@@ -723,7 +734,8 @@ impl World {
     fn tree_ends(&mut self, machine: usize, tree: i32) {
         let limit = self.must_be_dead(machine, tree).max(self.now());
         let soon = self.now() + self.below(3 * SECOND);
-        let last = limit - self.now() < self.dead_after(machine) && self.rng.bool();
+        let in_time = limit - self.now() < self.dead_after(machine);
+        let last = in_time && (self.machines[machine].setup.tight || self.rng.bool());
         let at = match self.kind {
             Kind::Broken(Broken::Guard) => limit,
             _ if last => limit,

@@ -107,6 +107,17 @@ impl Weather {
         }
     }
 
+    /// Nothing but that machines are cut off and processes stopped, often, and that I/O is slow.
+    pub(super) fn tight(self) -> Self {
+        Self {
+            latency: self.latency,
+            slow: 300,
+            cut_every: 20 * SECOND,
+            halt_every: 10 * SECOND,
+            ..Self::calm()
+        }
+    }
+
     pub(super) fn random(rng: &mut Rng, kind: Kind, watchdog: u64) -> Self {
         let mut rare = |most: u64| if rng.bool() { rng.u64(0..=most) } else { 0 };
         let (slow, stall, fail) = (rare(100), rare(100), rare(30));
