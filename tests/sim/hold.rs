@@ -848,6 +848,10 @@ impl Worker<'_> {
                 return;
             }
         }
+        if machine.shared.strict.get() && machine.is_over(session.generation) {
+            let what = format!("m{}: started, though its lease is lost", machine.index);
+            machine.shared.checker.borrow_mut().accuse(what);
+        }
         started.run = Some(machine.shared.checker.borrow_mut().start(Run {
             id: 0,
             resource: self.errand.resource,

@@ -546,6 +546,13 @@ impl Machine {
         generation == of && heard && now < self.face.at(issued).after(left)
     }
 
+    /// Whether the lease of one life is lost by time, whatever anybody knows.
+    pub fn is_over(&self, of: Generation) -> bool {
+        let issued = self.landed.borrow().get(&of).copied().unwrap_or(0);
+        let lost = self.setup.lost_after() + LAST_MOMENTS;
+        self.face.now() > self.face.at(issued).after(lost)
+    }
+
     /// A heartbeat has landed that was issued at `issued`.
     pub fn note_landed(&self, generation: Generation, issued: Instant) {
         let mut landed = self.landed.borrow_mut();

@@ -36,7 +36,8 @@
 //! - garbage in a sector, and a late write of which only a part lands: its checksum tells.
 //!
 //! A world is some minutes long; one in five hundred is an hour, or until each host has had
-//! hundreds of leases.
+//! hundreds of leases. Some without watchdogs are tight: machines are cut off, what they guard
+//! lives for as long as it may, others wait for it, and clocks are as far apart as they may be.
 //!
 //! **What is checked** at each step, on the one true clock, by [`checker`], which shares nothing
 //! with the code under test: never two exclusive holders' commands, never exclusive beside shared;
@@ -45,7 +46,7 @@
 //! one host id; most disks of a resource say that
 //! whoever runs under it holds it; nothing that is guarded runs later than 8t+W after its host's
 //! last renewal that landed; no live holder loses its lease; where no thread is ever late, nothing
-//! is ended while its lease is kept; and when the faults end, every lease can be had within a
+//! is ended while its lease is kept, or started once it is lost; and when the faults end, every lease can be had within a
 //! bound. Excused from the last three is only whom it concerns: a host id that two machines have,
 //! or whose heartbeat is damaged; a resource of which half of the copies are damaged, and one that
 //! may be such a host's.

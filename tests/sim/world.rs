@@ -273,7 +273,7 @@ impl World {
             weather = weather.milder();
         }
         if tight {
-            weather = weather.tight();
+            weather = weather.tight(&mut odd);
         }
         if storm {
             // A late write does harm only between a ballot's last write and the leader's.

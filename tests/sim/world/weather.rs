@@ -107,11 +107,11 @@ impl Weather {
         }
     }
 
-    /// Nothing but that machines are cut off and processes stopped, often, and that I/O is slow.
-    pub(super) fn tight(self) -> Self {
+    /// Nothing but that machines are cut off and processes stopped, often, and that I/O may be slow.
+    pub(super) fn tight(self, rng: &mut Rng) -> Self {
         Self {
             latency: self.latency,
-            slow: 300,
+            slow: if rng.bool() { 300 } else { 0 },
             cut_every: 20 * SECOND,
             halt_every: 10 * SECOND,
             ..Self::calm()
