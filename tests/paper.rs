@@ -145,6 +145,10 @@ fn a_majority_of_disks_is_enough_and_less_is_not() {
             assert_eq!(decided, decides, "{broken} of {disks} broken");
         }
     }
+    let (two, _) = shelves(4);
+    two[0].fail(true, false);
+    two[1].fail(false, true);
+    assert!(ballot(&two, 1, 1).is_err(), "written on three");
 }
 
 #[test]
@@ -171,26 +175,30 @@ fn a_block_with_a_larger_mbal_ends_the_ballot_in_phase_1() {
 
 #[test]
 fn a_block_with_a_larger_mbal_ends_the_ballot_in_phase_2() {
-    let (shelves, _) = shelves(1);
-    shelves[0].meddle(|nth, bytes| {
-        if nth == 1 {
-            put(bytes, 3, &block(5, 9, 0, None));
-        }
-    });
-    assert_eq!(ballot(&shelves, 1, 1), Ok(Outcome::Outbid));
-    assert_eq!(
-        shelves[0].block(1).ballot.bal,
-        BallotNumber(1),
-        "accepted, perhaps decided"
-    );
+    // So does one of a later version, whatever its number.
+    for rival in [block(5, 9, 0, None), block(6, 1, 0, None)] {
+        let (shelves, _) = shelves(1);
+        shelves[0].meddle(move |nth, bytes| {
+            if nth == 1 {
+                put(bytes, 3, &rival);
+            }
+        });
+        assert_eq!(ballot(&shelves, 1, 1), Ok(Outcome::Outbid));
+        assert_eq!(shelves[0].block(1).ballot.bal, BallotNumber(1), "accepted");
+    }
 }
 
 #[test]
-fn one_disk_of_a_majority_is_enough_to_end_it() {
-    for disk in 0..3 {
+fn one_disk_of_a_majority_is_enough_to_end_it_in_either_phase() {
+    for (disk, phase) in (0..3).flat_map(|disk| [(disk, 0), (disk, 1)]) {
         let (shelves, _) = shelves(3);
-        shelves[disk].put(2, &block(5, 9, 0, None));
-        assert_eq!(ballot(&shelves, 1, 1), Ok(Outcome::Outbid));
+        shelves[disk].meddle(move |nth, bytes| {
+            if nth == phase {
+                put(bytes, 2, &block(5, 9, 0, None));
+            }
+        });
+        let outcome = ballot(&shelves, 1, 1);
+        assert_eq!(outcome, Ok(Outcome::Outbid), "disk {disk}, phase {phase}");
     }
 }
 
@@ -492,13 +500,26 @@ fn an_unreadable_block_ends_the_ballot() {
 fn our_own_block_read_back_different_ends_the_ballot() {
     // In the paper nobody else writes it. On a disk a late write of an earlier life can land over
     // it, or that of a machine with the same host id: then others do not see what we rely on.
-    let (shelves, _) = shelves(1);
-    shelves[0].meddle(|nth, bytes| {
-        if nth == 1 {
-            put(bytes, 1, &block(5, 1, 0, None));
+    let changes: [fn(&mut Ballot); 4] = [
+        |own| own.mbal = BallotNumber(own.mbal.0 + 1),
+        |own| own.bal = BallotNumber(own.bal.0 + 1),
+        |own| own.value = Some(value(2)),
+        |own| own.lver = Lver(own.lver.0 - 1),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        for phase in [0, 1] {
+            let (shelves, _) = shelves(1);
+            shelves[0].meddle(move |nth, bytes| {
+                if nth == phase {
+                    let mut own = BallotSector::decode(&bytes[at(1)..][..512]).unwrap();
+                    change(&mut own.ballot);
+                    put(bytes, 1, &own);
+                }
+            });
+            let overwritten = ballot(&shelves, 1, 1) == Err(BallotError::Overwritten);
+            assert!(overwritten, "change {number}, phase {phase}");
         }
-    });
-    assert_eq!(ballot(&shelves, 1, 1), Err(BallotError::Overwritten));
+    }
 }
 
 #[test]
