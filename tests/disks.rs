@@ -115,6 +115,26 @@ fn a_value_that_was_accepted_on_a_disk_that_is_down_is_resolved_all_the_same() {
     assert!(had_by_host_2(&mut stage, 1), "{}", stage.story());
 }
 
+#[test]
+fn while_a_write_to_one_disk_of_three_may_land_nothing_is_resolved() {
+    let mut stage = on_three_disks();
+    let (actor, ended) = stage.act(0, |resource, member| {
+        let attempt = on_stage(resource, member);
+        let doubt = matches!(attempt, Err(AcquireError::InDoubt(_)));
+        let early = resource.resolve(member, &wanted());
+        member.clock.wait(Duration::from_secs(1)).unwrap();
+        (doubt, early, resource.resolve(member, &wanted()))
+    });
+    stage.until(actor, accepts(1));
+    let late = stage.hangs(actor);
+    stage.fails(actor, false);
+    stage.until(actor, |op| matches!(op, Op::Wait { .. }));
+    stage.lands(&late);
+    stage.finish(actor);
+    let outstanding = Err(AcquireError::Disk(Fault::Outstanding));
+    assert_eq!(*ended.borrow(), Some((true, outstanding, Ok(()))));
+}
+
 /// Outbid, host 1 looks again, and a disk that does not answer hides what stands there: it starts
 /// anew. In the meantime host 2 has found host 1's value, and has committed it.
 #[test]

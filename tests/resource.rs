@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 use support::scene::{AREA, HOSTS, World, ballot_at, block, geometry, stamp};
-use support::script::{Fate, Io, put};
+use support::script::{Fate, Io, ScriptClock, put};
 use support::storage::host_id;
 
 /// Host 2 has decided this version, and shares.
@@ -109,6 +109,40 @@ fn an_uncontended_lease_costs_four_writes_and_is_looked_at_before_and_after() {
     world.release(1, &held).unwrap();
     let release = ["w block 1", "r leader", "w leader"];
     assert_eq!(told(&world.disk.log()), release);
+}
+
+/// One of 0 would say that the lease is free.
+#[test]
+fn rule_5_in_the_first_second_after_a_boot_the_owners_timestamp_is_1() {
+    let world = World {
+        clock: ScriptClock::at(0),
+        ..World::formatted()
+    };
+    world.acquired(1);
+    let owner = world.leader().owner().unwrap();
+    assert_eq!((owner.host, owner.timestamp), (host_id(1), 1));
+}
+
+#[test]
+fn rule_6_an_owner_of_our_host_id_and_a_later_life_than_ours_is_not_us() {
+    let world = World::formatted();
+    put_leader(&world, 5, stamp(1, 7), stamp(1, 7), false);
+    let refused = world.acquire(1, &mut Sightings::default());
+    let owner = world.leader().owner().unwrap();
+    assert_eq!(refused, Err(AcquireError::Unclear { owner }));
+}
+
+#[test]
+fn rule_8_what_an_earlier_life_of_this_host_shared_is_not_shared_by_this_one() {
+    let world = World::formatted();
+    let earlier = BallotSector {
+        released: true,
+        shared: Some(Generation(0)),
+        ..block(1, 1, Some(stamp(1, 0)))
+    };
+    world.put_ballot(1, &earlier);
+    assert_eq!(share(&world).lver, Lver(2));
+    assert_eq!(world.ballot(1).shared, Some(Generation(1)));
 }
 
 #[test]

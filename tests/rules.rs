@@ -261,19 +261,25 @@ fn rule_3_a_holder_whose_leader_names_another_is_told() {
 
 #[test]
 fn rule_3_a_sharer_whose_mode_record_is_gone_is_told() {
-    let mut stage = Stage::joined(2);
-    let (actor, told) = stage.act(0, |resource, member| {
-        let Ok(Attempt::Held(held)) = try_once(resource, member, Shared) else {
-            return None;
-        };
-        let before = resource.still_held(member, &held);
-        member.clock.wait(seconds(1)).unwrap();
-        Some((before, resource.still_held(member, &held)))
-    });
-    stage.until(actor, |op| matches!(op, Op::Wait { .. }));
-    put_block(&mut stage, 1, &BallotSector::default());
-    stage.finish(actor);
-    assert_eq!(*told.borrow(), Some(Some((Ok(true), Ok(false)))));
+    let of_another_life = BallotSector {
+        shared: Some(Generation(2)),
+        ..BallotSector::default()
+    };
+    for found in [BallotSector::default(), of_another_life] {
+        let mut stage = Stage::joined(2);
+        let (actor, told) = stage.act(0, |resource, member| {
+            let Ok(Attempt::Held(held)) = try_once(resource, member, Shared) else {
+                return None;
+            };
+            let before = resource.still_held(member, &held);
+            member.clock.wait(seconds(1)).unwrap();
+            Some((before, resource.still_held(member, &held)))
+        });
+        stage.until(actor, |op| matches!(op, Op::Wait { .. }));
+        put_block(&mut stage, 1, &found);
+        stage.finish(actor);
+        assert_eq!(*told.borrow(), Some(Some((Ok(true), Ok(false)))));
+    }
 }
 
 // ---- rule 4
@@ -291,7 +297,7 @@ fn writes_more(stage: &mut Stage, actor: Actor) -> bool {
 
 #[test]
 fn rule_4_after_8t_without_a_renewal_nothing_is_written() {
-    // At each operation of an acquire and its release in turn, renewals end.
+    // At each operation in turn renewals end.
     for steps in 0..30 {
         let mut stage = Stage::joined(1);
         let (actor, _) = stage.act(0, |resource, member| {
@@ -335,6 +341,27 @@ fn rule_4_a_write_that_took_too_long_is_the_last() {
             stage.pending(actor)
         );
         assert_eq!(note_of(attempt.borrow().as_ref().unwrap()), "lost");
+    }
+}
+
+#[test]
+fn rule_4_an_attempt_that_took_too_long_holds_nothing() {
+    for steps in 0..30 {
+        for mode in [Exclusive, Shared] {
+            let mut stage = Stage::joined(1);
+            let (actor, attempt) = stage.act(0, move |r, m| try_once(r, m, mode));
+            for _ in 0..steps {
+                stage.step(actor);
+            }
+            if stage.is_over(actor) {
+                continue;
+            }
+            stage.freeze(0);
+            stage.pass(seconds(8));
+            stage.finish(actor);
+            let said = note_of(attempt.borrow().as_ref().unwrap());
+            assert_eq!(said, "lost", "{mode:?} after {steps} operations");
+        }
     }
 }
 
@@ -452,6 +479,23 @@ fn rule_6_an_owner_whose_heartbeat_is_unreadable_or_older_is_never_dead() {
 }
 
 #[test]
+fn rule_6_a_sharer_whose_heartbeat_is_unreadable_or_older_is_never_dead() {
+    let mut stage = Stage::joined(2);
+    let sharing = BallotSector {
+        released: true,
+        shared: Some(Generation(7)),
+        ..block(5, 2, Some(stamp(2, 7)))
+    };
+    put_block(&mut stage, 2, &sharing);
+    stage.pass(DEAD * 3);
+    assert_eq!(watched(&mut stage, 0), "unclear");
+    stage.power_off(1);
+    stage.disks[0].write(4096, &[0xAB; 4096]);
+    stage.pass(DEAD * 3);
+    assert_eq!(watched(&mut stage, 0), "heartbeat");
+}
+
+#[test]
 fn rule_6_a_leader_behind_its_ballots_is_brought_forward_and_decides_nothing_twice() {
     let mut stage = Stage::joined(3);
     // Version 9 was decided for host 2, which has it; the leader says 5, free.
@@ -546,9 +590,10 @@ fn joins(stage: &mut Stage, machine: usize, claim: Claim) -> (Actor, Joined) {
 
 #[test]
 fn rule_9_of_two_machines_with_one_id_that_join_at_once_one_has_it() {
-    for second_writes_first in [true, false] {
+    // A clone has the same name.
+    for (name, second_writes_first) in [(b"b", true), (b"b", false), (b"a", true), (b"a", false)] {
         let mut stage = Stage::new(&[setup(1), setup(1)]);
-        let claims = [claim(&stage, 0, b"a"), claim(&stage, 1, b"b")];
+        let claims = [claim(&stage, 0, b"a"), claim(&stage, 1, name)];
         let (a, first) = joins(&mut stage, 0, claims[0]);
         let (b, second) = joins(&mut stage, 1, claims[1]);
         stage.until(a, writes_heartbeat(1));
