@@ -157,6 +157,20 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_stays_one_though_a_renewal_is_heard_of_after_it() {
+        let renewed = Standing {
+            expires: at(120),
+            ..standing()
+        };
+        let mut deadline = Deadline::Running;
+        assert_eq!(deadline.step(at(100), standing()), Act::Terminate);
+        assert_eq!(deadline.step(at(101), renewed), Act::Nothing);
+        assert!(deadline.lost());
+        assert_eq!(deadline.step(at(105), renewed), Act::Kill);
+        assert!(deadline.lost());
+    }
+
+    #[test]
     fn what_is_done_and_when() {
         let fine = standing();
         let renewed = Standing {

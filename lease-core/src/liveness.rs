@@ -317,6 +317,10 @@ mod tests {
         newer.look(host(), &beat(5, 9), ours(), at(100));
         newer.learn(&early);
         assert_eq!(newer.of(host()).unwrap().since, at(100));
+        let mut another_life = Sightings::default();
+        another_life.look(host(), &beat(6, 7), ours(), at(100));
+        another_life.learn(&early);
+        assert_eq!(another_life.of(host()).unwrap().since, at(100));
     }
 
     #[test]

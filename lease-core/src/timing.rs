@@ -172,6 +172,9 @@ impl Timing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{Generation, HostId, Name};
+    use crate::layout::Geometry;
+    use crate::record::host_note::HostNote;
 
     #[test]
     fn the_table() {
@@ -228,6 +231,27 @@ mod tests {
         assert_eq!(t10.takeover_after(), Duration::from_millis(141_400));
         assert_eq!(t10.join_window(), Duration::from_millis(19_600));
         assert!(t10.join_window().mul_f64(1.01) < t10.join_settle());
+    }
+
+    #[test]
+    fn rule_12_what_a_watcher_promises_itself_says_nothing_of_others() {
+        let name = Name::new(b"n").unwrap();
+        let note = HostNote {
+            watchdog: 2,
+            host: HostId::new(3).unwrap(),
+            generation: Generation(5),
+            boot_id: [0; 16],
+        };
+        let with = Heartbeat::new(Geometry::ALL[0], &name, 1).joined(&name, 7, 1, note);
+        let mut sector = with.to_sector();
+        sector[200..256].fill(0);
+        let without = Heartbeat::decode(&sector).unwrap();
+        for ours in [1, 60].map(|watchdog| Timing::new(10, watchdog).unwrap()) {
+            for (record, watchdog) in [(with, 2), (without, WATCHDOG_MAX)] {
+                let timing = Timing::of_host(&record, ours);
+                assert_eq!(timing, Timing::new(1, watchdog).unwrap());
+            }
+        }
     }
 
     #[test]

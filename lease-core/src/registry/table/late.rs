@@ -60,3 +60,29 @@ pub(super) fn overlap(one: &[Option<AreaId>], other: &[Option<AreaId>]) -> bool 
     one.iter()
         .any(|area| area.is_some() && other.contains(area))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Identity;
+
+    #[test]
+    fn of_several_late_writes_the_last_that_may_land_counts_where_one_disk_is_the_same() {
+        let identity = Identity {
+            device: 1,
+            inode: 2,
+        };
+        let area = |offset| Some(AreaId { identity, offset });
+        let mut late = LateWrites::default();
+        late.add(HolderId(1), &[area(0)], Moment(9));
+        late.add(HolderId(2), &[area(0)], Moment(8));
+        for (areas, until) in [
+            (vec![area(0)], 9),
+            (vec![area(1), area(0)], 9),
+            (vec![area(1), None], 0),
+        ] {
+            assert_eq!(late.quiet_from(&areas), Moment(until));
+        }
+        assert_eq!(late.all_quiet_from(), Moment(9));
+    }
+}
