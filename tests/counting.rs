@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use lease_core::clock::{Clock, Moment};
+use lease_core::clock::{Clock, Interrupted, Moment};
 use lease_core::delta::{self, Claim, Former, HostLease, JoinError, Lost};
 use lease_core::disk::Disk;
 use lease_core::id::{Generation, Lver};
@@ -96,6 +96,56 @@ fn a_join_counts_from_before_its_last_write_was_issued() {
         let disk = slow(&world, Duration::ZERO, seconds(5));
         let lease = join(&world, &disk, &claim()).unwrap();
         assert_eq!(lease.renewed(), at(START + issued));
+    }
+}
+
+/// A clock of somebody who is told to stop while it waits.
+struct Told<'a>(&'a dyn Clock);
+
+impl Clock for Told<'_> {
+    fn now(&self) -> Moment {
+        self.0.now()
+    }
+
+    fn wait(&self, duration: Duration) -> Result<(), Interrupted> {
+        self.0.wait(duration)?;
+        Err(Interrupted)
+    }
+
+    fn back_off(&self, most: Duration) {
+        self.0.back_off(most);
+    }
+}
+
+/// Who joins writes a second time where the record asked for more than its own t; and, told to
+/// stop, frees what it has written.
+#[test]
+fn rule_4_who_stalled_as_it_joined_writes_nothing_more() {
+    for told in [false, true] {
+        // It reads back after 72 s.
+        for (read, written) in [(seconds(8) - NANOSECOND, 2), (seconds(8), 1)] {
+            let world = asks_for(36);
+            let clock = Told(&world.clock);
+            let clock: &dyn Clock = if told { &clock } else { &world.clock };
+            let disk = slow(&world, read, Duration::ZERO);
+            let joined = delta::join(&lockspace(), &disk, clock, &claim(), &mut |_| {});
+            assert_eq!(writes(&world), written);
+            let lost = matches!(joined, Err(JoinError::Lost(Lost::Expired(80))));
+            assert_eq!(lost, written == 1, "{joined:?}");
+        }
+    }
+}
+
+#[test]
+fn a_join_whose_last_write_takes_too_long_has_not_joined() {
+    for (write, lost) in [(seconds(8) - NANOSECOND, false), (seconds(8), true)] {
+        let world = asks_for(32);
+        // One write, 64 s, and another.
+        let disk = slow(&world, Duration::ZERO, write);
+        let joined = join(&world, &disk, &claim());
+        assert_eq!(writes(&world), 2);
+        let expired = matches!(joined, Err(JoinError::Lost(Lost::Expired(80))));
+        assert_eq!(expired, lost, "{joined:?}");
     }
 }
 

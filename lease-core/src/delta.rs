@@ -72,6 +72,8 @@ pub enum JoinError {
     InUse { name: Option<Name> },
     #[error("the storage is too slow: three attempts took longer than {0} s from read to write")]
     TooSlow(u64),
+    #[error("{0}")]
+    Lost(#[from] Lost),
     #[error("interrupted")]
     Interrupted,
 }
@@ -514,6 +516,8 @@ impl HostLease {
                 name: record.host_name(),
             });
         }
+        // Who stalls here for as long may have been taken for dead since.
+        self.check_time(clock)?;
         if waited.is_err() {
             self.free(disk, clock)?;
             return Err(JoinError::Interrupted);
@@ -526,6 +530,7 @@ impl HostLease {
                 .stamped(self.later_timestamp(issued))
                 .timed(self.claim.timing.io_timeout());
             self.lockspace.write_host(disk, self.claim.host, &ours)?;
+            self.check_time(clock)?;
             (self.written, self.renewed) = (ours, issued);
         }
         Ok(())

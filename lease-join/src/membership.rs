@@ -384,7 +384,9 @@ fn describe_wait(spec: &Spec, waiting: Waiting) -> String {
 fn join_failure(spec: &Spec, error: &JoinError) -> Failure {
     let text = format!("cannot join {}: {error}", spec.lockspace);
     match error {
-        JoinError::Disk(_) | JoinError::TooSlow(_) => Failure::new(Status::Io, text).numbered(-202),
+        JoinError::Disk(_) | JoinError::TooSlow(_) | JoinError::Lost(_) => {
+            Failure::new(Status::Io, text).numbered(-202)
+        }
         JoinError::Record(_) => Failure::new(Status::Invalid, text),
         JoinError::InUse { .. } => {
             Failure::new(Status::Busy, format!("{text}; choose another host id")).numbered(-262)
