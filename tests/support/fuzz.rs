@@ -20,7 +20,7 @@ use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::holder_note::{COMMAND_MAX, HolderNote};
 use lease_core::record::host_note::HostNote;
 use lease_core::record::index::IndexHeader;
-use lease_core::record::leader::Leader;
+use lease_core::record::leader::{Cleared, Leader};
 use lease_core::record::request::Request;
 use lease_core::registry::message::{Ask, Tell};
 use lease_core::spec::{LockspaceSpec, Mode, ResourceSpec, parse_path};
@@ -67,7 +67,8 @@ fn sanlocks(rng: &mut Rng, names: &[&str]) -> Vec<u8> {
 }
 
 fn good_leader(rng: &mut Rng) -> Vec<u8> {
-    const SANLOCKS: [&str; 3] = [
+    const SANLOCKS: [&str; 4] = [
+        "res_leader_cleared.bin",
         "res_leader_held_host2_lver2.bin",
         "res_leader_released_host1_lver1.bin",
         "res_leader_short_hold_held.bin",
@@ -81,6 +82,9 @@ fn good_leader(rng: &mut Rng) -> Vec<u8> {
 
 fn leader(data: &[u8]) -> bool {
     let sector = sector(data);
+    if let Ok(cleared) = Cleared::decode(&sector) {
+        return is_cleared(&sector, &cleared);
+    }
     let Ok(leader) = Leader::decode(&sector) else {
         return false;
     };
@@ -88,6 +92,32 @@ fn leader(data: &[u8]) -> bool {
     assert_eq!(Leader::decode(&leader.to_sector()), Ok(leader));
     let _ = format!("{leader:?} {} {}", leader.lockspace(), leader.resource());
     true
+}
+
+/// Nobody writes one again: there is no encoder to compare with.
+fn is_cleared(sector: &[u8], cleared: &Cleared) -> bool {
+    assert!(Leader::decode(sector).is_err());
+    assert_eq!(cleared.lockspace.as_bytes(), text_at(sector, 56));
+    assert_eq!(cleared.resource.as_bytes(), text_at(sector, 104));
+    assert_eq!(
+        number_at(sector, 12),
+        cleared.geometry.sector_bytes() as u32
+    );
+    true
+}
+
+/// A name: at most 48 bytes, up to the first NUL.
+fn text_at(sector: &[u8], at: usize) -> &[u8] {
+    let field = &sector[at..at + 48];
+    let end = field.iter().position(|byte| *byte == 0);
+    &field[..end.unwrap_or(48)]
+}
+
+fn number_at(sector: &[u8], at: usize) -> u32 {
+    sector[at..at + 4]
+        .iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 fn good_heartbeat(rng: &mut Rng) -> Vec<u8> {
@@ -292,7 +322,17 @@ fn good_index(_: &mut Rng) -> Vec<u8> {
 
 /// Only sanlock writes one: there is no encoder to compare with.
 fn index(data: &[u8]) -> bool {
-    IndexHeader::decode(&sector(data)).is_ok_and(|header| !format!("{header:?}").is_empty())
+    let sector = sector(data);
+    let Ok(header) = IndexHeader::decode(&sector) else {
+        return false;
+    };
+    let sizes = [12, 16].map(|at| number_at(&sector, at));
+    let of_header = [header.geometry.sector_bytes() as u32, header.max_resources];
+    assert_eq!(sizes, of_header);
+    let halves = [24, 28].map(|at| u64::from(number_at(&sector, at)));
+    assert_eq!(halves[0] | halves[1] << 32, header.offset);
+    assert_eq!(header.lockspace.as_bytes(), text_at(&sector, 32));
+    true
 }
 
 // ---- text
