@@ -99,54 +99,74 @@ fn a_join_counts_from_before_its_last_write_was_issued() {
     }
 }
 
-/// A clock of somebody who is told to stop while it waits.
-struct Told<'a>(&'a dyn Clock);
+/// A clock of somebody who wakes up so late from each wait, and may then be told to stop.
+struct Late<'a> {
+    clock: &'a dyn Clock,
+    by: Duration,
+    told: bool,
+}
 
-impl Clock for Told<'_> {
+impl Clock for Late<'_> {
     fn now(&self) -> Moment {
-        self.0.now()
+        self.clock.now()
     }
 
     fn wait(&self, duration: Duration) -> Result<(), Interrupted> {
-        self.0.wait(duration)?;
-        Err(Interrupted)
+        self.clock.wait(duration + self.by)?;
+        if self.told { Err(Interrupted) } else { Ok(()) }
     }
 
     fn back_off(&self, most: Duration) {
-        self.0.back_off(most);
+        self.clock.back_off(most);
     }
 }
 
+/// Joins where the record asks for this t, and wakes up so late. How often it writes, and whether
+/// its lease is lost by then.
+fn join_late(t: u8, write: Duration, by: Duration, told: bool) -> (usize, bool) {
+    let world = asks_for(t);
+    let clock = &world.clock;
+    let late = Late { clock, by, told };
+    let disk = slow(&world, Duration::ZERO, write);
+    let joined = delta::join(&lockspace(), &disk, &late, &claim(), &mut |_| {});
+    let lost = matches!(joined, Err(JoinError::Lost(Lost::Expired(_))));
+    assert!(
+        lost || told || joined.is_ok_and(|lease| lease.generation() == Generation(1)),
+        "{t} {by:?}"
+    );
+    (writes(&world), lost)
+}
+
 /// Who joins writes a second time where the record asked for more than its own t; and, told to
-/// stop, frees what it has written.
+/// stop, frees what it has written. Until then others count by what the record asked for.
 #[test]
 fn rule_4_who_stalled_as_it_joined_writes_nothing_more() {
+    // After 72 s it has settled.
+    let too_late = seconds(8 * 36 - 72);
     for told in [false, true] {
-        // It reads back after 72 s.
-        for (read, written) in [(seconds(8) - NANOSECOND, 2), (seconds(8), 1)] {
-            let world = asks_for(36);
-            let clock = Told(&world.clock);
-            let clock: &dyn Clock = if told { &clock } else { &world.clock };
-            let disk = slow(&world, read, Duration::ZERO);
-            let joined = delta::join(&lockspace(), &disk, clock, &claim(), &mut |_| {});
-            assert_eq!(writes(&world), written);
-            let lost = matches!(joined, Err(JoinError::Lost(Lost::Expired(80))));
-            assert_eq!(lost, written == 1, "{joined:?}");
-        }
+        let join = |by| join_late(36, Duration::ZERO, by, told);
+        assert_eq!(join(too_late - NANOSECOND), (2, false));
+        assert_eq!(join(too_late), (1, true));
     }
 }
 
 #[test]
 fn a_join_whose_last_write_takes_too_long_has_not_joined() {
-    for (write, lost) in [(seconds(8) - NANOSECOND, false), (seconds(8), true)] {
-        let world = asks_for(32);
-        // One write, 64 s, and another.
-        let disk = slow(&world, Duration::ZERO, write);
-        let joined = join(&world, &disk, &claim());
-        assert_eq!(writes(&world), 2);
-        let expired = matches!(joined, Err(JoinError::Lost(Lost::Expired(80))));
-        assert_eq!(expired, lost, "{joined:?}");
-    }
+    let write = seconds(8);
+    let too_late = seconds(8 * 36 - 72) - 2 * write;
+    assert_eq!(
+        join_late(36, write, too_late - NANOSECOND, false),
+        (2, false)
+    );
+    assert_eq!(join_late(36, write, too_late, false), (2, true));
+}
+
+#[test]
+fn a_join_may_settle_for_longer_than_a_lease_of_its_own_lasts() {
+    assert_eq!(
+        join_late(255, Duration::ZERO, Duration::ZERO, false),
+        (2, false)
+    );
 }
 
 /// What a read shows stood there at some moment between its beginning and its end.

@@ -516,8 +516,8 @@ impl HostLease {
                 name: record.host_name(),
             });
         }
-        // Who stalls here for as long may have been taken for dead since.
-        self.check_time(clock)?;
+        // Who stalls here for too long may have been taken for dead since, by the slowest's times.
+        check_time(self.renewed, slowest, clock.now())?;
         if waited.is_err() {
             self.free(disk, clock)?;
             return Err(JoinError::Interrupted);
@@ -530,7 +530,7 @@ impl HostLease {
                 .stamped(self.later_timestamp(issued))
                 .timed(self.claim.timing.io_timeout());
             self.lockspace.write_host(disk, self.claim.host, &ours)?;
-            self.check_time(clock)?;
+            check_time(self.renewed, slowest, clock.now())?;
             (self.written, self.renewed) = (ours, issued);
         }
         Ok(())
