@@ -17,7 +17,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 const LOOK_AROUND: Duration = Duration::from_millis(500);
-const STRIKE_EVERY: Duration = Duration::from_millis(50);
+/// More seldom than the tool: here nothing is started between two strikes.
+const STRIKE_EVERY: Duration = Duration::from_millis(250);
 const LEAVE_WITHIN: Duration = Duration::from_secs(15);
 /// Without anything to look at.
 const FOR_LONG: Duration = Duration::from_secs(3600);

@@ -1,6 +1,7 @@
 //! The large world: machines, disks and faults under one seeded scheduler with true time.
 
 mod damage;
+mod end;
 mod io;
 mod numbered;
 mod queue;
@@ -16,7 +17,7 @@ use weather::Weather;
 
 use super::clock::{Face, Instant};
 use super::disk::Platter;
-use super::hold::{self, Errand, PROBE};
+use super::hold::PROBE;
 use super::join;
 use super::machine::{self, Cage, Machine, Membership, Setup, Storage};
 use super::mail::{Group, Letter, Wish};
@@ -26,7 +27,6 @@ use fastrand::Rng;
 use lease_core::clock::Clock;
 use lease_core::disk::Fault;
 use lease_core::id::{HostId, Name};
-use lease_core::spec::Mode;
 use lease_core::timing::Timing;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -303,7 +303,7 @@ impl World {
         shared.strict.set(calm && !kind.has_sanlock());
         let platters = formatted(disks, resources, num_hosts, 1);
         let holders = 1 + rng.usize(..2);
-        let faults_end = rng.u64(if long { 2000..4000 } else { 20..150 }) * SECOND;
+        let faults_end = rng.u64(if long { 2000..4000 } else { 20..120 }) * SECOND;
         Self {
             kind,
             long,
@@ -961,6 +961,7 @@ impl World {
             false => 3 * SECOND,
         };
         let until = self.now() + self.below(most);
+        self.may_take_a_leader_back();
         self.shared.tell(Some(machine), || {
             let seconds = (until - self.shared.now.get()) as f64 / 1e9;
             format!("{group:?} is stopped for {seconds:.3} s")
@@ -968,6 +969,14 @@ impl World {
         // What is stopped already goes on no sooner: what it had to do is put off until then.
         let since = self.halted.entry((machine, group)).or_default();
         *since = until.max(*since);
+    }
+
+    /// One of ours may be stopped between its look at a leader and its write. Ours see by the
+    /// ballots that the leader has gone back; a sanlock host that was the last owner does not.
+    fn may_take_a_leader_back(&self) {
+        let sanlocks = self.machines.iter().filter(|machine| machine.setup.sanlock);
+        let mut checker = self.shared.checker.borrow_mut();
+        sanlocks.for_each(|machine| checker.may_repeat(machine.index));
     }
 
     /// Without a watchdog at least one acts: the init of the command; or else one of lease-hold
@@ -1008,99 +1017,5 @@ impl World {
     fn halted_until(&self, id: ProcessId) -> Instant {
         let running = self.processes.get(id).unwrap();
         self.halted[&(running.machine, running.group)]
-    }
-
-    // ---- the end: no more faults; every lease must be there for the taking
-
-    fn heal(&mut self) {
-        self.shared.tell(None, || "no more faults".into());
-        self.healed = true;
-        self.weather = Weather::calm();
-        let soon = self.now() + SECOND;
-        for running in self.processes.iter_mut() {
-            let all = running.outstanding.values_mut();
-            for back in all
-                .chain(running.unsure.values_mut())
-                .filter(|back| **back == Instant::MAX)
-            {
-                *back = soon;
-            }
-        }
-        self.cut_until.fill(0);
-        self.dark.clear();
-        for machine in 0..self.machines.len() {
-            self.power(machine);
-        }
-        self.start_anew_beside_damage();
-        self.after(2 * SECOND, Event::Close);
-    }
-
-    fn close(&mut self) {
-        self.shared.tell(None, || "holders come to an end".into());
-        for machine in &self.machines {
-            machine.closing.set(true);
-        }
-        if self.kind.has_sanlock() {
-            // Its hosts forget what they are in doubt of: safe, but perhaps nobody's any more.
-            self.over = true;
-        }
-        // No later write can land after that.
-        let dead = self.dead_after(0);
-        self.after(dead, Event::Probe);
-        self.after(6 * dead, Event::GiveUp);
-    }
-
-    fn probe(&mut self) {
-        let start = self.rng.usize(..self.machines.len());
-        let live = |index: &usize| self.machines[*index].live_member().is_some();
-        let found = (0..self.machines.len())
-            .map(|index| (start + index) % self.machines.len())
-            .find(live);
-        let Some(machine) = found else {
-            return self.after(SECOND, Event::Probe);
-        };
-        for resource in 0..self.machines[0].setup.resources {
-            if self.probes.len() <= resource {
-                self.probes.push((resource, Rc::default()));
-            }
-            let group = Group::Hold(PROBE + resource);
-            let under_way = self.processes.iter().any(|(_, r)| r.group == group);
-            if !under_way && !self.probes[resource].1.get() {
-                self.start_probe(machine, resource);
-            }
-        }
-    }
-
-    fn start_probe(&mut self, machine: usize, resource: usize) {
-        let host = Rc::clone(&self.machines[machine]);
-        let had = Rc::clone(&self.probes[resource].1);
-        let errand = Errand {
-            resource,
-            mode: Mode::Exclusive,
-            hold: Duration::from_secs(1),
-            patience: Duration::from_nanos(4 * self.dead_after(0)),
-        };
-        let body = move |port: &Port<'_>| {
-            had.set(hold::run_errand(port, &host, PROBE + resource, &errand));
-        };
-        let face = Rc::new(self.machines[machine].face.another());
-        self.start(machine, Group::Hold(PROBE + resource), face, Box::new(body));
-    }
-
-    fn give_up(&mut self) {
-        self.over = true;
-        if self.probes.is_empty() {
-            for machine in &self.machines {
-                let host = Some(machine.setup.host);
-                let what = || "no host could join".into();
-                self.shared.surprise(host, None, what);
-            }
-        }
-        for (resource, had) in &self.probes {
-            if !had.get() && !self.is_an_excused_hosts(*resource) {
-                let what = || format!("nobody holds r{resource}, and nobody can have it");
-                self.shared.surprise(None, Some(*resource), what);
-            }
-        }
     }
 }

@@ -107,7 +107,8 @@ impl Weather {
         }
     }
 
-    /// Nothing but that machines are cut off and processes stopped, often, and that I/O may be slow.
+    /// Nothing but that machines are cut off and processes stopped, often, and that I/O may be
+    /// slow.
     pub(super) fn tight(self, rng: &mut Rng) -> Self {
         Self {
             latency: self.latency,

@@ -1,0 +1,105 @@
+//! The end of a world: no more faults; every lease must be there for the taking.
+
+use super::super::clock::Instant;
+use super::super::hold::{self, Errand, PROBE};
+use super::super::mail::Group;
+use super::super::port::Port;
+use super::weather::Weather;
+use super::{Event, SECOND, World};
+use lease_core::spec::Mode;
+use std::rc::Rc;
+use std::time::Duration;
+
+impl World {
+    pub(super) fn heal(&mut self) {
+        self.shared.tell(None, || "no more faults".into());
+        self.healed = true;
+        self.weather = Weather::calm();
+        let soon = self.now() + SECOND;
+        for running in self.processes.iter_mut() {
+            let all = running.outstanding.values_mut();
+            for back in all
+                .chain(running.unsure.values_mut())
+                .filter(|back| **back == Instant::MAX)
+            {
+                *back = soon;
+            }
+        }
+        self.cut_until.fill(0);
+        self.dark.clear();
+        for machine in 0..self.machines.len() {
+            self.power(machine);
+        }
+        self.start_anew_beside_damage();
+        self.after(2 * SECOND, Event::Close);
+    }
+
+    pub(super) fn close(&mut self) {
+        self.shared.tell(None, || "holders come to an end".into());
+        for machine in &self.machines {
+            machine.closing.set(true);
+        }
+        if self.kind.has_sanlock() {
+            // Its hosts forget what they are in doubt of: safe, but perhaps nobody's any more.
+            self.over = true;
+        }
+        // No later write can land after that.
+        let dead = self.dead_after(0);
+        self.after(dead, Event::Probe);
+        self.after(6 * dead, Event::GiveUp);
+    }
+
+    pub(super) fn probe(&mut self) {
+        let start = self.rng.usize(..self.machines.len());
+        let live = |index: &usize| self.machines[*index].live_member().is_some();
+        let found = (0..self.machines.len())
+            .map(|index| (start + index) % self.machines.len())
+            .find(live);
+        let Some(machine) = found else {
+            return self.after(SECOND, Event::Probe);
+        };
+        for resource in 0..self.machines[0].setup.resources {
+            if self.probes.len() <= resource {
+                self.probes.push((resource, Rc::default()));
+            }
+            let group = Group::Hold(PROBE + resource);
+            let under_way = self.processes.iter().any(|(_, r)| r.group == group);
+            if !under_way && !self.probes[resource].1.get() {
+                self.start_probe(machine, resource);
+            }
+        }
+    }
+
+    fn start_probe(&mut self, machine: usize, resource: usize) {
+        let host = Rc::clone(&self.machines[machine]);
+        let had = Rc::clone(&self.probes[resource].1);
+        let errand = Errand {
+            resource,
+            mode: Mode::Exclusive,
+            hold: Duration::from_secs(1),
+            patience: Duration::from_nanos(4 * self.dead_after(0)),
+        };
+        let body = move |port: &Port<'_>| {
+            had.set(hold::run_errand(port, &host, PROBE + resource, &errand));
+        };
+        let face = Rc::new(self.machines[machine].face.another());
+        self.start(machine, Group::Hold(PROBE + resource), face, Box::new(body));
+    }
+
+    pub(super) fn give_up(&mut self) {
+        self.over = true;
+        if self.probes.is_empty() {
+            for machine in &self.machines {
+                let host = Some(machine.setup.host);
+                let what = || "no host could join".into();
+                self.shared.surprise(host, None, what);
+            }
+        }
+        for (resource, had) in &self.probes {
+            if !had.get() && !self.is_an_excused_hosts(*resource) {
+                let what = || format!("nobody holds r{resource}, and nobody can have it");
+                self.shared.surprise(None, Some(*resource), what);
+            }
+        }
+    }
+}
