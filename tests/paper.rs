@@ -589,6 +589,10 @@ type Said = Rc<RefCell<Vec<String>>>;
 /// Joins, and renews as often as asked; says how each went.
 fn contends(stage: &mut Stage, machine: usize, renewals: usize) -> (Actor, Said) {
     let claim = claim(stage, machine);
+    contends_as(stage, machine, claim, renewals)
+}
+
+fn contends_as(stage: &mut Stage, machine: usize, claim: Claim, renewals: usize) -> (Actor, Said) {
     let said = Said::default();
     let heard = Rc::clone(&said);
     let body = move |port: &Port<'_>| {
@@ -697,4 +701,59 @@ fn who_was_replaced_finds_out_at_its_next_renewal() {
         "{:?}",
         said.borrow()
     );
+}
+
+// ---- Departures, each on the safe side
+
+#[test]
+fn who_finds_another_there_goes_away_and_has_written_nothing() {
+    // The paper's contenders wait until the lease is to be had. A host id is not waited for: that
+    // two machines have it is a mistake, and somebody must hear of it.
+    let mut stage = Stage::new(&[setup(1), setup(1)]);
+    let (first, _) = contends(&mut stage, 0, 20);
+    stage.until(first, writes_heartbeat(1));
+    stage.step(first);
+    stage.step(first);
+    stage.step(first);
+    let (second, said) = contends(&mut stage, 1, 0);
+    while !stage.is_over(second) {
+        let writes = stage.pending(second).is_some_and(writes_heartbeat(1));
+        assert!(!writes, "{}", stage.story());
+        stage.step(second);
+        stage.step(first);
+    }
+    assert_eq!(*said.borrow(), ["in use"]);
+}
+
+#[test]
+fn who_stalls_between_its_read_and_its_write_begins_anew() {
+    // The paper's steps take a bounded time. Here anybody may stall before a write, for longer than
+    // all others wait: they may have joined and gone since, and have used the same generation.
+    let mut stage = Stage::new(&[setup(1)]);
+    let (actor, said) = contends(&mut stage, 0, 0);
+    stage.until(actor, writes_heartbeat(1));
+    stage.pass(Duration::from_secs(2));
+    stage.finish(actor);
+    assert_eq!(*said.borrow(), ["joined"]);
+    assert!(stage.heartbeat(1).generation() > Generation(1000));
+}
+
+#[test]
+fn a_machine_that_comes_back_is_another_life_and_waits_for_less() {
+    // The paper's lease is a process's, and runs out. A machine that has been started again knows
+    // that all of its former life is gone, but for others it must not be that life.
+    let mut stage = Stage::new(&[setup(1)]);
+    let (first, _) = contends(&mut stage, 0, 0);
+    stage.finish(first);
+    let start = stage.now();
+    let again = Claim {
+        boot_id: [9; 16],
+        ..claim(&stage, 0)
+    };
+    let (second, said) = contends_as(&mut stage, 0, again, 0);
+    stage.finish(second);
+    assert_eq!(*said.borrow(), ["joined"]);
+    let took = Duration::from_nanos(stage.now() - start).as_secs();
+    assert!((3 + 2..8).contains(&took), "{took}");
+    assert_eq!(stage.heartbeat(1).generation(), Generation(2));
 }
