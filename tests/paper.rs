@@ -655,8 +655,10 @@ fn a_lease_that_is_renewed_stays() {
     stage.step(first);
     stage.step(first); // It has joined: 2t have passed.
     stage.step(first);
-    // The second looks once a second, the first renews every two.
+    // The second looks once a second, the first renews every two. The paper's contenders wait until
+    // the lease is to be had; that two machines have one host id is a mistake to be told of.
     while !stage.is_over(second) {
+        assert!(!stage.pending(second).is_some_and(writes_heartbeat(1)));
         stage.step(second);
         if !stage.is_over(first) {
             stage.step(first);
@@ -704,26 +706,6 @@ fn who_was_replaced_finds_out_at_its_next_renewal() {
 }
 
 // ---- Departures, each on the safe side
-
-#[test]
-fn who_finds_another_there_goes_away_and_has_written_nothing() {
-    // The paper's contenders wait until the lease is to be had. A host id is not waited for: that
-    // two machines have it is a mistake, and somebody must hear of it.
-    let mut stage = Stage::new(&[setup(1), setup(1)]);
-    let (first, _) = contends(&mut stage, 0, 20);
-    stage.until(first, writes_heartbeat(1));
-    stage.step(first);
-    stage.step(first);
-    stage.step(first);
-    let (second, said) = contends(&mut stage, 1, 0);
-    while !stage.is_over(second) {
-        let writes = stage.pending(second).is_some_and(writes_heartbeat(1));
-        assert!(!writes, "{}", stage.story());
-        stage.step(second);
-        stage.step(first);
-    }
-    assert_eq!(*said.borrow(), ["in use"]);
-}
 
 #[test]
 fn who_stalls_between_its_read_and_its_write_begins_anew() {
