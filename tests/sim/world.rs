@@ -303,7 +303,7 @@ impl World {
         shared.strict.set(calm && !kind.has_sanlock());
         let platters = formatted(disks, resources, num_hosts, 1);
         let holders = 1 + rng.usize(..2);
-        let faults_end = rng.u64(if long { 2000..4000 } else { 20..70 }) * SECOND;
+        let faults_end = rng.u64(if long { 2000..4000 } else { 20..120 }) * SECOND;
         Self {
             kind,
             long,
