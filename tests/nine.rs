@@ -9,7 +9,7 @@ use lease_core::id::{BallotNumber, Generation, Lver};
 use lease_core::liveness::Sightings;
 use lease_core::record::ballot::{Ballot, BallotSector};
 use lease_core::record::heartbeat::Heartbeat;
-use lease_core::record::leader::Stamp;
+use lease_core::record::leader::{Leader, Stamp};
 use lease_core::resource::{AcquireError, Attempt, Refusal};
 use std::time::Duration;
 use support::scene::{AREA, World, ballot_at, geometry, timing};
@@ -51,15 +51,19 @@ fn phase_1_keeps_what_we_have_accepted_and_that_is_what_is_committed() {
             ..BallotSector::default()
         },
     );
-    world.put_heartbeat(2, 5);
+    // Host 2 has gone since; whatever it had is over.
     let attempt = world.acquire(1, &mut Sightings::default());
-    let written = ballots_written(&world.disk.log(), 1);
-    let phase_1 = written[0];
+    let log = world.disk.log();
+    let phase_1 = ballots_written(&log, 1)[0];
     assert!(phase_1.mbal > before.mbal);
     assert_eq!((phase_1.bal, phase_1.value), (before.bal, before.value));
-    assert_eq!(world.leader().owner().unwrap().host, host_id(2));
-    assert_eq!(world.leader().lver(), Lver(1));
-    assert!(!matches!(attempt, Ok(Attempt::Held(_))), "{attempt:?}");
+    let leaders = log.iter().filter(|io| io.writes(AREA));
+    let committed = leaders.map(|io| {
+        let leader = Leader::decode(io.written.as_deref().unwrap()).unwrap();
+        (leader.lver().0, leader.owner().unwrap().host.get())
+    });
+    assert_eq!(committed.collect::<Vec<_>>(), [(1, 2), (2, 1)]);
+    assert!(matches!(attempt, Ok(Attempt::Held(_))), "{attempt:?}");
 }
 
 // ---- 3. a timed-out write may land later
@@ -69,7 +73,7 @@ fn nothing_is_written_behind_a_write_that_hangs() {
     let world = World::formatted();
     let held = world.acquired(1);
     world.disk.log();
-    world.disk.next_write(ballot_at(1), Fate::Hangs);
+    world.disk.next_write(AREA, Fate::Hangs);
     assert!(world.release(1, &held).is_err());
     assert!(world.release(1, &held).is_err());
     assert!(world.resolve(1).is_err());
@@ -87,7 +91,7 @@ fn a_release_that_lands_late_frees_nobody_elses_lease() {
     let world = World::formatted();
     let held = world.acquired(1);
     world.disk.next_write(AREA, Fate::Hangs);
-    // Our record says released; the leader's write hangs, and our host gives up and dies.
+    // The leader's write hangs, and our host gives up and dies.
     assert!(world.release(1, &held).is_err());
     let before = world.leader();
     let thief = Stamp {
@@ -175,7 +179,7 @@ fn what_is_in_doubt_is_brought_to_an_end_and_is_not_ours() {
 fn what_another_host_finishes_for_us_is_given_back() {
     let (at, which) = sector_of(PHASE_2);
     let world = in_doubt(at, which, Fate::FailsWritten);
-    // Host 2 finds what we accepted and has to commit it, for us.
+    // Host 2 finds what we accepted, and that we live: it is ours to commit.
     let heartbeat = world.put_heartbeat(1, 5);
     let mut seen = Sightings::default();
     seen.look(host_id(1), &heartbeat, timing(), world.clock.now());
@@ -184,8 +188,14 @@ fn what_another_host_finishes_for_us_is_given_back() {
     let Ok(Attempt::Refused(Refusal::Held { owner, .. }, _)) = &attempt else {
         panic!("{attempt:?}");
     };
-    assert_eq!((owner.host, world.leader().lver()), (host_id(1), Lver(1)));
-    assert_eq!(world.leader().writer().unwrap().host, host_id(2));
+    assert_eq!((owner.host, world.leader().lver()), (host_id(1), Lver(0)));
+    // A host of sanlock's kind commits it for us.
+    let writer = Stamp {
+        host: host_id(2),
+        ..*owner
+    };
+    let committed = world.leader().committed(Lver(1), *owner, writer, None);
+    world.disk.put_at(AREA, &committed.to_sector());
 
     assert_eq!(world.resolve(1), Ok(()));
     assert!(matches!(world.acquire(2, &mut seen), Ok(Attempt::Held(_))));

@@ -107,7 +107,7 @@ fn an_uncontended_lease_costs_four_writes_and_is_looked_at_before_and_after() {
                    r leader r leader";
     assert_eq!(told(&world.disk.log()).join(" "), acquire);
     world.release(1, &held).unwrap();
-    let release = ["w block 1", "r leader", "w leader"];
+    let release = ["r leader", "w leader", "w block 1"];
     assert_eq!(told(&world.disk.log()), release);
 }
 
@@ -649,6 +649,19 @@ fn a_leader_that_another_wrote_for_its_owner_is_left_to_the_released_flag() {
     let leader = world.leader();
     world.release(1, &held).unwrap();
     assert_eq!(world.leader(), leader);
+    assert!(world.ballot(1).released);
+}
+
+#[test]
+fn a_release_that_failed_after_its_first_write_says_so_once_it_is_resolved() {
+    let world = World::formatted();
+    let held = world.acquired(1);
+    world.disk.next_write(ballot_at(1), Fate::Fails);
+    assert!(world.release(1, &held).is_err());
+    let freed = world.leader();
+    assert!(freed.owner().is_none() && !world.ballot(1).released);
+    assert_eq!(world.resolve(1), Ok(()));
+    assert_eq!(world.leader(), freed);
     assert!(world.ballot(1).released);
 }
 

@@ -21,8 +21,8 @@ use support::scene::block;
 use support::sim::machine::Setup;
 use support::sim::port::{Handle, Op, Port};
 use support::sim::stage::{
-    Actor, Late, Stage, accepts, errand, reads_leader, setup, writes_block, writes_heartbeat,
-    writes_leader,
+    Actor, Late, Stage, accepts, errand, reads_leader, sanlock, setup, writes_block,
+    writes_heartbeat, writes_leader,
 };
 use support::sim::{LOCKSPACE, area_offset};
 
@@ -211,14 +211,8 @@ fn rule_2_after_another_machine_died_writes_are_awaited_for_twice_as_long() {
 
 #[test]
 fn rule_3_a_ballot_is_not_committed_over_a_leader_that_has_changed() {
-    let mut stage = Stage::joined(2);
-    let first = stage.hold(0, errand(Exclusive, 1));
-    stage.until(first, accepts(1));
-    stage.step(first);
-    stage.until(first, reads_leader);
-    let (second, attempt) = stage.act(1, |r, m| try_once(r, m, Exclusive));
-    stage.finish(second);
-    assert_eq!(note_of(attempt.borrow().as_ref().unwrap()), "unknown");
+    let (mut stage, first, second) = a_stalled_commit(Exclusive, 1);
+    stage.step(second);
     stage.until_held(first);
     let writer = stage.leader(0).writer().unwrap();
     assert_eq!(
@@ -413,11 +407,11 @@ fn rule_5_timestamps_always_change_and_are_never_zero() {
 #[test]
 fn rule_6_a_released_flag_of_another_version_does_not_open_a_lease() {
     let table = [
-        ("released in this version", 5, "held"),
-        ("released in an older version", 4, "refused: held"),
+        ("in this version", 5, 3, "held"),
+        ("in an older version", 4, 3, "refused: held"),
+        ("and it is still to free the leader", 5, 2, "refused: held"),
     ];
-    let all = [2, 3].map(|writer| table.map(|row| (writer, row)));
-    for (writer, (story, released_in, expected)) in all.concat() {
+    for (story, released_in, writer, expected) in table {
         let mut stage = Stage::joined(3);
         put_leader(&mut stage, 5, stamp(2, 1), stamp(writer, 1));
         let released = BallotSector {
@@ -426,33 +420,44 @@ fn rule_6_a_released_flag_of_another_version_does_not_open_a_lease() {
         };
         put_block(&mut stage, 2, &released);
         stage.pass(seconds(3));
-        assert_eq!(watched(&mut stage, 0), expected, "{story}, {writer} wrote");
+        assert_eq!(watched(&mut stage, 0), expected, "released {story}");
     }
 }
 
-/// Between its two writes a release may stop for any time: nobody waits for it, and the second,
-/// when it comes, takes nothing from the next owner.
+/// Before its first write a release may stop for any time: nobody goes on, so that it takes nothing
+/// back. Between its two writes nobody waits for it, and the second takes nothing from the next
+/// owner. So it is too where the leader had gone back.
 #[test]
-fn rule_6_a_release_that_stops_between_its_two_writes_is_a_release() {
-    let mut stage = Stage::joined(3);
-    let (first, released) = stage.act(0, |resource, member| {
-        let Ok(Attempt::Held(held)) = try_once(resource, member, Exclusive) else {
-            return None;
+fn rule_6_a_release_that_stops_is_one_once_its_first_write_is_done() {
+    for (goes_back, done) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut stage = Stage::joined(3);
+        let before = stage.leader(0);
+        let (first, released) = stage.act(0, |resource, member| {
+            let Ok(Attempt::Held(held)) = try_once(resource, member, Exclusive) else {
+                return None;
+            };
+            member.clock.wait(seconds(3)).unwrap();
+            Some(resource.release(member, &held).is_ok())
+        });
+        stage.until(first, |op| matches!(op, Op::Wait { .. }));
+        if goes_back {
+            stage.disks[0].write(area_offset(1), &before.to_sector());
+        }
+        stage.until(first, writes_leader);
+        if done {
+            stage.step(first);
+            assert!(stage.pending(first).is_some_and(writes_block(1)));
+        }
+        let [second, third] = match done {
+            true => ["held", "refused: held"],
+            false => ["refused: held", "held"],
         };
-        Some(resource.release(member, &held).is_ok())
-    });
-    stage.until(first, writes_leader);
-    stage.step(first);
-    stage.until(first, writes_leader);
-    stage.pass(seconds(3));
-    let second = stage.hold(1, errand(Exclusive, 30));
-    stage.until_held(second);
-    stage.finish(first);
-    assert_eq!(released.take(), Some(Some(true)));
-    assert_eq!(watched(&mut stage, 2), "refused: held", "{}", stage.story());
-    assert_safe(&stage);
-    stage.finish(second);
-    assert_eq!(watched(&mut stage, 2), "held", "{}", stage.story());
+        assert_eq!(watched(&mut stage, 1), second, "{}", stage.story());
+        stage.finish(first);
+        assert_eq!(released.take(), Some(Some(true)));
+        assert_eq!(watched(&mut stage, 2), third, "{}", stage.story());
+        assert_eq!(stage.leader(0).lver(), Lver(2));
+    }
 }
 
 /// An attempt by a host that has seen the others' heartbeats change.
@@ -495,18 +500,27 @@ fn rule_6_a_sharer_whose_heartbeat_is_unreadable_or_older_is_never_dead() {
     assert_eq!(watched(&mut stage, 0), "heartbeat");
 }
 
+/// Version 9 was decided for host 2; the leader says 5, free.
 #[test]
-fn rule_6_a_leader_behind_its_ballots_is_brought_forward_and_decides_nothing_twice() {
-    let mut stage = Stage::joined(3);
-    // Version 9 was decided for host 2, which has it; the leader says 5, free.
-    put_leader(&mut stage, 5, stamp(1, 1), stamp(1, 1));
-    put_block(&mut stage, 2, &block(9, 4002, Some(stamp(2, 1))));
-    assert_eq!(outcome(&mut stage, 0, Exclusive), "unknown");
-    let leader = stage.leader(0);
-    assert_eq!(
-        (leader.lver(), leader.owner().unwrap().host.get()),
-        (Lver(9), 2)
-    );
+fn rule_6_a_leader_behind_its_ballots_decides_nothing_twice() {
+    for dead in [false, true] {
+        let mut stage = Stage::joined(3);
+        put_leader(&mut stage, 5, stamp(1, 1), stamp(1, 1));
+        put_block(&mut stage, 2, &block(9, 4002, Some(stamp(2, 1))));
+        if dead {
+            stage.power_off(1);
+            stage.pass(DEAD);
+        }
+        stage.pass(seconds(3));
+        // What a live host has to write is not written for it.
+        let (expected, lver) = if dead {
+            ("held", 10)
+        } else {
+            ("refused: held", 5)
+        };
+        assert_eq!(watched(&mut stage, 0), expected, "{}", stage.story());
+        assert_eq!(stage.leader(0).lver(), Lver(lver));
+    }
 }
 
 // ---- rule 7
@@ -792,13 +806,11 @@ fn a_takeover_waits_one_percent_longer_than_the_owner_may_live() {
 
 // ---- leaders that go back
 
-/// Host 2 has finished host 1's ballot for version 1 and stalls before it writes the leader.
-fn a_stalled_commit() -> (Stage, Actor, Actor) {
-    a_stalled_commit_of(Stage::joined(3))
-}
-
-fn a_stalled_commit_of(mut stage: Stage) -> (Stage, Actor, Actor) {
-    let first = stage.hold(0, errand(Exclusive, 1));
+/// Host 2, of sanlock's kind, has finished host 1's ballot for version 1 and stalls before it
+/// writes the leader.
+fn a_stalled_commit(mode: Mode, seconds: u64) -> (Stage, Actor, Actor) {
+    let mut stage = Stage::of(&[setup(1), sanlock(2), setup(3)]);
+    let first = stage.hold(0, errand(mode, seconds));
     stage.until(first, accepts(1));
     stage.step(first);
     stage.until(first, reads_leader);
@@ -807,9 +819,34 @@ fn a_stalled_commit_of(mut stage: Stage) -> (Stage, Actor, Actor) {
     (stage, first, second)
 }
 
+/// What was decided for a host that may live is that host's to write. Whoever wrote it for that
+/// host could stall before, and then take back what came after.
+#[test]
+fn what_was_decided_for_a_live_host_is_written_by_nobody_else() {
+    for (seen, expected) in [(true, "refused: held"), (false, "unknown")] {
+        let mut stage = Stage::joined(2);
+        let first = stage.hold(0, errand(Exclusive, 1));
+        stage.until(first, accepts(1));
+        stage.step(first);
+        stage.until(first, reads_leader);
+        stage.pass(seconds(3));
+        let before = stage.leader(0);
+        let said = match seen {
+            true => watched(&mut stage, 1),
+            false => outcome(&mut stage, 1, Exclusive),
+        };
+        assert_eq!(said, expected, "{}", stage.story());
+        assert_eq!(stage.leader(0), before);
+        stage.until_held(first);
+        assert_eq!(stage.leader(0).writer().unwrap().host.get(), 1);
+        stage.finish(first);
+        assert_safe(&stage);
+    }
+}
+
 #[test]
 fn a_stalled_commit_over_a_later_version_costs_its_holder_nothing() {
-    let (mut stage, first, second) = a_stalled_commit();
+    let (mut stage, first, second) = a_stalled_commit(Exclusive, 1);
     stage.finish(first);
     let third = stage.hold(2, errand(Exclusive, 30));
     stage.until_held(third);
@@ -835,7 +872,7 @@ fn a_stalled_commit_over_a_later_version_costs_its_holder_nothing() {
 #[test]
 fn a_lease_can_be_had_after_a_stalled_commit_took_its_leader_back() {
     for rounds in [1, 4] {
-        let (mut stage, first, second) = a_stalled_commit();
+        let (mut stage, first, second) = a_stalled_commit(Exclusive, 1);
         stage.finish(first);
         for _ in 0..rounds {
             let third = stage.hold(2, errand(Exclusive, 1));
@@ -962,12 +999,9 @@ fn an_exclusive_owner_looks_at_the_mode_records_again_after_its_commit() {
 
 #[test]
 fn a_share_opens_its_leader_only_once_it_is_sure() {
-    let mut stage = Stage::joined(3);
-    let first = stage.hold(0, errand(Shared, 30));
-    stage.until(first, accepts(1));
-    stage.step(first);
-    stage.until(first, reads_leader);
-    assert_eq!(outcome(&mut stage, 1, Exclusive), "unknown");
+    let (mut stage, first, second) = a_stalled_commit(Shared, 30);
+    stage.step(second);
+    stage.kill(second);
     let writes = writes_block(1);
     stage.until(first, &writes);
     stage.step(first);
@@ -976,7 +1010,7 @@ fn a_share_opens_its_leader_only_once_it_is_sure() {
     stage.until_held(first);
     assert!(stage.block(0, 1).released);
     stage.pass(seconds(3));
-    assert_eq!(watched(&mut stage, 1), "refused: shared");
+    assert_eq!(watched(&mut stage, 2), "refused: shared");
     assert_safe(&stage);
 }
 
@@ -1011,31 +1045,30 @@ fn of_a_share_on_several_disks_the_newest_record_counts() {
 
 #[test]
 fn a_release_that_reads_only_disks_whose_leader_has_gone_back_frees_it_on_the_others_too() {
-    let setups = [1, 2, 3].map(|host| {
-        let mut setup = setup(host);
-        setup.disks = 3;
-        setup
+    let mut stage = on_three_disks();
+    let before = stage.leader(0);
+    let (first, released) = stage.act(0, |resource, member| {
+        let Ok(Attempt::Held(held)) = try_once(resource, member, Exclusive) else {
+            return None;
+        };
+        member.clock.wait(seconds(1)).unwrap();
+        Some(resource.release(member, &held))
     });
-    let (mut stage, first, second) = a_stalled_commit_of(Stage::of(&setups));
+    stage.until(first, |op| matches!(op, Op::Wait { .. }));
+    for disk in &mut stage.disks[..2] {
+        disk.write(area_offset(1), &before.to_sector());
+    }
+    stage.until(first, reads_leader);
+    stage.step(first);
+    stage.step(first);
+    stage.fails(first, false);
     stage.finish(first);
-    let third = stage.hold(2, errand(Exclusive, 1));
-    stage.until_held(third);
-    // The commit that stalled reaches two disks of three, and the release reads just those.
-    stage.step(second);
-    stage.step(second);
-    stage.kill(second);
-    stage.until(third, writes_block(3));
-    stage.until(third, reads_leader);
-    stage.step(third);
-    stage.step(third);
-    stage.fails(third, false);
-    stage.finish(third);
+    assert_eq!(released.take(), Some(Some(Ok(()))));
     let leader = stage.leader(0);
-    assert_eq!((leader.lver(), leader.owner()), (Lver(2), None));
+    assert_eq!((leader.lver(), leader.owner()), (Lver(1), None));
     stage.pass(seconds(3));
-    assert_eq!(watched(&mut stage, 0), "held", "{}", stage.story());
-    assert_eq!(stage.leader(0).lver(), Lver(3));
-    assert_safe(&stage);
+    assert_eq!(watched(&mut stage, 1), "held", "{}", stage.story());
+    assert_eq!(stage.leader(0).lver(), Lver(2));
 }
 
 #[test]

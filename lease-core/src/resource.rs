@@ -3,11 +3,14 @@
 //! The ballots are the truth, the leader says where they stand. What is committed for a version is
 //! what its ballot decided, whoever writes it; a version's ballot starts only once the owner of the
 //! version before is known to have ended: it was free, released, gone or dead, and it stays so for
-//! good. The leader is written only (a) to commit what was decided, or (b) by the owner that also
-//! wrote it, to free it. A writer may stall before its write, or its write may land late: then the
-//! leader **goes back** to an older version. So nobody trusts it alone: a block of a later version
-//! says that the leader is behind (`View::version`), the ballot of that version gives the same
-//! owner again, and a holder who finds the leader behind writes it again.
+//! good. The leader is written only (a) by the owner, to commit what was decided for it, (b) by
+//! anybody for an owner that is gone or dead, or (c) by the owner that also wrote it, to free it,
+//! and only after that it says that it has released. A live owner may so stall before a write:
+//! nobody goes on before it. But others may stall in (b), a host of sanlock's kind writes for live
+//! owners too, and a write may land late: then the leader **goes back** to an older version. So
+//! nobody trusts it alone: a block of a later version says that the leader is behind
+//! (`View::version`), the ballot of that version gives the same owner again, and a holder who finds
+//! the leader behind writes it again.
 //!
 //! Invariants. Host N alone writes ballot record N. An owner is a host *and* its generation. Before
 //! each write the host id must still be ours ([`Tenure`]), and after it again.
@@ -117,10 +120,22 @@ impl Member<'_> {
     }
 }
 
+/// How the ballots for one version ended.
+enum Decided {
+    /// For us; the leader says so.
+    Ours(Box<Leader>, Box<BallotSector>),
+    /// For another host, that may live.
+    Theirs(Attempt),
+    /// The leader has changed, or others won too often: look again.
+    Unknown,
+}
+
 /// How one ballot and its commit ended.
 enum Step {
     /// We own the version that was decided.
     Ours(Box<Leader>),
+    /// It was decided for another host that may live and has the say now.
+    Theirs(Attempt),
     /// The leader has changed: look again from the start.
     StartOver,
     /// Outbid; the leader is still the same.
@@ -165,12 +180,14 @@ impl Resource<'_> {
                 }
             }
             started = started.or(Some(view.version()));
-            let decided = self.ballot_until_decided(member, wanted, view, &mut ballots)?;
-            if let Some((leader, own)) = decided {
-                return self.finish(member, wanted, &leader, own, seen);
+            match self.ballot_until_decided(member, wanted, view, &mut ballots, seen)? {
+                Decided::Ours(leader, own) => {
+                    return self.finish(member, wanted, &leader, *own, seen);
+                }
+                Decided::Theirs(attempt) => return Ok(attempt),
+                // Whatever ended the ballot, our value may have been accepted in it.
+                Decided::Unknown => at_stake = true,
             }
-            // Whatever ended the ballot, our value may have been accepted in it.
-            at_stake = true;
         }
     }
 
@@ -287,21 +304,26 @@ impl Resource<'_> {
             // Of a version that we have started, a disk that is not seen may have our value.
             let unseen = !view.everywhere && own.ballot.lver == view.version();
             if unseen || view.at_stake(member) {
-                self.ballot_until_decided(member, &wanted, view, &mut ballots)?;
-                continue;
+                let seen = &mut Sightings::default();
+                match self.ballot_until_decided(member, &wanted, view, &mut ballots, seen)? {
+                    Decided::Theirs(_) => return Ok(()),
+                    Decided::Ours(..) | Decided::Unknown => continue,
+                }
             }
             let leader = view.leader;
             let ours = |owner: Option<Stamp>| owner.is_some_and(|owner| member.is(owner));
             if !ours(leader.owner()) || own.ballot.lver > leader.lver() {
-                if ours(leader.last_owner()) {
+                let freed = ours(leader.last_owner());
+                if freed {
                     self.free_everywhere(member, &view)?;
                 }
+                let said = own.released || !freed || own.ballot.lver != leader.lver();
                 // What has ended on some disks only would come back where these are not seen.
                 let shares = |block: &BallotSector| block.shared.is_some();
                 let shared = view.blocks_of(member.host).any(shares);
-                return match !shared && self.stands(member, &view, &own) {
+                return match said && !shared && self.stands(member, &view, &own) {
                     true => Ok(()),
-                    false => self.end_share(member, &own),
+                    false => self.end(member, &own, !said),
                 };
             }
             let held = Held {
@@ -325,12 +347,18 @@ impl Resource<'_> {
         self.write_leader(member, &view.leader)
     }
 
-    /// Whoever shares was the owner of that version, and lets go of it with its share. Of a version
-    /// that was only started nothing of the kind is said: it may be another's.
-    fn end_share(&self, member: &Member<'_>, own: &BallotSector) -> Result<(), AcquireError> {
+    /// Our record without a share. Whoever shares was the owner of that version, and lets go of it
+    /// with its share; so does whoever has freed it. Of a version that was only started nothing of
+    /// the kind is said: it may be another's.
+    fn end(
+        &self,
+        member: &Member<'_>,
+        own: &BallotSector,
+        freed: bool,
+    ) -> Result<(), AcquireError> {
         let ended = BallotSector {
             ballot: own.ballot,
-            released: own.released || own.shared.is_some(),
+            released: own.released || own.shared.is_some() || freed,
             ..BallotSector::default()
         };
         self.write_own(member, &ended)
@@ -368,20 +396,20 @@ impl Resource<'_> {
 
     /// Gives a lease back. For a shared one: only when no other holder on this host shares it.
     ///
-    /// First our ballot record says released, then, if we wrote the leader, it says free. If
-    /// another host wrote it for us it is left: that host's write could otherwise come after ours.
+    /// First the leader says free, if we wrote it, then our ballot record says released: nobody
+    /// goes on before the leader is written, so that one that stalls takes nothing back. If another
+    /// host wrote it for us it is left: that host's write could otherwise come after ours.
     /// After a failure call [`Resource::resolve`].
     pub fn release(&self, member: &Member<'_>, held: &Held) -> Result<(), AcquireError> {
+        if held.mode == Mode::Exclusive {
+            self.free(member, held)?;
+        }
         let own = BallotSector {
             ballot: held.own.ballot,
             released: true,
             ..BallotSector::default()
         };
-        self.write_own(member, &own)?;
-        if held.mode == Mode::Exclusive {
-            self.free(member, held)?;
-        }
-        Ok(())
+        self.write_own(member, &own)
     }
 
     /// Takes part in a share that another holder on this host has.
@@ -557,8 +585,9 @@ impl Resource<'_> {
         let lver = view.leader.lver();
         let started_later = |block: &BallotSector| block.ballot.lver > lver;
         // The owner does not free a leader that another host wrote for it; and one that it has
-        // freed may have gone back.
-        let released = |block: &BallotSector| block.released && block.ballot.lver == lver;
+        // freed may be its own yet on some disk. One that it is still to free is waited for.
+        let left = !is_written_by_owner(&view.leader) || !view.everywhere;
+        let released = |block: &BallotSector| left && block.released && block.ballot.lver == lver;
         let let_go = |block: &BallotSector| started_later(block) || released(block);
         Ok(owner.host == member.host || view.blocks_of(owner.host).any(let_go))
     }
@@ -649,22 +678,23 @@ impl Resource<'_> {
 
     // ---- deciding
 
-    /// Ballots for `view`'s version until it is decided. `None`: somebody else has it, or the
-    /// leader has changed; look again.
+    /// Ballots for `view`'s version until it is decided.
     fn ballot_until_decided(
         &self,
         member: &Member<'_>,
         wanted: &Wanted,
         mut view: View,
         ballots: &mut u32,
-    ) -> Result<Option<(Leader, BallotSector)>, AcquireError> {
+        seen: &mut Sightings,
+    ) -> Result<Decided, AcquireError> {
         let lver = view.version();
         let mut own = view.newest_of(member.host);
         loop {
             *ballots += 1;
-            match self.ballot(member, wanted, &view, &mut own)? {
-                Step::Ours(leader) => return Ok(Some((*leader, own))),
-                Step::StartOver => return Ok(None),
+            match self.ballot(member, wanted, &view, &mut own, seen)? {
+                Step::Ours(leader) => return Ok(Decided::Ours(leader, Box::new(own))),
+                Step::Theirs(attempt) => return Ok(Decided::Theirs(attempt)),
+                Step::StartOver => return Ok(Decided::Unknown),
                 Step::Again => {}
             }
             let at_stake = is_at_stake(member, &own, lver);
@@ -673,14 +703,16 @@ impl Resource<'_> {
                 member.clock.wait(Duration::ZERO)?;
             }
             if *ballots >= BALLOTS_MAX {
-                return Ok(None);
+                return Ok(Decided::Unknown);
             }
             let most = BACK_OFF_FIRST.saturating_mul(1 << (*ballots).min(6));
             member.clock.back_off(most.min(BACK_OFF_MAX));
             let again = self.look(member).map_err(|e| e.doubtful(at_stake))?;
             if again.leader != view.leader || again.version() != lver {
-                let ours = self.owns(member, &again.leader, lver);
-                return Ok(ours.then_some((again.leader, own)));
+                return Ok(match self.owns(member, &again.leader, lver) {
+                    true => Decided::Ours(Box::new(again.leader), Box::new(own)),
+                    false => Decided::Unknown,
+                });
             }
             view = again;
         }
@@ -693,6 +725,7 @@ impl Resource<'_> {
         wanted: &Wanted,
         view: &View,
         own: &mut BallotSector,
+        seen: &mut Sightings,
     ) -> Result<Step, AcquireError> {
         let lver = view.version();
         let proposer = self.proposer(member, lver);
@@ -718,20 +751,29 @@ impl Resource<'_> {
         match result.map_err(|e| AcquireError::from(e).doubtful(at_stake))? {
             Outcome::Outbid => Ok(Step::Again),
             Outcome::Chosen(value) => self
-                .commit(member, wanted, view, value)
+                .commit(member, wanted, view, value, seen)
                 .map_err(|e| e.doubtful(at_stake)),
         }
     }
 
     /// Writes what was decided into the leader, if that is still the one that the ballot started
     /// from. Whoever goes on as its owner reads it back first ([`Resource::still_leads`]).
+    ///
+    /// What was decided for another host that may live is that host's to write: it may have held
+    /// it and let go of it before a write of ours, which would take the leader back.
     fn commit(
         &self,
         member: &Member<'_>,
         wanted: &Wanted,
         view: &View,
         value: Stamp,
+        seen: &mut Sightings,
     ) -> Result<Step, AcquireError> {
+        if value.host != member.host
+            && let Some(attempt) = self.closed_by(member, view, value, seen)?
+        {
+            return Ok(Step::Theirs(attempt));
+        }
         let lver = view.version();
         let mut leader = self.read_leader()?;
         if leader == view.leader {
@@ -795,20 +837,20 @@ impl Resource<'_> {
     }
 
     /// We own the leader for a short hold: say that we share, see that the leader is still ours,
-    /// and only then that it is open; free it.
+    /// and only then free it, and say that it is open.
     fn become_shared(&self, member: &Member<'_>, mut held: Held) -> Result<Attempt, AcquireError> {
         held.own.released = false;
         held.own.shared = Some(member.generation);
         self.write_own(member, &held.own)?;
         if !self.still_leads(member, &held)? {
             // We were taken for dead before our share was written: it does not count.
-            self.end_share(member, &held.own)?;
+            self.end(member, &held.own, false)?;
             let snapshot = self.look(member)?.snapshot(&[]);
             return Ok(Attempt::Refused(Refusal::Contended, snapshot));
         }
+        self.free(member, &held)?;
         held.own.released = true;
         self.write_own(member, &held.own)?;
-        self.free(member, &held)?;
         member.check()?;
         Ok(Attempt::Held(Box::new(held)))
     }

@@ -47,8 +47,6 @@ pub struct Checker {
     decided: BTreeMap<(usize, u64), (u64, u64)>,
     /// Of each resource, the largest lver by which a command has run, and an exclusive one.
     granted: BTreeMap<usize, (u64, u64)>,
-    /// Machines that may be given an lver once more.
-    repeating: BTreeSet<usize>,
     /// The last generation that each host id was joined with.
     joined: BTreeMap<u64, u64>,
     /// The generation in each host's sector.
@@ -73,11 +71,6 @@ impl Checker {
         self.violation.get_or_insert(what);
     }
 
-    /// From now on a machine may be given an lver once more: it trusts a leader that has gone back.
-    pub fn may_repeat(&mut self, machine: usize) {
-        self.repeating.insert(machine);
-    }
-
     /// A command starts under a lease that its host believes to hold.
     pub fn start(&mut self, run: Run) -> u64 {
         let conflict =
@@ -95,7 +88,7 @@ impl Checker {
         } else {
             self.shared += 1;
         }
-        if run.lver <= last && !self.repeating.contains(&run.machine) {
+        if run.lver <= last {
             self.accuse(format!("lver went back: {run:?} after lver {last}"));
         }
         self.started += 1;

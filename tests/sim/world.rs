@@ -961,7 +961,6 @@ impl World {
             false => 3 * SECOND,
         };
         let until = self.now() + self.below(most);
-        self.may_take_a_leader_back();
         self.shared.tell(Some(machine), || {
             let seconds = (until - self.shared.now.get()) as f64 / 1e9;
             format!("{group:?} is stopped for {seconds:.3} s")
@@ -969,14 +968,6 @@ impl World {
         // What is stopped already goes on no sooner: what it had to do is put off until then.
         let since = self.halted.entry((machine, group)).or_default();
         *since = until.max(*since);
-    }
-
-    /// One of ours may be stopped between its look at a leader and its write. Ours see by the
-    /// ballots that the leader has gone back; a sanlock host that was the last owner does not.
-    fn may_take_a_leader_back(&self) {
-        let sanlocks = self.machines.iter().filter(|machine| machine.setup.sanlock);
-        let mut checker = self.shared.checker.borrow_mut();
-        sanlocks.for_each(|machine| checker.may_repeat(machine.index));
     }
 
     /// Without a watchdog at least one acts: the init of the command; or else one of lease-hold
