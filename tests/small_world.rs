@@ -35,6 +35,11 @@ fn two_hosts_acquire_and_release_in_every_order() {
 }
 
 #[test]
+fn one_exclusive_and_one_shared_in_every_order() {
+    every_order_is_safe(&[Exclusive, Shared], 0, 1);
+}
+
+#[test]
 fn two_hosts_and_every_moment_at_which_one_loses_power() {
     every_order_is_safe(&[Exclusive, Exclusive], 1, 0);
 }
@@ -45,48 +50,66 @@ fn one_exclusive_and_one_shared_and_every_moment_at_which_one_loses_power() {
 }
 
 #[test]
-fn two_that_share_in_every_order() {
-    every_order_is_safe(&[Shared, Shared], 0, 0);
-}
-
-fn three_with_one_ballot_each(reads: Reads) {
-    must_be_safe(&Scope {
-        modes: vec![Exclusive; 3],
-        crashes: 0,
-        whole: false,
-        retries: 0,
-        reads,
-    });
+fn two_that_share_and_every_moment_at_which_one_loses_power() {
+    every_order_is_safe(&[Shared, Shared], 1, 0);
 }
 
 #[test]
-fn three_hosts_with_one_ballot_each_in_every_order() {
-    three_with_one_ballot_each(Reads::AtOnce);
-}
-
-#[test]
-#[ignore = "minutes"]
-fn three_hosts_with_one_ballot_each_whose_reads_are_of_many_moments() {
-    std::thread::scope(|threads| {
-        threads.spawn(|| three_with_one_ballot_each(Reads::Forwards));
-        threads.spawn(|| three_with_one_ballot_each(Reads::Backwards));
-    });
-}
-
-#[test]
-#[ignore = "minutes"]
-fn two_hosts_with_retries_and_every_moment_at_which_one_loses_power() {
-    every_order_is_safe(&[Exclusive, Exclusive], 1, 1);
-}
-
-#[test]
-#[ignore = "minutes"]
 fn two_hosts_and_every_two_moments_at_which_both_lose_power() {
     every_order_is_safe(&[Exclusive, Exclusive], 2, 0);
 }
 
 #[test]
-#[ignore = "minutes"]
 fn one_exclusive_and_one_shared_and_every_two_moments_at_which_both_lose_power() {
     every_order_is_safe(&[Exclusive, Shared], 2, 0);
+}
+
+#[test]
+fn three_hosts_with_one_ballot_each_in_every_order() {
+    let scope = |reads| Scope {
+        modes: vec![Exclusive; 3],
+        crashes: 0,
+        whole: false,
+        retries: 0,
+        reads,
+    };
+    for reads in [Reads::AtOnce, Reads::Forwards, Reads::Backwards] {
+        must_be_safe(&scope(reads));
+    }
+}
+
+#[test]
+#[ignore = "half a minute"]
+fn three_hosts_acquire_and_release_in_every_order() {
+    must_be_safe(&Scope {
+        modes: vec![Exclusive; 3],
+        crashes: 0,
+        whole: true,
+        retries: 0,
+        reads: Reads::AtOnce,
+    });
+}
+
+#[test]
+#[ignore = "half a minute"]
+fn two_hosts_that_lose_two_ballots_in_every_order() {
+    every_order_is_safe(&[Exclusive, Exclusive], 0, 2);
+}
+
+#[test]
+#[ignore = "half a minute"]
+fn two_hosts_with_retries_and_every_moment_at_which_one_loses_power() {
+    every_order_is_safe(&[Exclusive, Exclusive], 1, 1);
+}
+
+#[test]
+#[ignore = "a minute"]
+fn one_exclusive_and_one_shared_with_retries_and_every_moment_at_which_one_loses_power() {
+    every_order_is_safe(&[Exclusive, Shared], 1, 1);
+}
+
+#[test]
+#[ignore = "a minute, and a gigabyte"]
+fn two_that_share_with_retries_and_every_moment_at_which_one_loses_power() {
+    every_order_is_safe(&[Shared, Shared], 1, 1);
 }

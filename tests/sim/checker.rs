@@ -40,7 +40,7 @@ pub mod times {
 }
 
 /// The watcher.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Checker {
     running: Vec<Run>,
     started: u64,

@@ -41,15 +41,14 @@
 //!
 //! **What is checked** at each step, on the one true clock, by [`checker`], which shares nothing
 //! with the code under test: never two exclusive holders' commands, never exclusive beside shared;
-//! a version's owner is decided once; lver and generation never go back, but the lver of a sanlock
-//! host, once one of ours was stopped, and the generation on the disk by a write of a machine that
-//! lost power since, or of one of two machines that have one host id; most disks of a resource say
-//! that whoever runs under it holds it; nothing that is guarded runs later than 8t+W after its
-//! host's last renewal that landed; no live holder loses its lease; where no thread is ever late,
-//! nothing is ended while its lease is kept, or started once it is lost; and when the faults end,
-//! every lease can be had within a bound. Excused from the last three is only whom it concerns: a
-//! host id that two machines have, or whose heartbeat is damaged; a resource of which half of the
-//! copies are damaged, and one that may be such a host's.
+//! a version's owner is decided once; lver and generation never go back, but the generation on the
+//! disk by a write of a machine that lost power since, or of one of two machines that have one host
+//! id; most disks of a resource say that whoever runs under it holds it; nothing that is guarded
+//! runs later than 8t+W after its host's last renewal that landed; no live holder loses its lease;
+//! where no thread is ever late, nothing is ended while its lease is kept, or started once it is
+//! lost; and when the faults end, every lease can be had within a bound. Excused from the last
+//! three is only whom it concerns: a host id that two machines have, or whose heartbeat is damaged;
+//! a resource of which half of the copies are damaged, and one that may be such a host's.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

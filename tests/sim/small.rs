@@ -1,9 +1,10 @@
 //! The small world, exhausted: every order of the operations of a few hosts, and every point at
 //! which some of them lose power.
 //!
-//! A run is a list of choices; the next run goes on where the last can still be varied. A state
-//! that was seen before is not gone on from: what a host does next follows from the answers that
-//! it got, so the bytes on the disk and the answers of each host are all there is to a state.
+//! From each state every step is taken that can be. A state that was seen before is not gone on
+//! from: what a host does next follows from the answers that it got, so the bytes on the disk and
+//! how far each host has come are all there is to a state; so are what has been written so far,
+//! and what the checker has seen of that.
 //!
 //! **Reduced, and why nothing is lost.** Time stands still: no rule of the ballot reads the clock
 //! but "is the host id still ours", and hosts here live until they lose power. Waits and pauses are
@@ -13,38 +14,26 @@
 //! moment; its command lives until then, and its last write, if it was on its way, lands at any
 //! moment, or never.
 //!
-//! **Reduced, and left to the large world.** In the short scopes one host at most loses power, in
-//! two of the longer ones both do, and one more must get what they leave. Ballots beyond a bound
-//! are not gone on from: without a crash a later one finds what an earlier one would; with a crash
-//! the bound is none in the short scopes, and one in one of the longer ones. All hosts of a run
-//! read in one order, forwards or backwards: with two hosts there is no other. Three hosts run one
-//! ballot each, and do not hold or release.
+//! **Reduced, and left to the large world.** Ballots that a host loses beyond a bound are not gone
+//! on from: without a crash a later one finds what an earlier one would; with a crash the bound is
+//! none, and one in the longer scopes. All hosts of a run read in one order, forwards or backwards:
+//! with two hosts there is no other. Three hosts run one ballot each, and do not hold or release;
+//! in a longer scope they do, where all of a read is of one moment.
 
-use super::checker::{Checker, Run};
-use super::clock::Face;
-use super::disk::{Platter, SECTOR};
-use super::port::{Answer, Handle, Op, Port, Process};
-use super::{LOCKSPACE, RESOURCE_GEOMETRY, area_offset, formatted, resource_name};
-use lease_core::clock::{Clock, Moment};
-use lease_core::delta::Tenure;
-use lease_core::id::{Generation, HostId, Lver, Name};
-use lease_core::liveness::Sightings;
-use lease_core::quorum::{Quorum, Replica};
+mod lives;
+
+use self::lives::{Content, Deed, Lives, Point, Who};
+use super::checker::Checker;
+use super::disk::SECTOR;
+use super::port::Op;
+use super::{LOCKSPACE, area_offset, formatted};
+use lease_core::id::{Generation, HostId, Name};
 use lease_core::record::heartbeat::Heartbeat;
-use lease_core::record::holder_note::HolderNote;
 use lease_core::record::host_note::HostNote;
-use lease_core::resource::{Attempt, Held, Member, Resource, Wanted};
 use lease_core::spec::Mode;
-use lease_core::timing::Timing;
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::rc::Rc;
-use std::time::Duration;
-
-/// Waits that are steps of their own, by their length.
-const WHILE_HELD: Duration = Duration::from_secs(1000);
-const UNTIL_A_DEATH: Duration = Duration::from_secs(2000);
 
 /// What is exhausted.
 #[derive(Debug, Clone)]
@@ -93,13 +82,13 @@ impl Reads {
 /// What exhausting it came to.
 #[derive(Debug, Default, Clone)]
 pub struct Sum {
-    /// Runs.
-    pub runs: u64,
+    /// Steps that were taken.
+    pub steps: u64,
     /// Different states.
     pub states: usize,
-    /// Runs in which all came to their end, and the lease could be had again.
+    /// States in which all have come to their end, and the lease could be had again.
     pub ends: u64,
-    /// Runs that were cut because a host lost too many ballots.
+    /// Steps after which a host had lost too many ballots.
     pub cut: u64,
     /// The first violation and the steps that lead to it.
     pub violation: Option<(String, Vec<String>)>,
@@ -118,346 +107,364 @@ enum Step {
     Dead(usize),
 }
 
+#[derive(Clone, Hash)]
 struct Host {
-    process: Process,
-    answers: DefaultHasher,
+    point: Point,
+    /// Lost power, or has gone as far as it is followed.
+    gone: bool,
     /// A read that is under way, and how many of its moments have been.
-    under_way: Option<(Vec<u8>, usize)>,
-    retries: u32,
-    waits_for_death: bool,
+    under_way: Option<(Vec<Content>, usize)>,
 }
 
-struct Small {
-    scope: Scope,
-    face: Rc<Face>,
-    disk: Platter,
-    /// What stands in each sector of the resource that was written.
-    sectors: BTreeMap<u64, u64>,
+/// How far everybody has come.
+#[derive(Clone)]
+struct State {
+    /// What stands in each sector of the resource.
+    sectors: Vec<Content>,
     hosts: Vec<Host>,
-    checker: Rc<RefCell<Checker>>,
     crashed: BTreeSet<usize>,
     known_dead: BTreeSet<usize>,
-    /// What those who lost power had on its way.
-    late: BTreeMap<usize, (u64, Rc<[u8]>)>,
+    /// What those who lost power had on its way: to which sector, and what.
+    late: BTreeMap<usize, (usize, Content)>,
+    /// Most steps change nothing for it.
+    checker: Rc<Checker>,
     cut: bool,
+}
+
+impl Hash for State {
+    fn hash<H: std::hash::Hasher>(&self, hasher: &mut H) {
+        (&self.sectors, &self.hosts).hash(hasher);
+        (&self.crashed, &self.known_dead, &self.late).hash(hasher);
+    }
+}
+
+/// A state, and its steps up to the one that is taken next.
+struct Fork {
+    state: State,
+    steps: Vec<Step>,
+    next: usize,
 }
 
 /// Takes every order of steps.
 pub fn exhaust(scope: &Scope) -> Sum {
+    let mut small = Small::new(scope);
     let mut sum = Sum::default();
-    let mut seen = HashSet::new();
-    // For each step of the present run: which of how many.
-    let mut path: Vec<(usize, usize)> = Vec::new();
-    let fresh = fresh(scope);
-    loop {
-        sum.runs += 1;
-        run(scope, &fresh, &mut path, &mut seen, &mut sum);
-        sum.states = seen.len();
-        if sum.violation.is_some() {
-            return sum;
-        }
-        while path.last().is_some_and(|(at, of)| at + 1 == *of) {
-            path.pop();
-        }
-        match path.last_mut() {
-            Some((at, _)) => *at += 1,
-            None => return sum,
-        }
-    }
-}
-
-fn fresh(scope: &Scope) -> Platter {
-    let hosts = scope.modes.len() as u64 + 1;
-    let mut disk = formatted(1, 1, hosts, 1).remove(0);
-    for host in HostId::all(hosts) {
-        disk.write(LOCKSPACE.geometry.heartbeat_at(host) as u64, &beat(host));
-    }
-    disk
-}
-
-fn run(
-    scope: &Scope,
-    fresh: &Platter,
-    path: &mut Vec<(usize, usize)>,
-    seen: &mut HashSet<u64>,
-    sum: &mut Sum,
-) {
-    let mut world = Small::new(scope, fresh);
-    let mut taken = Vec::new();
-    for depth in 0.. {
-        let steps = world.steps();
-        if steps.is_empty() {
+    let (mut seen, hashes) = (HashSet::new(), RandomState::new());
+    let first = small.begin();
+    let mut forks = vec![Fork {
+        steps: small.steps(&first),
+        state: first,
+        next: 0,
+    }];
+    while let Some(fork) = forks.last_mut() {
+        let Some(step) = fork.steps.get(fork.next).copied() else {
+            forks.pop();
+            continue;
+        };
+        fork.next += 1;
+        let mut state = fork.state.clone();
+        small.take(&mut state, step);
+        sum.steps += 1;
+        sum.cut += u64::from(state.cut);
+        let is_new = !state.cut && seen.insert(hashes.hash_one(&state));
+        let steps = match is_new {
+            true => small.steps(&state),
+            false => Vec::new(),
+        };
+        if is_new && steps.is_empty() {
             sum.ends += 1;
             if scope.whole {
-                world.probe();
+                small.probe(&mut state);
             }
-        } else {
-            let fresh = depth >= path.len();
-            if fresh {
-                path.push((0, steps.len()));
-            }
-            let step = steps[path[depth].0];
-            taken.push(step);
-            world.take(step);
         }
-        if let Some(what) = world.checker.borrow().violation() {
-            sum.violation = Some((what.to_owned(), retell(scope, fresh, &taken)));
-            return;
+        if let Some(what) = state.checker.violation() {
+            let taken = forks.iter().map(|fork| fork.steps[fork.next - 1]);
+            sum.violation = Some((what.to_owned(), small.retell(taken)));
+            return sum;
         }
-        if world.cut {
-            sum.cut += 1;
-        }
-        let last = depth + 1 >= path.len();
-        if steps.is_empty() || world.cut || (last && !seen.insert(world.state())) {
-            return;
+        if !steps.is_empty() {
+            let next = 0;
+            forks.push(Fork { state, steps, next });
         }
     }
+    sum.states = seen.len();
+    sum
 }
 
-/// The steps of a run in words.
-fn retell(scope: &Scope, fresh: &Platter, steps: &[Step]) -> Vec<String> {
-    let mut world = Small::new(scope, fresh);
-    let mut words = Vec::new();
-    for step in steps {
-        words.push(match step {
-            Step::Go(index) => {
-                let what = match &world.hosts[*index].process.pending {
-                    Some(Op::Write { offset, bytes, .. }) => {
-                        format!("write {}", super::world::describe(0, *offset, bytes))
-                    }
-                    Some(Op::Read { offset, len, .. }) => {
-                        format!("read {len} at sector {}", (offset - area_offset(1)) / 512)
-                    }
-                    other => format!("{other:?}"),
-                };
-                format!("{}host {}: {what}", " ".repeat(40 * index), index + 1)
-            }
-            other => format!("{other:?}"),
-        });
-        world.take(*step);
-    }
-    words
+/// The world: what does not change, and what is known of lives.
+struct Small {
+    scope: Scope,
+    lives: Lives,
+    /// The resource as formatted.
+    fresh: Vec<Content>,
+    /// Each host's heartbeat, and what counts as it once its death is known.
+    beats: Vec<[Content; 2]>,
 }
 
 impl Small {
-    fn new(scope: &Scope, fresh: &Platter) -> Self {
-        let now = Rc::new(Cell::new(0));
-        let face = Rc::new(Face::new(now, Duration::from_secs(100), 0));
-        let mut small = Self {
+    fn new(scope: &Scope) -> Self {
+        let mut lives = Lives::new();
+        // One more may come in the end.
+        let hosts = scope.modes.len() as u64 + 1;
+        let disk = formatted(1, 1, hosts, 1).remove(0);
+        let area = disk.area(1).chunks(SECTOR);
+        let fresh = area.map(|sector| lives.contents.number(sector)).collect();
+        let beats = HostId::all(hosts).map(|host| {
+            let beat = beat(host);
+            [&beat, &beat.stamped(0)].map(|beat| lives.contents.number(&beat.to_sector()))
+        });
+        Self {
             scope: scope.clone(),
-            face,
-            disk: fresh.clone(),
-            sectors: BTreeMap::new(),
+            beats: beats.collect(),
+            lives,
+            fresh,
+        }
+    }
+
+    fn begin(&mut self) -> State {
+        let mut state = State {
+            sectors: self.fresh.clone(),
             hosts: Vec::new(),
-            checker: Rc::default(),
             crashed: BTreeSet::new(),
             known_dead: BTreeSet::new(),
             late: BTreeMap::new(),
+            checker: Rc::default(),
             cut: false,
         };
-        for index in 0..scope.modes.len() {
-            small.enter(index as u64 + 1, scope.modes[index]);
+        for mode in self.scope.modes.clone() {
+            self.enter(&mut state, mode);
         }
-        small
+        state
     }
 
-    fn enter(&mut self, host: u64, mode: Mode) {
-        let checker = Rc::clone(&self.checker);
-        let hosts = self.scope.modes.len() as u64 + 1;
-        let whole = self.scope.whole;
-        let body = move |port: &Port<'_>| live(port, (host, hosts), mode, whole, &checker);
-        let body = Box::new(body);
-        self.hosts.push(Host {
-            process: Process::start(Rc::clone(&self.face), body),
-            answers: DefaultHasher::new(),
+    fn enter(&mut self, state: &mut State, mode: Mode) {
+        let who = Who {
+            host: state.hosts.len() as u64 + 1,
+            hosts: self.beats.len() as u64,
+            mode,
+            whole: self.scope.whole,
+        };
+        state.hosts.push(Host {
+            point: self.lives.begin(who),
+            gone: false,
             under_way: None,
-            retries: 0,
-            waits_for_death: false,
         });
-        self.settle(self.hosts.len() - 1);
+        self.settle(state, state.hosts.len() - 1);
     }
 
     /// Does what is no step of its own.
-    fn settle(&mut self, index: usize) {
-        let now = self.face.now();
-        while let Some(op) = self.hosts[index].process.pending.clone() {
-            let answer = match op {
-                Op::Wait { until } if until <= now => Answer::Done,
-                Op::Wait { until } => {
-                    self.hosts[index].waits_for_death = until > now.after(WHILE_HELD);
-                    return;
+    fn settle(&mut self, state: &mut State, index: usize) {
+        loop {
+            let point = state.hosts[index].point;
+            self.note(state, index);
+            state.cut |= self.lives.retries(point) > self.scope.retries;
+            match self.lives.pending(point) {
+                Some(Op::Read { offset, .. }) if *offset < area_offset(1) => {
+                    let of = *offset as usize / 4096;
+                    let beat = self.beats[of][usize::from(state.known_dead.contains(&of))];
+                    state.hosts[index].point = self.lives.go_on(point, &[beat]);
                 }
-                Op::BackOff { .. } => {
-                    self.hosts[index].retries += 1;
-                    self.cut |= self.hosts[index].retries > self.scope.retries;
-                    Answer::Done
+                _ if self.lives.is_due(point) => {
+                    state.hosts[index].point = self.lives.go_on(point, &[]);
                 }
-                Op::Read { offset, len, .. } if offset < area_offset(1) => {
-                    Answer::Bytes(self.disk.read(offset, len))
-                }
-                Op::Settle { .. } => Answer::Done,
                 _ => return,
-            };
-            self.answer(index, answer);
-            if self.cut {
-                return;
             }
         }
     }
 
-    fn answer(&mut self, index: usize, answer: Answer) {
-        let host = &mut self.hosts[index];
-        if let Answer::Bytes(bytes) = &answer {
-            host.answers.write(bytes);
+    /// What a host has done on its way to where it is now.
+    fn note(&self, state: &mut State, index: usize) {
+        for deed in self.lives.deeds(state.hosts[index].point) {
+            match deed {
+                Deed::Starts(run) => drop(state.checker().start(run.clone())),
+                Deed::Ends => state.ends(index),
+                Deed::Accuses(what) => state.checker().accuse(what.clone()),
+            }
         }
-        1_u8.hash(&mut host.answers);
-        host.process.resume(answer);
     }
 
-    fn steps(&self) -> Vec<Step> {
+    fn is_over(&self, host: &Host) -> bool {
+        host.gone || self.lives.pending(host.point).is_none()
+    }
+
+    fn steps(&self, state: &State) -> Vec<Step> {
         let mut steps = Vec::new();
-        for (index, host) in self.hosts.iter().enumerate() {
-            if host.process.is_over() {
+        for (index, host) in state.hosts.iter().enumerate() {
+            if self.is_over(host) {
                 continue;
             }
-            if !host.waits_for_death || !self.known_dead.is_empty() {
+            if !self.lives.waits_for_death(host.point) || !state.known_dead.is_empty() {
                 steps.push(Step::Go(index));
             }
-            if self.crashed.len() < self.scope.crashes {
+            if state.crashed.len() < self.scope.crashes {
                 steps.push(Step::Crash(index, false));
-                if matches!(host.process.pending, Some(Op::Write { .. })) {
+                if matches!(self.lives.pending(host.point), Some(Op::Write { .. })) {
                     steps.push(Step::Crash(index, true));
                 }
             }
         }
-        steps.extend(self.late.keys().map(|index| Step::Land(*index)));
-        let unknown = self.crashed.difference(&self.known_dead);
+        steps.extend(state.late.keys().map(|index| Step::Land(*index)));
+        let unknown = state.crashed.difference(&state.known_dead);
         steps.extend(unknown.map(|index| Step::Dead(*index)));
         steps
     }
 
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, state: &mut State, step: Step) {
         match step {
-            Step::Go(index) => self.go(index),
+            Step::Go(index) => self.go(state, index),
             Step::Crash(index, on_its_way) => {
-                let pending = self.hosts[index].process.pending.clone();
-                if let (true, Some(Op::Write { offset, bytes, .. })) = (on_its_way, pending) {
-                    self.late.insert(index, (offset, bytes));
+                if on_its_way && let Some(write) = self.written(state.hosts[index].point) {
+                    state.late.insert(index, write);
                 }
-                self.crashed.insert(index);
-                self.hosts[index].process.kill();
+                state.crashed.insert(index);
+                state.hosts[index].gone = true;
             }
             Step::Land(index) => {
-                if let Some((offset, bytes)) = self.late.remove(&index) {
-                    self.write(offset, &bytes);
+                if let Some((sector, content)) = state.late.remove(&index) {
+                    self.write(state, sector, content);
                 }
             }
-            Step::Dead(index) => self.bury(index),
+            Step::Dead(index) => {
+                state.known_dead.insert(index);
+                state.ends(index);
+            }
         }
     }
 
-    fn go(&mut self, index: usize) {
-        let Some(op) = self.hosts[index].process.pending.clone() else {
-            return;
+    /// To which sector a pending write goes, and what.
+    fn written(&mut self, point: Point) -> Option<(usize, Content)> {
+        let Some(Op::Write { offset, bytes, .. }) = self.lives.pending(point).cloned() else {
+            return None;
         };
-        let answer = match op {
-            Op::Read { offset, len, .. } => match self.read(index, offset, len) {
-                Some(bytes) => Answer::Bytes(bytes),
-                None => return,
-            },
-            Op::Write { offset, bytes, .. } => {
-                self.write(offset, &bytes);
-                if offset == area_offset(1) && !self.scope.whole {
-                    self.hosts[index].process.kill();
+        assert_eq!(bytes.len(), SECTOR);
+        Some((sector_at(offset), self.lives.contents.number(&bytes)))
+    }
+
+    fn go(&mut self, state: &mut State, index: usize) {
+        let point = state.hosts[index].point;
+        let mut answer = Vec::new();
+        match self.lives.pending(point) {
+            Some(Op::Read { offset, len, .. }) => {
+                let at = sector_at(*offset);
+                let Some(read) = self.read(state, index, at..at + len / SECTOR) else {
+                    return;
+                };
+                answer = read;
+            }
+            Some(Op::Write { .. }) => {
+                let Some((sector, content)) = self.written(point) else {
+                    return;
+                };
+                self.write(state, sector, content);
+                if sector == 0 && !self.scope.whole {
+                    state.hosts[index].gone = true;
                     return;
                 }
-                Answer::Done
             }
-            _ => Answer::Done,
-        };
-        self.hosts[index].waits_for_death = false;
-        self.answer(index, answer);
-        self.settle(index);
+            _ => {}
+        }
+        state.hosts[index].point = self.lives.go_on(point, &answer);
+        self.settle(state, index);
     }
 
     /// A read of many sectors is a step for each of its moments.
-    fn read(&mut self, index: usize, offset: u64, len: usize) -> Option<Vec<u8>> {
-        let now = self.disk.read(offset, len);
+    fn read(
+        &self,
+        state: &mut State,
+        index: usize,
+        sectors: std::ops::Range<usize>,
+    ) -> Option<Vec<Content>> {
+        let now = state.sectors[sectors].to_vec();
         let later = self.scope.reads.later(index, self.scope.modes.len());
-        if len <= SECTOR || later.is_empty() {
+        if now.len() == 1 || later.is_empty() {
             return Some(now);
         }
-        let (bytes, moments) = match self.hosts[index].under_way.take() {
+        let (read, moments) = match state.hosts[index].under_way.take() {
             None => (now, 0),
-            Some((mut bytes, before)) => {
-                let sector = later[before] * SECTOR..(later[before] + 1) * SECTOR;
-                bytes[sector.clone()].copy_from_slice(&now[sector]);
-                (bytes, before + 1)
+            Some((mut read, before)) => {
+                read[later[before]] = now[later[before]];
+                (read, before + 1)
             }
         };
         if moments == later.len() {
-            return Some(bytes);
+            return Some(read);
         }
-        self.hosts[index].under_way = Some((bytes, moments));
+        state.hosts[index].under_way = Some((read, moments));
         None
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        self.disk.write(offset, bytes);
-        let mut hasher = DefaultHasher::new();
-        bytes.hash(&mut hasher);
-        self.sectors.insert(offset, hasher.finish());
-        if offset == area_offset(1) {
-            self.checker.borrow_mut().leader_written(0, bytes);
+    fn write(&self, state: &mut State, sector: usize, content: Content) {
+        state.sectors[sector] = content;
+        if sector == 0 {
+            let bytes = self.lives.contents.bytes(content);
+            state.checker().leader_written(0, bytes);
         }
-    }
-
-    /// The death of a crashed host is known: its heartbeat is as good as free.
-    fn bury(&mut self, index: usize) {
-        self.known_dead.insert(index);
-        let mut checker = self.checker.borrow_mut();
-        let left: Vec<u64> = checker.on(index).map(|run| run.id).collect();
-        left.into_iter().for_each(|id| checker.stop(id));
-        let host = HostId::new(index as u64 + 1).unwrap();
-        let at = LOCKSPACE.geometry.heartbeat_at(host) as u64;
-        let sector = self.disk.read(at, 4096);
-        let free = Heartbeat::decode(&sector).unwrap().stamped(0);
-        self.disk.write(at, &free.to_sector());
     }
 
     /// When all have ended, one more host must get the lease.
-    fn probe(&mut self) {
-        let before = self.checker.borrow().granted();
-        let index = self.hosts.len();
-        self.enter(index as u64 + 1, Mode::Exclusive);
-        self.scope.retries = u32::MAX;
+    fn probe(&mut self, state: &mut State) {
+        let before = state.checker.granted();
+        let index = state.hosts.len();
+        let retries = std::mem::replace(&mut self.scope.retries, u32::MAX);
+        self.enter(state, Mode::Exclusive);
         for _ in 0..1000 {
-            if self.hosts[index].process.is_over() || self.hosts[index].waits_for_death {
+            let host = &state.hosts[index];
+            if self.is_over(host) || self.lives.waits_for_death(host.point) {
                 break;
             }
-            self.go(index);
+            self.go(state, index);
         }
-        if self.checker.borrow().granted() == before {
-            self.checker
-                .borrow_mut()
-                .accuse("nobody holds it, and nobody can have it".into());
+        self.scope.retries = retries;
+        if state.checker.granted() == before {
+            let what = "nobody holds it, and nobody can have it";
+            state.checker().accuse(what.into());
         }
     }
 
-    fn state(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.sectors.hash(&mut hasher);
-        for host in &self.hosts {
-            host.answers.finish().hash(&mut hasher);
-            host.under_way.hash(&mut hasher);
-            host.process.is_over().hash(&mut hasher);
+    /// The steps of a run in words.
+    fn retell(&mut self, steps: impl Iterator<Item = Step>) -> Vec<String> {
+        let mut state = self.begin();
+        let mut words = Vec::new();
+        for step in steps {
+            words.push(match step {
+                Step::Go(index) => {
+                    let what = match self.lives.pending(state.hosts[index].point) {
+                        Some(Op::Write { offset, bytes, .. }) => {
+                            format!("write {}", super::world::describe(0, *offset, bytes))
+                        }
+                        Some(Op::Read { offset, len, .. }) => {
+                            format!("read {len} at sector {}", sector_at(*offset))
+                        }
+                        other => format!("{other:?}"),
+                    };
+                    format!("{}host {}: {what}", " ".repeat(40 * index), index + 1)
+                }
+                other => format!("{other:?}"),
+            });
+            self.take(&mut state, step);
         }
-        (&self.crashed, &self.known_dead, &self.late).hash(&mut hasher);
-        hasher.finish()
+        words
     }
 }
 
-fn beat(host: HostId) -> Vec<u8> {
+impl State {
+    /// The command of a host has ended.
+    fn ends(&mut self, index: usize) {
+        let of: Vec<u64> = self.checker.on(index).map(|run| run.id).collect();
+        of.into_iter().for_each(|id| self.checker().stop(id));
+    }
+
+    fn checker(&mut self) -> &mut Checker {
+        Rc::make_mut(&mut self.checker)
+    }
+}
+
+/// Which sector of the resource lies at `offset`.
+fn sector_at(offset: u64) -> usize {
+    (offset - area_offset(1)) as usize / SECTOR
+}
+
+fn beat(host: HostId) -> Heartbeat {
     let name = Name::new(b"n").unwrap();
     let note = HostNote {
         watchdog: 2,
@@ -466,97 +473,5 @@ fn beat(host: HostId) -> Vec<u8> {
         boot_id: [host.get() as u8; 16],
     };
     let free = Heartbeat::new(LOCKSPACE.geometry, &LOCKSPACE.name, 1);
-    free.joined(&name, 5, 1, note).to_sector()
-}
-
-/// A host's life: acquires once, holds, releases. Where somebody else has it, it tries again once
-/// the death of a host is known.
-fn live(
-    port: &Port<'_>,
-    (host, hosts): (u64, u64),
-    mode: Mode,
-    whole: bool,
-    checker: &RefCell<Checker>,
-) {
-    let disk = port.file(Handle { file: 0, disk: 0 });
-    let replica = Replica {
-        disk: &disk,
-        offset: area_offset(1),
-    };
-    let resource = Resource {
-        quorum: Quorum::new(vec![replica]),
-        lockspace: LOCKSPACE.name,
-        name: resource_name(0),
-        geometry: RESOURCE_GEOMETRY,
-        num_hosts: hosts,
-    };
-    let tenure = Tenure::new(Timing::new(1, 2).unwrap(), port.now());
-    let member = Member {
-        clock: port,
-        tenure: &tenure,
-        lockspace: *LOCKSPACE,
-        heartbeats: &disk,
-        host: HostId::new(host).unwrap(),
-        generation: Generation(1),
-        ballots_from: Moment(0),
-    };
-    let wanted = Wanted {
-        mode,
-        lver: None,
-        note: HolderNote {
-            host: member.host,
-            generation: Generation(1),
-            lver: Lver(0),
-            mode,
-            pid: 1,
-            start: 1,
-            host_name: Vec::new(),
-            command: Vec::new(),
-        },
-    };
-    for _ in 0..3 {
-        match resource.acquire(&member, &wanted, &mut Sightings::default()) {
-            Ok(Attempt::Held(held)) => {
-                let id = start(&member, &held, checker);
-                if whole {
-                    let _ = port.wait(WHILE_HELD);
-                    give_back(&resource, &member, &held, checker, id);
-                }
-                return;
-            }
-            Ok(_) => {
-                let _ = port.wait(UNTIL_A_DEATH);
-            }
-            Err(error) => return checker.borrow_mut().accuse(format!("host {host}: {error}")),
-        }
-    }
-}
-
-fn start(member: &Member<'_>, held: &Held, checker: &RefCell<Checker>) -> u64 {
-    checker.borrow_mut().start(Run {
-        id: 0,
-        resource: 0,
-        machine: member.host.index(),
-        life: (member.host.get(), 1),
-        exclusive: held.mode == Mode::Exclusive,
-        lver: held.lver.0,
-        since: 0,
-    })
-}
-
-fn give_back(
-    resource: &Resource<'_>,
-    member: &Member<'_>,
-    held: &Held,
-    checker: &RefCell<Checker>,
-    id: u64,
-) {
-    let host = member.host;
-    if resource.still_held(member, held) != Ok(true) {
-        checker.borrow_mut().accuse(format!("host {host} lost it"));
-    }
-    checker.borrow_mut().stop(id);
-    if let Err(error) = resource.release(member, held) {
-        checker.borrow_mut().accuse(format!("host {host}: {error}"));
-    }
+    free.joined(&name, 5, 1, note)
 }
