@@ -202,6 +202,19 @@ fn what_another_host_finishes_for_us_is_given_back() {
 }
 
 #[test]
+fn a_release_that_failed_after_its_first_write_says_so_once_it_is_resolved() {
+    let world = World::formatted();
+    let held = world.acquired(1);
+    world.disk.next_write(ballot_at(1), Fate::Fails);
+    assert!(world.release(1, &held).is_err());
+    let freed = world.leader();
+    assert!(freed.owner().is_none() && !world.ballot(1).released);
+    assert_eq!(world.resolve(1), Ok(()));
+    assert_eq!(world.leader(), freed);
+    assert!(world.ballot(1).released);
+}
+
+#[test]
 fn nothing_is_resolved_while_the_write_in_doubt_hangs() {
     let (at, which) = sector_of(COMMIT);
     let world = in_doubt(at, which, Fate::Hangs);

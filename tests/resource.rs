@@ -653,19 +653,6 @@ fn a_leader_that_another_wrote_for_its_owner_is_left_to_the_released_flag() {
 }
 
 #[test]
-fn a_release_that_failed_after_its_first_write_says_so_once_it_is_resolved() {
-    let world = World::formatted();
-    let held = world.acquired(1);
-    world.disk.next_write(ballot_at(1), Fate::Fails);
-    assert!(world.release(1, &held).is_err());
-    let freed = world.leader();
-    assert!(freed.owner().is_none() && !world.ballot(1).released);
-    assert_eq!(world.resolve(1), Ok(()));
-    assert_eq!(world.leader(), freed);
-    assert!(world.ballot(1).released);
-}
-
-#[test]
 fn a_leader_of_another_owner_is_not_freed() {
     let world = World::formatted();
     let held = world.acquired(1);

@@ -15,6 +15,7 @@
 //! Invariants. Host N alone writes ballot record N. An owner is a host *and* its generation. Before
 //! each write the host id must still be ours ([`Tenure`]), and after it again.
 
+mod ending;
 mod outcome;
 mod view;
 
@@ -287,83 +288,6 @@ impl Resource<'_> {
         }
     }
 
-    /// After [`AcquireError::InDoubt`], or for what a holder left that ended without a release:
-    /// waits for what is outstanding, then runs the ballot to a known owner; if that is us,
-    /// releases. On success the lease is not ours, and nobody will find it to be.
-    pub fn resolve(&self, member: &Member<'_>, wanted: &Wanted) -> Result<(), AcquireError> {
-        member.check_quiet()?;
-        self.quorum.settle()?;
-        let wanted = Wanted {
-            mode: Mode::Exclusive,
-            ..wanted.clone()
-        };
-        let mut ballots = 0;
-        while ballots < BALLOTS_MAX {
-            let view = self.look(member)?;
-            let own = view.newest_of(member.host);
-            // Of a version that we have started, a disk that is not seen may have our value.
-            let unseen = !view.everywhere && own.ballot.lver == view.version();
-            if unseen || view.at_stake(member) {
-                let seen = &mut Sightings::default();
-                match self.ballot_until_decided(member, &wanted, view, &mut ballots, seen)? {
-                    Decided::Theirs(_) => return Ok(()),
-                    Decided::Ours(..) | Decided::Unknown => continue,
-                }
-            }
-            let leader = view.leader;
-            let ours = |owner: Option<Stamp>| owner.is_some_and(|owner| member.is(owner));
-            if !ours(leader.owner()) || own.ballot.lver > leader.lver() {
-                let freed = ours(leader.last_owner());
-                if freed {
-                    self.free_everywhere(member, &view)?;
-                }
-                let said = own.released || !freed || own.ballot.lver != leader.lver();
-                // What has ended on some disks only would come back where these are not seen.
-                let shares = |block: &BallotSector| block.shared.is_some();
-                let shared = view.blocks_of(member.host).any(shares);
-                return match said && !shared && self.stands(member, &view, &own) {
-                    true => Ok(()),
-                    false => self.end(member, &own, !said),
-                };
-            }
-            let held = Held {
-                lver: leader.lver(),
-                mode: Mode::Exclusive,
-                own,
-                leader,
-            };
-            return self.release(member, &held);
-        }
-        Err(AcquireError::Undecided.doubtful(true))
-    }
-
-    /// A leader that we have freed may be ours yet on a disk that is not seen. Whoever has started
-    /// the next version does not ask.
-    fn free_everywhere(&self, member: &Member<'_>, view: &View) -> Result<(), AcquireError> {
-        let goes_on = |block: &BallotSector| block.ballot.lver > view.leader.lver();
-        if view.everywhere || view.disks.iter().flatten().any(goes_on) {
-            return Ok(());
-        }
-        self.write_leader(member, &view.leader)
-    }
-
-    /// Our record without a share. Whoever shares was the owner of that version, and lets go of it
-    /// with its share; so does whoever has freed it. Of a version that was only started nothing of
-    /// the kind is said: it may be another's.
-    fn end(
-        &self,
-        member: &Member<'_>,
-        own: &BallotSector,
-        freed: bool,
-    ) -> Result<(), AcquireError> {
-        let ended = BallotSector {
-            ballot: own.ballot,
-            released: own.released || own.shared.is_some() || freed,
-            ..BallotSector::default()
-        };
-        self.write_own(member, &ended)
-    }
-
     /// Whether a lease that we hold is still ours on the disk. Compares who owns it, not bytes:
     /// another host may have committed it for us. A leader that has gone back is written again.
     pub fn still_held(&self, member: &Member<'_>, held: &Held) -> Result<bool, AcquireError> {
@@ -392,24 +316,6 @@ impl Resource<'_> {
             self.write_leader(member, &again)?;
         }
         Err(AcquireError::Undecided)
-    }
-
-    /// Gives a lease back. For a shared one: only when no other holder on this host shares it.
-    ///
-    /// First the leader says free, if we wrote it, then our ballot record says released: nobody
-    /// goes on before the leader is written, so that one that stalls takes nothing back. If another
-    /// host wrote it for us it is left: that host's write could otherwise come after ours.
-    /// After a failure call [`Resource::resolve`].
-    pub fn release(&self, member: &Member<'_>, held: &Held) -> Result<(), AcquireError> {
-        if held.mode == Mode::Exclusive {
-            self.free(member, held)?;
-        }
-        let own = BallotSector {
-            ballot: held.own.ballot,
-            released: true,
-            ..BallotSector::default()
-        };
-        self.write_own(member, &own)
     }
 
     /// Takes part in a share that another holder on this host has.
@@ -870,19 +776,5 @@ impl Resource<'_> {
         member.check()?;
         self.quorum.write(at, sector)?;
         member.check()
-    }
-
-    /// Frees the leader if it is still ours and was written by us. One that has gone back, on the
-    /// disks that were read, may still be ours on another: it is brought forward, freed.
-    fn free(&self, member: &Member<'_>, held: &Held) -> Result<(), AcquireError> {
-        let leader = self.read_leader()?;
-        if self.owns(member, &leader, held.lver) && is_written_by_owner(&leader) {
-            self.write_leader(member, &leader.released(member.stamp()))?;
-        } else if leader.lver() < held.lver {
-            let (ours, now) = (held.leader, member.stamp());
-            let forward = ours.committed(held.lver, now, now, None).released(now);
-            self.write_leader(member, &forward)?;
-        }
-        Ok(())
     }
 }

@@ -81,7 +81,10 @@ fn every_mutant_changes_one_place_and_names_a_test() {
         let of_the_file = Path::new(&mutant.file).with_extension("").join("tests.rs");
         let places = match mutant.suite.as_str() {
             tool if tool.starts_with("lease-") => vec![mutant.file.clone().into(), of_the_file],
-            suite => vec![format!("tests/{suite}.rs").into()],
+            suite => vec![match mutant.test.split_once("::") {
+                Some((module, _)) => format!("tests/{suite}/{module}.rs").into(),
+                None => format!("tests/{suite}.rs").into(),
+            }],
         };
         let there = |place: &PathBuf| {
             let text = std::fs::read_to_string(root().join(place)).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The lives of hosts, as a tree of the answers that they get: each is lived once, by the code under
-//! test, and remembered.
+//! The lives of hosts, as a tree of the answers that they get: each is lived once, by the code
+//! under test, and remembered.
 
 use super::super::checker::Run;
 use super::super::clock::Face;

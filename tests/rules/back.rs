@@ -1,0 +1,137 @@
+//! Leaders that go back: a commit that stalls, or a write that lands late, takes the leader to an
+//! older version.
+
+use super::*;
+
+/// What was decided for a host that may live is that host's to write. Whoever wrote it for that
+/// host could stall before, and then take back what came after.
+#[test]
+fn what_was_decided_for_a_live_host_is_written_by_nobody_else() {
+    for (seen, expected) in [(true, "refused: held"), (false, "unknown")] {
+        let mut stage = Stage::joined(2);
+        let first = stage.hold(0, errand(Exclusive, 1));
+        stage.until(first, accepts(1));
+        stage.step(first);
+        stage.until(first, reads_leader);
+        stage.pass(seconds(3));
+        let before = stage.leader(0);
+        let said = match seen {
+            true => watched(&mut stage, 1),
+            false => outcome(&mut stage, 1, Exclusive),
+        };
+        assert_eq!(said, expected, "{}", stage.story());
+        assert_eq!(stage.leader(0), before);
+        stage.until_held(first);
+        assert_eq!(stage.leader(0).writer().unwrap().host.get(), 1);
+        stage.finish(first);
+        assert_safe(&stage);
+    }
+}
+
+#[test]
+fn a_stalled_commit_over_a_later_version_costs_its_holder_nothing() {
+    let (mut stage, first, second) = a_stalled_commit(Exclusive, 1);
+    stage.finish(first);
+    let third = stage.hold(2, errand(Exclusive, 30));
+    stage.until_held(third);
+    let late = stage.issued(second);
+    stage.lands(&late);
+    assert_eq!(stage.leader(0).lver(), Lver(1));
+    stage.kill(second);
+    stage.pass(seconds(3));
+    for _ in 0..50 {
+        stage.step(third);
+    }
+    assert_eq!(stage.running().len(), 1, "{}", stage.story());
+    let leader = stage.leader(0);
+    assert_eq!(
+        (leader.lver(), leader.owner().unwrap().host.get()),
+        (Lver(2), 3)
+    );
+    stage.finish(third);
+    assert!(stage.leader(0).owner().is_none());
+    assert_safe(&stage);
+}
+
+#[test]
+fn a_lease_can_be_had_after_a_stalled_commit_took_its_leader_back() {
+    for rounds in [1, 4] {
+        let (mut stage, first, second) = a_stalled_commit(Exclusive, 1);
+        stage.finish(first);
+        for _ in 0..rounds {
+            let third = stage.hold(2, errand(Exclusive, 1));
+            stage.finish(third);
+        }
+        let late = stage.issued(second);
+        stage.lands(&late);
+        stage.kill(second);
+        let third = stage.hold(2, errand(Exclusive, 1));
+        stage.finish(third);
+        assert_eq!(
+            stage.leader(0).lver(),
+            Lver(rounds + 2),
+            "{}",
+            stage.story()
+        );
+        assert_safe(&stage);
+    }
+}
+
+#[test]
+fn a_leader_that_goes_back_again_and_again_costs_its_owner_nothing() {
+    let mut stage = Stage::joined(2);
+    let old = stage.leader(0);
+    let (actor, attempt) = stage.act(0, |r, m| try_once(r, m, Exclusive));
+    for _ in 0..3 {
+        stage.until(actor, writes_leader);
+        stage.step(actor);
+        stage.disks[0].write(area_offset(1), &old.to_sector());
+    }
+    stage.finish(actor);
+    let said = note_of(attempt.borrow().as_ref().unwrap());
+    assert_eq!((said, stage.leader(0).lver()), ("held", Lver(1)));
+}
+
+#[test]
+fn an_owner_that_has_started_a_later_version_has_let_go() {
+    let mut stage = Stage::joined(3);
+    put_leader(&mut stage, 5, stamp(2, 1), stamp(3, 1));
+    put_block(&mut stage, 2, &block(6, 2002, None));
+    stage.pass(seconds(3));
+    assert_eq!(watched(&mut stage, 0), "held");
+}
+
+#[test]
+fn a_version_that_was_released_is_not_held_again() {
+    let mut stage = Stage::joined(1);
+    let before = stage.leader(0);
+    assert_eq!(outcome(&mut stage, 0, Exclusive), "held");
+    let (actor, _) = stage.act(0, |r, m| r.resolve(m, &wanted(Exclusive)));
+    stage.finish(actor);
+    assert_eq!(stage.leader(0).lver(), Lver(1));
+    stage.disks[0].write(area_offset(1), &before.to_sector());
+    assert_eq!(outcome(&mut stage, 0, Exclusive), "held");
+    assert_eq!(
+        stage.leader(0).lver(),
+        Lver(2),
+        "the fencing token was given out twice"
+    );
+}
+
+#[test]
+fn a_holder_does_not_write_its_leader_over_a_fresh_formatting() {
+    let mut stage = Stage::joined(1);
+    let formatted = stage.disks[0].read(area_offset(1), 3 * 512);
+    let (actor, told) = stage.act(0, |resource, member| {
+        let Ok(Attempt::Held(held)) = try_once(resource, member, Exclusive) else {
+            return None;
+        };
+        member.clock.wait(seconds(1)).unwrap();
+        Some(resource.still_held(member, &held))
+    });
+    stage.until(actor, |op| matches!(op, Op::Wait { .. }));
+    stage.disks[0].write(area_offset(1), &formatted);
+    stage.finish(actor);
+    assert_eq!(*told.borrow(), Some(Some(Ok(false))));
+    assert_eq!(stage.leader(0).lver(), Lver(0));
+}
