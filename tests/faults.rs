@@ -411,6 +411,42 @@ fn rule_16_a_lease_hold_is_seen_dead_before_its_leases_go_back() {
     assert_eq!([1, 2].map(|n| storage.owner(n)), [(None, 1); 2]);
 }
 
+#[test]
+fn whoever_is_told_to_leave_and_has_to_wait_waits_without_haste() {
+    let storage = Storage::new(1);
+    let path = StoragePath::to(&storage);
+    let host = Host::new(&storage, 1).promising(WATCHDOG);
+    let join = host.join();
+    let (hold, pid) = hanging(&host, &storage, &path, "cgroup");
+    join.signal(Signal::SIGTERM);
+    // Of what has not gone 15 s later only the command cannot be killed.
+    assert_eq!(hold.finish().code, 137);
+    let (before, woken) = (now(), wakeups(join.pid()));
+    wait_until("two seconds", SOON, || {
+        (now().since(before) > Duration::from_secs(2)).then_some(())
+    });
+    let woken = wakeups(join.pid()) - woken;
+    let pace = woken as f64 / now().since(before).as_secs_f64();
+    assert!(runs(pid) && join.code().is_none());
+    // It looks every 50 ms.
+    assert!(pace < 100.0, "woken {pace} times a second");
+    path.go_on();
+    assert_eq!(join.finish().code, 0);
+    assert_eq!(storage.owner(1), (None, 1));
+}
+
+/// How often a process has waited for something.
+fn wakeups(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let counted = |line: &str| {
+        line.strip_prefix("voluntary_ctxt_switches:")?
+            .trim()
+            .parse()
+            .ok()
+    };
+    status.lines().find_map(counted).unwrap()
+}
+
 /// Ends the connection of a lease-hold with its lease-join, and neither of them.
 fn cut_off(hold: &Process, join: &Process) {
     let process = pidfd_open(Pid::from_raw(hold.pid()).unwrap(), PidfdFlags::empty()).unwrap();

@@ -298,12 +298,13 @@ impl Server {
 
     /// When something has to be done even if nothing is heard.
     fn next_deadline(&self) -> Moment {
+        // Once that moment has come, striking has its own pace.
+        let paced = |strike_at: Moment| strike_at.max(self.clock.now().after(STRIKE_EVERY));
         match self.stage {
             Stage::Serving => self.tenure.deadline(),
-            Stage::Stopping { strike_at } => strike_at.min(self.tenure.deadline()),
+            Stage::Stopping { strike_at } => paced(strike_at).min(self.tenure.deadline()),
             Stage::Leaving => self.clock.now().after(LOOK_AROUND),
-            // Once that moment has come, striking has its own pace.
-            Stage::Lost { strike_at, .. } => strike_at.max(self.clock.now().after(STRIKE_EVERY)),
+            Stage::Lost { strike_at, .. } => paced(strike_at),
         }
     }
 

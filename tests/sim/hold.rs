@@ -31,6 +31,9 @@ pub const PROBE: usize = 1000;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// Between two questions about a holder on this host: more seldom than the tool, since each is many
+/// steps in which nothing happens.
+const LOCAL_AGAIN: Duration = Duration::from_millis(500);
 const ALONE_AFTER: Duration = Duration::from_secs(3);
 const LOOK_AROUND: Duration = Duration::from_millis(200);
 const OVERSLEPT: Duration = Duration::from_millis(20);
@@ -710,7 +713,7 @@ impl Worker<'_> {
             let round = match self.answer()? {
                 Tell::Turn { how, .. } => self.round(how, &mut seen, give_up),
                 _ => {
-                    let _ = self.port.wait(ASK_AGAIN * 4);
+                    let _ = self.port.wait(LOCAL_AGAIN);
                     Round::Again
                 }
             };

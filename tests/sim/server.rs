@@ -175,11 +175,12 @@ impl<'p> Server<'p> {
         if let Some(dog) = &self.dog {
             pause = pause.min(dog.pause());
         }
+        let paced = |strike_at: Moment| strike_at.max(now.after(STRIKE_EVERY));
         let deadline = match self.stage {
             Stage::Serving => self.life.tenure.deadline(),
-            Stage::Stopping { strike_at } => strike_at.min(self.life.tenure.deadline()),
+            Stage::Stopping { strike_at } => paced(strike_at).min(self.life.tenure.deadline()),
             Stage::Leaving => now.after(LOOK_AROUND),
-            Stage::Lost { strike_at } => strike_at.max(now.after(STRIKE_EVERY)),
+            Stage::Lost { strike_at } => paced(strike_at),
         };
         deadline.min(now.after(pause))
     }
