@@ -1,7 +1,9 @@
 //! What users do with the tools, and what they see: two hosts of ours on one machine.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use lease_core::id::{Generation, Lver};
 use lease_core::layout::Geometry;
+use lease_core::record::leader::Stamp;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +11,7 @@ use std::time::Duration;
 use support::files::{Ran, bytes};
 use support::hosts::{Host, STAY};
 use support::process::{Process, SOON, now, runs, wait_until};
-use support::storage::Storage;
+use support::storage::{Storage, host_id};
 
 /// It must end with `code`, and say why in a last line that contains `part`. Hosts that have just
 /// joined have to look at each other first, and say so.
@@ -207,6 +209,32 @@ fn how_long_it_tries() {
     // Within a second each; some more for a slow machine.
     let both = now().since(released);
     assert!(both < Duration::from_secs(5), "{both:?}");
+}
+
+/// On its way to sharing it owns the lease for a moment, in which its lease-hold was stopped.
+#[test]
+fn whoever_is_stopped_while_it_passes_through_is_not_waited_for_without_an_end() {
+    let storage = Storage::new(1);
+    let (a, _join_a) = Host::joined(&storage, 1);
+    let (_b, _join_b) = Host::joined(&storage, 2);
+    let owner = Stamp {
+        host: host_id(2),
+        generation: Generation(1),
+        timestamp: 5,
+    };
+    let passing = storage
+        .leader(1)
+        .committed(Lver(1), owner, owner, Some(true));
+    storage.put_leader(1, &passing);
+    a.wait_for_renewal();
+    let resource = storage.resource(1);
+    for args in [vec!["-n"], vec![], vec!["-w", "12"]] {
+        let ran = a.hold(&[&args[..], &[&resource]].concat(), &["true"]);
+        assert_eq!(ran.code, 75, "{args:?}: {ran:?}");
+        let why = "cannot acquire LS:R1: host 2 is acquiring it shared";
+        assert!(ran.stderr.contains(why), "{args:?}: {ran:?}");
+        assert_eq!(storage.leader(1), passing);
+    }
 }
 
 #[test]

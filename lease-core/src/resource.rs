@@ -467,7 +467,7 @@ impl Resource<'_> {
     ) -> Result<Option<Attempt>, AcquireError> {
         if let Some(owner) = view.leader.owner()
             && !self.is_open(member, view, owner)?
-            && let Some(attempt) = self.closed_by(member, view, owner, seen)?
+            && let Some(attempt) = self.closed_by(member, view, &view.leader, owner, seen)?
         {
             return Ok(Some(attempt));
         }
@@ -498,10 +498,12 @@ impl Resource<'_> {
         Ok(owner.host == member.host || view.blocks_of(owner.host).any(let_go))
     }
 
+    /// Unless `owner` has ended: that it has the lease, by this leader.
     fn closed_by(
         &self,
         member: &Member<'_>,
         view: &View,
+        leader: &Leader,
         owner: Stamp,
         seen: &mut Sightings,
     ) -> Result<Option<Attempt>, AcquireError> {
@@ -517,11 +519,11 @@ impl Resource<'_> {
             }
             Verdict::Unclear => return Err(AcquireError::Unclear { owner }),
             Verdict::Alive => {
-                let note = view.holder_note();
+                let note = view.note_of(leader);
                 // One that another host has committed for it lacks the flag: then its note says
                 // that it is on its way to sharing.
                 let sharing = note.as_ref().is_some_and(|note| note.mode == Mode::Shared);
-                let why = if view.leader.short_hold() || sharing {
+                let why = if leader.short_hold() || sharing {
                     Refusal::ShortHold(owner)
                 } else {
                     Refusal::Held { owner, note }
@@ -675,12 +677,13 @@ impl Resource<'_> {
         value: Stamp,
         seen: &mut Sightings,
     ) -> Result<Step, AcquireError> {
-        if value.host != member.host
-            && let Some(attempt) = self.closed_by(member, view, value, seen)?
-        {
-            return Ok(Step::Theirs(attempt));
-        }
         let lver = view.version();
+        if value.host != member.host {
+            let theirs = view.leader.committed(lver, value, value, Some(false));
+            if let Some(attempt) = self.closed_by(member, view, &theirs, value, seen)? {
+                return Ok(Step::Theirs(attempt));
+            }
+        }
         let mut leader = self.read_leader()?;
         if leader == view.leader {
             let short = member.is(value).then_some(wanted.mode == Mode::Shared);

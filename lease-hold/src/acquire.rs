@@ -21,6 +21,9 @@ use std::time::{Duration, SystemTime};
 
 /// Between two questions to lease-join about a holder on this host.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// Whoever lets go at once is waited for in any case, but no longer than this: it may have been
+/// stopped.
+const PASSING_MAX: Duration = Duration::from_secs(10);
 
 /// A lease that is held.
 #[derive(Debug)]
@@ -75,6 +78,16 @@ pub(crate) enum Block {
     },
 }
 
+impl Block {
+    /// Whoever is in the way lets go at once.
+    fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(Refusal::ShortHold(_) | Refusal::Contended, _)
+        )
+    }
+}
+
 /// How it went with one resource.
 enum Progress {
     Held(Box<Held>),
@@ -91,17 +104,22 @@ pub(crate) fn acquire_all(hub: &mut Hub, patience: Patience) -> Result<Vec<HeldL
     };
     let mut first = true;
     let mut said = None;
+    let mut passing_since = None;
     loop {
         let (index, block) = match round(hub, first)? {
             Ok(held) => return Ok(held),
             Err(blocked) => blocked,
         };
         first = false;
-        let out_of_time = give_up.is_some_and(|moment| hub.clock.now() >= moment);
-        if out_of_time || !worth_waiting(&block, patience) {
+        let now = hub.clock.now();
+        let out_of_time = give_up.is_some_and(|moment| now >= moment);
+        passing_since = block.is_passing().then(|| passing_since.unwrap_or(now));
+        let moments = passing_since.is_some_and(|since| now.since(since) <= PASSING_MAX);
+        if out_of_time || !(moments || worth_waiting(&block, patience)) {
             return Err(End::Refused(report::refusal(hub, index, &block)));
         }
-        if let Some((what, how_long)) = report::notice(hub, index, &block, give_up)
+        if !moments
+            && let Some((what, how_long)) = report::notice(hub, index, &block, give_up)
             && said.as_ref() != Some(&what)
         {
             say(TOOL, format!("{what}; {how_long}"));
@@ -114,14 +132,11 @@ pub(crate) fn acquire_all(hub: &mut Hub, patience: Patience) -> Result<Vec<HeldL
 /// Whether a block goes away, if waited for as patiently as asked.
 fn worth_waiting(block: &Block, patience: Patience) -> bool {
     match block {
-        // Moments only: whoever it is lets go at once.
-        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) | Block::Stopped => true,
+        Block::Stopped => true,
         Block::Refused(Refusal::Version { .. }, _) => false,
         Block::Local(rival) if rival.passing => patience != Patience::None,
         Block::Late(_) | Block::Unknown { .. } => patience != Patience::None,
-        Block::Local(_) | Block::Refused(Refusal::Held { .. } | Refusal::Shared(_), _) => {
-            matches!(patience, Patience::For(_))
-        }
+        Block::Local(_) | Block::Refused(..) => matches!(patience, Patience::For(_)),
     }
 }
 

@@ -53,7 +53,6 @@ pub(crate) fn notice(
         ),
         Block::Local(rival) if rival.passing => return None,
         Block::Stopped => return None,
-        Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _) => return None,
         Block::Local(_) | Block::Refused(..) => (
             describe(hub, block).0,
             format!("trying for {} s more", left(give_up?)),

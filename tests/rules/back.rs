@@ -28,6 +28,38 @@ fn what_was_decided_for_a_live_host_is_written_by_nobody_else() {
     }
 }
 
+/// The leader is of a host that has died on its way to sharing.
+#[test]
+fn who_has_what_was_decided_and_is_not_written_yet_is_told_as_it_is() {
+    let mut stage = Stage::joined(3);
+    let dead = stage.hold(2, errand(Shared, 1));
+    stage.until(dead, writes_leader);
+    stage.step(dead);
+    stage.power_off(2);
+    stage.pass(DEAD);
+    let first = stage.hold(0, errand(Exclusive, 1));
+    stage.until(first, accepts(1));
+    stage.step(first);
+    stage.until(first, reads_leader);
+    let before = stage.leader(0);
+    assert!(before.short_hold() && before.owner().unwrap().host.get() == 3);
+    let life = stage.machine(1).live_member().unwrap();
+    let (actor, attempt) = stage.act(1, move |resource, member| {
+        let mut seen = life.seen.borrow().clone();
+        resource.acquire(member, &wanted(Exclusive), &mut seen)
+    });
+    stage.finish(actor);
+    let attempt = attempt.take().unwrap();
+    let Ok(Attempt::Refused(Refusal::Held { owner, note }, _)) = attempt else {
+        panic!("{attempt:?}\n{}", stage.story());
+    };
+    let note = note.unwrap();
+    assert_eq!([owner.host, note.host].map(HostId::get), [1, 1]);
+    assert_eq!((note.lver, note.mode), (Lver(2), Exclusive));
+    stage.finish(first);
+    assert_safe(&stage);
+}
+
 #[test]
 fn a_stalled_commit_over_a_later_version_costs_its_holder_nothing() {
     let (mut stage, first, second) = a_stalled_commit(Exclusive, 1);

@@ -86,12 +86,12 @@ impl View {
             .collect()
     }
 
-    /// What the owner says of itself.
-    pub(super) fn holder_note(&self) -> Option<HolderNote> {
-        let owner = self.leader.owner()?;
+    /// What the owner that this leader names says of itself.
+    pub(super) fn note_of(&self, leader: &Leader) -> Option<HolderNote> {
+        let owner = leader.owner()?;
         self.blocks_of(owner.host)
             .filter_map(|block| block.note.as_ref())
-            .find(|note| note.is_of(&self.leader))
+            .find(|note| note.is_of(leader))
             .cloned()
     }
 }
