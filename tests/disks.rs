@@ -237,7 +237,16 @@ fn what_its_owner_says_it_has_released_is_open_where_its_leader_has_gone_back() 
 fn a_release_that_is_known_everywhere_or_to_the_next_is_not_written_again() {
     let started = block(2, 2002, None).to_sector(geometry().sector());
     let all = usize::MAX;
-    for (down, next, written) in [(all, false, 0), (0, false, 2), (0, true, 0)] {
+    let table = [
+        (all, true, false, 0),
+        (0, true, false, 0),
+        (0, true, true, 0),
+        // Freed, and not said: each on every disk that is there.
+        (all, false, false, 3),
+        (0, false, false, 4),
+        (0, false, true, 2),
+    ];
+    for (down, said, next, written) in table {
         let mut stage = on_three_disks();
         let (actor, ended) = stage.act(0, |resource, member| {
             let held = has(resource, member);
@@ -246,6 +255,14 @@ fn a_release_that_is_known_everywhere_or_to_the_next_is_not_written_again() {
             resource.resolve(member, &wanted())
         });
         stage.until(actor, |op| matches!(op, Op::Wait { .. }));
+        let unsaid = BallotSector {
+            released: false,
+            ..stage.block(0, 1)
+        };
+        for disk in stage.disks.iter_mut().filter(|_| !said) {
+            let sector = unsaid.to_sector(geometry().sector());
+            disk.write(area_offset(1) + 2 * 512, &sector);
+        }
         for disk in stage.disks.iter_mut().filter(|_| next) {
             disk.write(area_offset(1) + 3 * 512, &started);
         }

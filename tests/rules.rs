@@ -5,11 +5,13 @@
 
 #[path = "rules/back.rs"]
 mod back;
+#[path = "rules/theirs.rs"]
+mod theirs;
 
 use lease_core::clock::{Clock, Moment};
 use lease_core::delta::{self, Claim, JoinError, Tenure};
 use lease_core::disk::Disk;
-use lease_core::id::{Generation, HostId, Lver, Name};
+use lease_core::id::{BallotNumber, Generation, HostId, Lver, Name};
 use lease_core::liveness::Sightings;
 use lease_core::record::ballot::{Ballot, BallotSector};
 use lease_core::record::holder_note::HolderNote;

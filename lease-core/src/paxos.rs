@@ -120,8 +120,9 @@ pub fn next_number(proposer: &Proposer, disks: &[Blocks]) -> Result<BallotNumber
 /// Runs one ballot with number `mbal`: phase 1, choose, phase 2.
 ///
 /// `own` is our block as it stands on the disk and is kept up to date with what was (perhaps)
-/// written: after an error or [`Outcome::Outbid`], `own.bal == mbal` says that phase 2 had begun
-/// and that our value may yet be decided. `permit` is asked before each write and after it.
+/// written: after an error or [`Outcome::Outbid`], `own.bal == mbal` says that phase 2 had begun,
+/// and that its value may yet be decided; so may any that we have accepted before. `permit` is
+/// asked before each write and after it.
 pub fn run(
     quorum: &Quorum<'_>,
     proposer: &Proposer,
@@ -130,10 +131,10 @@ pub fn run(
     candidate: (Stamp, &HolderNote),
     permit: &dyn Fn() -> bool,
 ) -> Result<Outcome, BallotError> {
-    // What was accepted in this version stays (the daemon forgets it here).
-    let (bal, value) = match own.ballot {
-        kept if kept.lver == proposer.lver => (kept.bal, kept.value),
-        _ => (BallotNumber(0), None),
+    // What was accepted in this version stays (the daemon forgets it here), and what it says.
+    let (bal, value, note) = match own.ballot {
+        kept if kept.lver == proposer.lver => (kept.bal, kept.value, own.note.take()),
+        _ => (BallotNumber(0), None, None),
     };
     let phase_1 = Ballot {
         mbal,
@@ -143,6 +144,7 @@ pub fn run(
     };
     *own = BallotSector {
         ballot: phase_1,
+        note,
         ..BallotSector::default()
     };
     let blocks = write_and_read(quorum, proposer, own, permit)?;

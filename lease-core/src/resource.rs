@@ -5,33 +5,36 @@
 //! version before is known to have ended: it was free, released, gone or dead, and it stays so for
 //! good. The leader is written only (a) by the owner, to commit what was decided for it, (b) by
 //! anybody for an owner that is gone or dead, or (c) by the owner that also wrote it, to free it,
-//! and only after that it says that it has released. A live owner may so stall before a write:
-//! nobody goes on before it. But others may stall in (b), a host of sanlock's kind writes for live
-//! owners too, and a write may land late: then the leader **goes back** to an older version. So
-//! nobody trusts it alone: a block of a later version says that the leader is behind
-//! (`View::version`), the ballot of that version gives the same owner again, and a holder who finds
-//! the leader behind writes it again.
+//! and only after that it says that it has released. So an owner may stall before a write: nobody
+//! goes on before it. Whoever has accepted its own value is at it until it is known who has the
+//! version; meanwhile those who have not, wait. But others may stall in (b), as may whoever frees
+//! once more what not all disks have; a host of sanlock's kind writes for live owners too, and a
+//! write may land late: then the leader **goes back** to an older version. So nobody trusts it
+//! alone: a block of a later version says that the leader is behind (`View::version`), the ballot
+//! of that version gives the same owner again, and a holder who finds the leader behind writes it
+//! again.
 //!
 //! Invariants. Host N alone writes ballot record N. An owner is a host *and* its generation. Before
 //! each write the host id must still be ours ([`Tenure`]), and after it again.
 
+mod deciding;
 mod ending;
 mod outcome;
 mod view;
 
 pub use outcome::{AcquireError, Attempt, Held, Refusal, Snapshot, Wanted};
 
-use self::view::{View, is_at_stake, is_written_by_owner, newest, newest_own};
+use self::deciding::{Course, Decided};
+use self::view::{View, is_written_by_owner, newest, newest_own};
 use crate::clock::{Clock, Moment};
 use crate::delta::{Lockspace, Tenure};
 use crate::disk::Disk;
 use crate::id::{Generation, HostId, Lver, Name};
 use crate::layout::Geometry;
 use crate::liveness::{Sightings, Verdict};
-use crate::paxos::{self, BallotError, Outcome, Proposer};
+use crate::paxos::{self, BallotError, Proposer};
 use crate::quorum::Quorum;
 use crate::record::ballot::BallotSector;
-use crate::record::holder_note::HolderNote;
 use crate::record::leader::{Leader, Stamp};
 use crate::spec::Mode;
 use std::time::Duration;
@@ -39,10 +42,6 @@ use std::time::Duration;
 /// How often a waiting host looks at the owner's heartbeat and at the leader: a release is taken
 /// within a second.
 pub const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Longest random pause after a lost ballot.
-const BACK_OFF_MAX: Duration = Duration::from_secs(1);
-/// The first pause; each further one is longer.
-const BACK_OFF_FIRST: Duration = Duration::from_millis(20);
 /// Ballots in one attempt, before it reports that others keep winning.
 const BALLOTS_MAX: u32 = 32;
 /// How often a leader is brought forward: each late write takes it back once.
@@ -121,28 +120,6 @@ impl Member<'_> {
     }
 }
 
-/// How the ballots for one version ended.
-enum Decided {
-    /// For us; the leader says so.
-    Ours(Box<Leader>, Box<BallotSector>),
-    /// For another host, that may live.
-    Theirs(Attempt),
-    /// The leader has changed, or others won too often: look again.
-    Unknown,
-}
-
-/// How one ballot and its commit ended.
-enum Step {
-    /// We own the version that was decided.
-    Ours(Box<Leader>),
-    /// It was decided for another host that may live and has the say now.
-    Theirs(Attempt),
-    /// The leader has changed: look again from the start.
-    StartOver,
-    /// Outbid; the leader is still the same.
-    Again,
-}
-
 impl Resource<'_> {
     /// Tries to acquire once: one look, one ballot (again while others interfere), commit.
     ///
@@ -155,7 +132,7 @@ impl Resource<'_> {
         seen: &mut Sightings,
     ) -> Result<Attempt, AcquireError> {
         member.check_quiet()?;
-        let mut ballots = 0;
+        let mut course = Course::default();
         let mut at_stake = false;
         let mut started = None;
         loop {
@@ -163,8 +140,8 @@ impl Resource<'_> {
             if let Some(own) = self.became_ours(member, &view, started) {
                 return self.finish(member, wanted, &view.leader, own, seen);
             }
-            at_stake = view.at_stake(member);
-            if ballots >= BALLOTS_MAX {
+            at_stake = view.at_stake(member) || course.at_stake(view.version());
+            if course.ballots >= BALLOTS_MAX {
                 return match at_stake {
                     true => Err(AcquireError::Undecided.doubtful(true)),
                     false => Ok(Attempt::Refused(Refusal::Contended, view.snapshot(&[]))),
@@ -176,23 +153,29 @@ impl Resource<'_> {
                     return Ok(attempt);
                 }
                 if self.read_leader()? != view.leader {
-                    ballots += 1; // Not for ever: disks may come and go.
+                    course.ballots += 1; // Not for ever: disks may come and go.
                     continue;
                 }
             }
             started = started.or(Some(view.version()));
-            match self.ballot_until_decided(member, wanted, view, &mut ballots, seen)? {
+            match self.ballot_until_decided(member, wanted, view, &mut course)? {
                 Decided::Ours(leader, own) => {
                     return self.finish(member, wanted, &leader, *own, seen);
                 }
-                Decided::Theirs(attempt) => return Ok(attempt),
+                Decided::Theirs(lver, value) => {
+                    (at_stake, course.proposed) = (false, None);
+                    if let Some(attempt) = self.theirs(member, lver, value, seen)? {
+                        return Ok(attempt);
+                    }
+                }
                 // Whatever ended the ballot, our value may have been accepted in it.
                 Decided::Unknown => at_stake = true,
             }
         }
     }
 
-    /// A ballot of this attempt has come out for us, and another host has committed that.
+    /// A ballot of this attempt has come out for us, and another host has committed that: one of
+    /// sanlock's kind, or one that took us for dead.
     fn became_ours(
         &self,
         member: &Member<'_>,
@@ -227,7 +210,16 @@ impl Resource<'_> {
             }
             return Ok(Some(self.shared_already(member, wanted, view, own)));
         }
-        self.closed(member, wanted, view, seen)
+        if let Some(attempt) = self.closed(member, wanted, view, seen)? {
+            return Ok(Some(attempt));
+        }
+        // Whoever has accepted its own value goes on until it is decided; a ballot of ours would be
+        // for that host too, and in its way.
+        let value = paxos::choose(view.version(), &view.disks, member.stamp());
+        match value.host == member.host {
+            true => Ok(None),
+            false => self.closed_for(member, view, value, seen),
+        }
     }
 
     /// Whether our own record is this one on a majority of the disks, so that nobody can overlook
@@ -498,6 +490,19 @@ impl Resource<'_> {
         Ok(owner.host == member.host || view.blocks_of(owner.host).any(let_go))
     }
 
+    /// Unless that host has ended: that it has, or will have, the next version.
+    fn closed_for(
+        &self,
+        member: &Member<'_>,
+        view: &View,
+        value: Stamp,
+        seen: &mut Sightings,
+    ) -> Result<Option<Attempt>, AcquireError> {
+        let leader = view.leader;
+        let theirs = leader.committed(view.version(), value, value, Some(false));
+        self.closed_by(member, view, &theirs, value, seen)
+    }
+
     /// Unless `owner` has ended: that it has the lease, by this leader.
     fn closed_by(
         &self,
@@ -582,120 +587,6 @@ impl Resource<'_> {
         let timing = member.tenure.timing();
         seen.look(life.host, &record, timing, member.clock.now());
         Ok(seen.judge(life.host, life.generation, &record, read_began))
-    }
-
-    // ---- deciding
-
-    /// Ballots for `view`'s version until it is decided.
-    fn ballot_until_decided(
-        &self,
-        member: &Member<'_>,
-        wanted: &Wanted,
-        mut view: View,
-        ballots: &mut u32,
-        seen: &mut Sightings,
-    ) -> Result<Decided, AcquireError> {
-        let lver = view.version();
-        let mut own = view.newest_of(member.host);
-        loop {
-            *ballots += 1;
-            match self.ballot(member, wanted, &view, &mut own, seen)? {
-                Step::Ours(leader) => return Ok(Decided::Ours(leader, Box::new(own))),
-                Step::Theirs(attempt) => return Ok(Decided::Theirs(attempt)),
-                Step::StartOver => return Ok(Decided::Unknown),
-                Step::Again => {}
-            }
-            let at_stake = is_at_stake(member, &own, lver);
-            if !at_stake {
-                // Nothing of ours can be decided yet: this is a good moment to stop.
-                member.clock.wait(Duration::ZERO)?;
-            }
-            if *ballots >= BALLOTS_MAX {
-                return Ok(Decided::Unknown);
-            }
-            let most = BACK_OFF_FIRST.saturating_mul(1 << (*ballots).min(6));
-            member.clock.back_off(most.min(BACK_OFF_MAX));
-            let again = self.look(member).map_err(|e| e.doubtful(at_stake))?;
-            if again.leader != view.leader || again.version() != lver {
-                return Ok(match self.owns(member, &again.leader, lver) {
-                    true => Decided::Ours(Box::new(again.leader), Box::new(own)),
-                    false => Decided::Unknown,
-                });
-            }
-            view = again;
-        }
-    }
-
-    /// One ballot, and the commit of what it decided.
-    fn ballot(
-        &self,
-        member: &Member<'_>,
-        wanted: &Wanted,
-        view: &View,
-        own: &mut BallotSector,
-        seen: &mut Sightings,
-    ) -> Result<Step, AcquireError> {
-        let lver = view.version();
-        let proposer = self.proposer(member, lver);
-        let mbal = paxos::next_number(&proposer, &view.disks)?;
-        let candidate = member.stamp();
-        let note = HolderNote {
-            host: member.host,
-            generation: member.generation,
-            lver,
-            mode: wanted.mode,
-            ..wanted.note.clone()
-        };
-        let permit = || member.permits();
-        let result = paxos::run(
-            &self.quorum,
-            &proposer,
-            mbal,
-            own,
-            (candidate, &note),
-            &permit,
-        );
-        let at_stake = is_at_stake(member, own, lver);
-        match result.map_err(|e| AcquireError::from(e).doubtful(at_stake))? {
-            Outcome::Outbid => Ok(Step::Again),
-            Outcome::Chosen(value) => self
-                .commit(member, wanted, view, value, seen)
-                .map_err(|e| e.doubtful(at_stake)),
-        }
-    }
-
-    /// Writes what was decided into the leader, if that is still the one that the ballot started
-    /// from. Whoever goes on as its owner reads it back first ([`Resource::still_leads`]).
-    ///
-    /// What was decided for another host that may live is that host's to write: it may have held
-    /// it and let go of it before a write of ours, which would take the leader back.
-    fn commit(
-        &self,
-        member: &Member<'_>,
-        wanted: &Wanted,
-        view: &View,
-        value: Stamp,
-        seen: &mut Sightings,
-    ) -> Result<Step, AcquireError> {
-        let lver = view.version();
-        if value.host != member.host {
-            let theirs = view.leader.committed(lver, value, value, Some(false));
-            if let Some(attempt) = self.closed_by(member, view, &theirs, value, seen)? {
-                return Ok(Step::Theirs(attempt));
-            }
-        }
-        let mut leader = self.read_leader()?;
-        if leader == view.leader {
-            let short = member.is(value).then_some(wanted.mode == Mode::Shared);
-            leader = leader.committed(lver, value, member.stamp(), short);
-            self.write_leader(member, &leader)?;
-        }
-        // The owner is us only in this life: a value of an older life of ours is another's.
-        Ok(if self.owns(member, &leader, lver) {
-            Step::Ours(Box::new(leader))
-        } else {
-            Step::StartOver
-        })
     }
 
     fn owns(&self, member: &Member<'_>, leader: &Leader, lver: Lver) -> bool {

@@ -21,8 +21,8 @@ use std::time::{Duration, SystemTime};
 
 /// Between two questions to lease-join about a holder on this host.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// Whoever lets go at once is waited for in any case, but no longer than this: it may have been
-/// stopped.
+/// Whoever lets go at once is waited for in any case, but one and the same no longer than this: it
+/// may have been stopped.
 const PASSING_MAX: Duration = Duration::from_secs(10);
 
 /// A lease that is held.
@@ -79,12 +79,12 @@ pub(crate) enum Block {
 }
 
 impl Block {
-    /// Whoever is in the way lets go at once.
-    fn is_passing(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused(Refusal::ShortHold(_) | Refusal::Contended, _)
-        )
+    /// Whoever is in the way lets go at once: what stands on the disk of it.
+    fn passing(&self) -> Option<&Snapshot> {
+        match self {
+            Self::Refused(Refusal::ShortHold(_) | Refusal::Contended, snapshot) => Some(snapshot),
+            _ => None,
+        }
     }
 }
 
@@ -104,7 +104,7 @@ pub(crate) fn acquire_all(hub: &mut Hub, patience: Patience) -> Result<Vec<HeldL
     };
     let mut first = true;
     let mut said = None;
-    let mut passing_since = None;
+    let mut passing: Option<(Snapshot, Moment)> = None;
     loop {
         let (index, block) = match round(hub, first)? {
             Ok(held) => return Ok(held),
@@ -113,8 +113,12 @@ pub(crate) fn acquire_all(hub: &mut Hub, patience: Patience) -> Result<Vec<HeldL
         first = false;
         let now = hub.clock.now();
         let out_of_time = give_up.is_some_and(|moment| now >= moment);
-        passing_since = block.is_passing().then(|| passing_since.unwrap_or(now));
-        let moments = passing_since.is_some_and(|since| now.since(since) <= PASSING_MAX);
+        passing = block.passing().map(|snapshot| {
+            let same = passing.take().filter(|(before, _)| before == snapshot);
+            same.unwrap_or_else(|| (snapshot.clone(), now))
+        });
+        let since = passing.as_ref().map(|(_, since)| *since);
+        let moments = since.is_some_and(|since| now.since(since) <= PASSING_MAX);
         if out_of_time || !(moments || worth_waiting(&block, patience)) {
             return Err(End::Refused(report::refusal(hub, index, &block)));
         }

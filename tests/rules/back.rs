@@ -3,31 +3,6 @@
 
 use super::*;
 
-/// What was decided for a host that may live is that host's to write. Whoever wrote it for that
-/// host could stall before, and then take back what came after.
-#[test]
-fn what_was_decided_for_a_live_host_is_written_by_nobody_else() {
-    for (seen, expected) in [(true, "refused: held"), (false, "unknown")] {
-        let mut stage = Stage::joined(2);
-        let first = stage.hold(0, errand(Exclusive, 1));
-        stage.until(first, accepts(1));
-        stage.step(first);
-        stage.until(first, reads_leader);
-        stage.pass(seconds(3));
-        let before = stage.leader(0);
-        let said = match seen {
-            true => watched(&mut stage, 1),
-            false => outcome(&mut stage, 1, Exclusive),
-        };
-        assert_eq!(said, expected, "{}", stage.story());
-        assert_eq!(stage.leader(0), before);
-        stage.until_held(first);
-        assert_eq!(stage.leader(0).writer().unwrap().host.get(), 1);
-        stage.finish(first);
-        assert_safe(&stage);
-    }
-}
-
 /// The leader is of a host that has died on its way to sharing.
 #[test]
 fn who_has_what_was_decided_and_is_not_written_yet_is_told_as_it_is() {

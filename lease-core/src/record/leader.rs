@@ -5,9 +5,9 @@
 //! Both are kept as the 200 bytes that they are, so that writing one back changes nothing but
 //! the fields that were set.
 //!
-//! Invariants of a resource's leader: `lver` grows by one at every change of owner and never
-//! goes back while the formatting lives; `timestamp` 0 means free; it is written by whoever
-//! finished the ballot (`writer`), who need not be the owner.
+//! Invariants of a resource's leader: `lver` grows by one at every change of owner, and a version
+//! is decided once; `timestamp` 0 means free; it is written (`writer`) by the owner, or by whoever
+//! finished the ballot for it.
 
 use super::bytes::{array_at, put, u16_at, u32_at, u64_at};
 use super::{RecordError, check_sum, check_version};
@@ -331,7 +331,7 @@ impl Leader {
         })
     }
 
-    /// Who wrote this record: whoever finished the ballot, or released. `None` if never written
+    /// Who wrote this record: committed what was decided, or released. `None` if never written
     /// since formatting, or by something that is not a host.
     pub fn writer(&self) -> Option<Stamp> {
         let [id, generation, timestamp] = self.raw.tail();

@@ -1,8 +1,9 @@
 //! How a lease ends: its holder gives it back, or what is in doubt is brought to an end.
 
+use super::deciding::{Course, Decided};
 use super::view::{View, is_written_by_owner};
-use super::{AcquireError, BALLOTS_MAX, Decided, Held, Member, Resource, Wanted};
-use crate::liveness::Sightings;
+use super::{AcquireError, BALLOTS_MAX, Held, Member, Resource, Wanted};
+use crate::id::BallotNumber;
 use crate::record::ballot::BallotSector;
 use crate::record::leader::Stamp;
 use crate::spec::Mode;
@@ -50,16 +51,16 @@ impl Resource<'_> {
             mode: Mode::Exclusive,
             ..wanted.clone()
         };
-        let mut ballots = 0;
-        while ballots < BALLOTS_MAX {
+        let mut course = Course::default();
+        while course.ballots < BALLOTS_MAX {
             let view = self.look(member)?;
             let own = view.newest_of(member.host);
-            // Of a version that we have started, a disk that is not seen may have our value.
-            let unseen = !view.everywhere && own.ballot.lver == view.version();
-            if unseen || view.at_stake(member) {
-                let seen = &mut Sightings::default();
-                match self.ballot_until_decided(member, &wanted, view, &mut ballots, seen)? {
-                    Decided::Theirs(_) => return Ok(()),
+            // Of a version that we have started, a disk that is not seen may have our value; and
+            // others may have accepted it, though we have accepted another's since.
+            let accepted = own.ballot.bal > BallotNumber(0) || !view.everywhere;
+            if accepted && own.ballot.lver == view.version() {
+                match self.ballot_until_decided(member, &wanted, view, &mut course)? {
+                    Decided::Theirs(..) => return Ok(()),
                     Decided::Ours(..) | Decided::Unknown => continue,
                 }
             }
@@ -67,14 +68,15 @@ impl Resource<'_> {
             let ours = |owner: Option<Stamp>| owner.is_some_and(|owner| member.is(owner));
             if !ours(leader.owner()) || own.ballot.lver > leader.lver() {
                 let freed = ours(leader.last_owner());
-                if freed {
+                let stands = self.stands(member, &view, &own);
+                if freed && !(own.released && stands) {
                     self.free_everywhere(member, &view)?;
                 }
                 let said = own.released || !freed || own.ballot.lver != leader.lver();
                 // What has ended on some disks only would come back where these are not seen.
                 let shares = |block: &BallotSector| block.shared.is_some();
                 let shared = view.blocks_of(member.host).any(shares);
-                return match said && !shared && self.stands(member, &view, &own) {
+                return match said && !shared && stands {
                     true => Ok(()),
                     false => self.end(member, &own, !said),
                 };
