@@ -391,8 +391,10 @@ enum Last {
     Ballot,
     /// The leader, to acquire.
     Commit,
-    /// The first record of its release.
+    /// The leader, to release.
     Release,
+    /// The last record of its release.
+    Flag,
 }
 
 impl Last {
@@ -404,6 +406,7 @@ impl Last {
             Self::Ballot => phase == "acquiring" && ballot.value.is_none(),
             Self::Commit => ballot.value.is_some() && storage.owner(1).0.is_none(),
             Self::Release => phase == "releasing" && storage.owner(1).0.is_some(),
+            Self::Flag => phase == "releasing" && storage.owner(1) == (None, 1),
         }
     }
 }
@@ -538,7 +541,11 @@ fn play_a_killed_writer(last: Last, and_lease_join: bool) {
         }
         None
     });
-    let before = storage.ballot(1, 1);
+    let written = || match last {
+        Last::Ballot | Last::Flag => (None, Some(storage.ballot(1, 1))),
+        Last::Commit | Last::Release => (Some(storage.leader(1)), None),
+    };
+    let before = written();
     let takers = [(&other, "b"), (&third, "c")].map(|(host, name)| {
         let wants = ["-w", "120", &storage.resource(1)];
         Process::start(&mut host.hold_command(&wants, &witness(&storage, name, "3000")))
@@ -550,9 +557,7 @@ fn play_a_killed_writer(last: Last, and_lease_join: bool) {
     let killed = now();
     if last != Last::Commit {
         // So early nobody else writes there; one of the others may run by then.
-        wait_until("it lands", SOON, || {
-            (storage.ballot(1, 1) != before).then_some(())
-        });
+        wait_until("it lands", SOON, || (written() != before).then_some(()));
         let landed = now().since(killed).as_secs_f64();
         println!("{last:?}, {and_lease_join}: landed {landed:.1} s after the kill");
         assert!(landed < 10.0, "{landed} s");
@@ -564,7 +569,8 @@ fn play_a_killed_writer(last: Last, and_lease_join: bool) {
     let took = now().since(killed).as_secs_f64();
     println!("{last:?}, {and_lease_join}: the others were done {took:.1} s after the kill");
     let [first, second, third] = ["a ", "b ", "c "].map(|name| times(&storage, name));
-    assert_eq!(first.is_empty(), last != Last::Release);
+    let ran = matches!(last, Last::Release | Last::Flag);
+    assert_eq!(first.is_empty(), !ran);
     assert!(!second.is_empty() && !third.is_empty());
     assert!(first.iter().max() < second.iter().chain(&third).min());
     let after = |one: &[u64], other: &[u64]| one.iter().min() > other.iter().max();
@@ -576,7 +582,7 @@ fn play_a_killed_writer(last: Last, and_lease_join: bool) {
 
 #[test]
 fn what_a_killed_lease_hold_wrote_last_lands_and_never_do_two_run() {
-    let lasts = [Last::Ballot, Last::Commit, Last::Release];
+    let lasts = [Last::Ballot, Last::Commit, Last::Release, Last::Flag];
     let all: Vec<_> = lasts
         .iter()
         .flat_map(|last| [false, true].map(|join| (*last, join)))
