@@ -465,15 +465,22 @@ fn rule_6_a_release_that_stops_is_one_once_its_first_write_is_done() {
     }
 }
 
+type Told = Rc<RefCell<Option<Result<Attempt, AcquireError>>>>;
+
 /// An attempt by a host that has seen the others' heartbeats change.
-fn watched(stage: &mut Stage, machine: usize) -> &'static str {
+fn tries(stage: &mut Stage, machine: usize, mode: Mode) -> (Actor, Told) {
     let life = stage.machine(machine).live_member().unwrap();
-    let (actor, attempt) = stage.act(machine, move |resource, member| {
+    stage.act(machine, move |resource, member| {
         let mut seen = life.seen.borrow().clone();
-        note_of(&resource.acquire(member, &wanted(Exclusive), &mut seen))
-    });
+        resource.acquire(member, &wanted(mode), &mut seen)
+    })
+}
+
+/// What comes of such an attempt at an exclusive lease.
+fn watched(stage: &mut Stage, machine: usize) -> &'static str {
+    let (actor, told) = tries(stage, machine, Exclusive);
     stage.finish(actor);
-    attempt.take().unwrap()
+    note_of(told.borrow().as_ref().unwrap())
 }
 
 #[test]

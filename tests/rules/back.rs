@@ -18,11 +18,7 @@ fn who_has_what_was_decided_and_is_not_written_yet_is_told_as_it_is() {
     stage.until(first, reads_leader);
     let before = stage.leader(0);
     assert!(before.short_hold() && before.owner().unwrap().host.get() == 3);
-    let life = stage.machine(1).live_member().unwrap();
-    let (actor, attempt) = stage.act(1, move |resource, member| {
-        let mut seen = life.seen.borrow().clone();
-        resource.acquire(member, &wanted(Exclusive), &mut seen)
-    });
+    let (actor, attempt) = tries(&mut stage, 1, Exclusive);
     stage.finish(actor);
     let attempt = attempt.take().unwrap();
     let Ok(Attempt::Refused(Refusal::Held { owner, note }, _)) = attempt else {

@@ -3,17 +3,6 @@
 
 use super::*;
 
-type Told = Rc<RefCell<Option<Result<Attempt, AcquireError>>>>;
-
-/// An attempt by a host that has seen the others' heartbeats change.
-fn tries(stage: &mut Stage, machine: usize, mode: Mode) -> (Actor, Told) {
-    let life = stage.machine(machine).live_member().unwrap();
-    stage.act(machine, move |resource, member| {
-        let mut seen = life.seen.borrow().clone();
-        resource.acquire(member, &wanted(mode), &mut seen)
-    })
-}
-
 fn all_seen(hosts: u64) -> Stage {
     let mut stage = Stage::joined(hosts);
     stage.pass(seconds(5));
@@ -132,6 +121,21 @@ fn whoever_is_told_to_end_knows_first_that_nothing_was_decided_for_it() {
     stage.interrupt(one);
     stage.finish(one);
     can_be_had(stage);
+}
+
+/// Its attempt is over by mistake: it was stopped, and seemed to have lost its host id. The next
+/// one knows of nothing but what stands on the disk.
+#[test]
+fn a_fresh_attempt_sees_in_others_records_what_may_be_decided_for_it() {
+    let (mut stage, one) = decided_for_one_that_has_accepted_another();
+    stage.pauses(one, true);
+    let (again, told) = tries(&mut stage, 0, Exclusive);
+    stage.until(again, writes_block(1));
+    stage.step(again);
+    stage.fails(again, false);
+    stage.finish(again);
+    let in_doubt = matches!(*told.borrow(), Some(Err(AcquireError::InDoubt(_))));
+    assert!(in_doubt, "{told:?}");
 }
 
 /// Whether that other lives does not matter, and cannot be known.

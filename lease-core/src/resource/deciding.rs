@@ -66,7 +66,7 @@ impl Resource<'_> {
     ) -> Result<Decided, AcquireError> {
         let lver = view.version();
         let mut own = view.newest_of(member.host);
-        if is_at_stake(member, &own, lver) {
+        if view.at_stake(member) {
             course.proposed = Some(lver);
         }
         loop {

@@ -41,9 +41,11 @@ impl View {
         self.version() > self.leader.lver().next()
     }
 
-    /// Whether this version may be, or come to be, decided for us.
+    /// Whether this version may be, or come to be, decided for us: somebody has accepted our value,
+    /// though we may have accepted another's since.
     pub(super) fn at_stake(&self, member: &Member<'_>) -> bool {
-        is_at_stake(member, &self.newest_of(member.host), self.version())
+        let mut blocks = self.disks.iter().flatten();
+        blocks.any(|block| is_at_stake(member, block, self.version()))
     }
 
     pub(super) fn newest_of(&self, host: HostId) -> BallotSector {
@@ -96,14 +98,14 @@ impl View {
     }
 }
 
-/// Whether `own` has accepted our own value, of this life, for this version.
-pub(super) fn is_at_stake(member: &Member<'_>, own: &BallotSector, lver: Lver) -> bool {
+/// Whether `block` has accepted our own value, of this life, for this version.
+pub(super) fn is_at_stake(member: &Member<'_>, block: &BallotSector, lver: Lver) -> bool {
     let Ballot {
         bal,
         value,
         lver: of,
         ..
-    } = own.ballot;
+    } = block.ballot;
     of == lver && bal > BallotNumber(0) && value.is_some_and(|value| member.is(value))
 }
 
