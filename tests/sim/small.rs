@@ -32,7 +32,7 @@ use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::host_note::HostNote;
 use lease_core::spec::Mode;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 use std::rc::Rc;
 
 /// What is exhausted.
@@ -149,7 +149,11 @@ struct Fork {
 pub fn exhaust(scope: &Scope) -> Sum {
     let mut small = Small::new(scope);
     let mut sum = Sum::default();
-    let (mut seen, hashes) = (HashSet::new(), RandomState::new());
+    // With a hash that is the same each time.
+    let (mut seen, hashes) = (
+        HashSet::new(),
+        BuildHasherDefault::<DefaultHasher>::default(),
+    );
     let first = small.begin();
     let mut forks = vec![Fork {
         steps: small.steps(&first),
