@@ -138,6 +138,30 @@ fn a_fresh_attempt_sees_in_others_records_what_may_be_decided_for_it() {
     assert!(in_doubt, "{told:?}");
 }
 
+/// Another's value stands with a larger ballot; one that is larger yet, for its own, is under way.
+#[test]
+fn a_fresh_attempt_does_not_turn_back_while_its_own_value_may_be_decided() {
+    let mut stage = all_seen(4);
+    let one = stage.hold(0, errand(Exclusive, 1));
+    let two = stage.hold(1, errand(Exclusive, 1));
+    let (three, _) = tries(&mut stage, 2, Exclusive);
+    stage.until(one, writes_block(1));
+    stage.until(two, writes_block(2));
+    stage.until(three, writes_block(3));
+    stage.until(one, phase_2(1));
+    stage.until(two, phase_2(2));
+    stage.step(one);
+    stage.pauses(one, true);
+    stage.until(three, phase_2(3));
+    stage.step(two);
+    let (again, told) = tries(&mut stage, 0, Exclusive);
+    stage.finish(again);
+    assert_eq!(note_of(told.borrow().as_ref().unwrap()), "refused: held");
+    stage.finish(three);
+    stage.finish(two);
+    can_be_had(stage);
+}
+
 /// Whether that other lives does not matter, and cannot be known.
 #[test]
 fn what_came_out_for_another_is_in_doubt_no_more() {

@@ -5,7 +5,7 @@ use super::clock::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A guarded command that runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Run {
     /// Which one.
     pub id: u64,
@@ -40,7 +40,7 @@ pub mod times {
 }
 
 /// The watcher.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, Hash)]
 pub struct Checker {
     running: Vec<Run>,
     started: u64,

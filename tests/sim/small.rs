@@ -2,9 +2,8 @@
 //! which some of them lose power.
 //!
 //! From each state every step is taken that can be. A state that was seen before is not gone on
-//! from: what a host does next follows from the answers that it got, so the bytes on the disk and
-//! how far each host has come are all there is to a state; so are what has been written so far,
-//! and what the checker has seen of that.
+//! from: what a host does next follows from the answers that it got, so the bytes on the disk, how
+//! far each host has come that goes on, and what the checker has seen are all there is to a state.
 //!
 //! **Reduced, and why nothing is lost.** Time stands still: no rule of the ballot reads the clock
 //! but "is the host id still ours", and hosts here live until they lose power. Waits and pauses are
@@ -32,7 +31,7 @@ use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::host_note::HostNote;
 use lease_core::spec::Mode;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 /// What is exhausted.
@@ -45,7 +44,7 @@ pub struct Scope {
     /// Whether hosts hold and release, after which one more host must get it; otherwise each runs
     /// its ballot up to the commit.
     pub whole: bool,
-    /// Ballots that a host may lose before its run is cut.
+    /// Ballots that a host may lose in one attempt before its run is cut.
     pub retries: u32,
     /// Of which moments the parts of one read are.
     pub reads: Reads,
@@ -107,10 +106,10 @@ enum Step {
     Dead(usize),
 }
 
-#[derive(Clone, Hash)]
+#[derive(Clone)]
 struct Host {
     point: Point,
-    /// Lost power, or has gone as far as it is followed.
+    /// Has come to its end, lost power, or has gone as far as it is followed.
     gone: bool,
     /// A read that is under way, and how many of its moments have been.
     under_way: Option<(Vec<Content>, usize)>,
@@ -131,9 +130,16 @@ struct State {
     cut: bool,
 }
 
+impl Hash for Host {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let goes_on = (!self.gone).then_some((self.point, &self.under_way));
+        goes_on.hash(hasher);
+    }
+}
+
 impl Hash for State {
-    fn hash<H: std::hash::Hasher>(&self, hasher: &mut H) {
-        (&self.sectors, &self.hosts).hash(hasher);
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (&self.sectors, &self.hosts, &self.checker).hash(hasher);
         (&self.crashed, &self.known_dead, &self.late).hash(hasher);
     }
 }
@@ -271,7 +277,14 @@ impl Small {
                 _ if self.lives.is_due(point) => {
                     state.hosts[index].point = self.lives.go_on(point, &[]);
                 }
-                _ => return,
+                Some(_) => return,
+                None => match self.lives.next_part(point) {
+                    Some(next) => state.hosts[index].point = next,
+                    None => {
+                        state.hosts[index].gone = true;
+                        return;
+                    }
+                },
             }
         }
     }
@@ -287,14 +300,10 @@ impl Small {
         }
     }
 
-    fn is_over(&self, host: &Host) -> bool {
-        host.gone || self.lives.pending(host.point).is_none()
-    }
-
     fn steps(&self, state: &State) -> Vec<Step> {
         let mut steps = Vec::new();
         for (index, host) in state.hosts.iter().enumerate() {
-            if self.is_over(host) {
+            if host.gone {
                 continue;
             }
             if !self.lives.waits_for_death(host.point) || !state.known_dead.is_empty() {
@@ -413,7 +422,7 @@ impl Small {
         self.enter(state, Mode::Exclusive);
         for _ in 0..1000 {
             let host = &state.hosts[index];
-            if self.is_over(host) || self.lives.waits_for_death(host.point) {
+            if host.gone || self.lives.waits_for_death(host.point) {
                 break;
             }
             self.go(state, index);

@@ -1,5 +1,7 @@
-//! The lives of hosts, as a tree of the answers that they get: each is lived once, by the code
-//! under test, and remembered.
+//! The lives of hosts, as trees of the answers that they get: each is lived once, by the code
+//! under test, and remembered. A life has parts, its attempts and what it holds: all that a host
+//! takes along from one to the next is a [`Part`], so whatever led to it, it goes on from there
+//! alike.
 
 use super::super::checker::Run;
 use super::super::clock::Face;
@@ -18,6 +20,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// How often a host tries.
+const ATTEMPTS: u32 = 3;
 
 /// Waits that are steps of their own, by their length.
 const WHILE_HELD: Duration = Duration::from_secs(1000);
@@ -64,10 +69,29 @@ pub(super) enum Deed {
     Accuses(String),
 }
 
-type Deeds = Rc<RefCell<Vec<Deed>>>;
+/// A part of a life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    /// An attempt, and how many more may follow.
+    Tries { more: u32 },
+    /// It has the lease.
+    Holds(Box<Held>),
+}
+
+/// What comes of a stretch of life.
+#[derive(Debug, Default)]
+struct Outcome {
+    deeds: Vec<Deed>,
+    /// The part that follows, at the end of one.
+    next: Option<Part>,
+}
+
+/// What a life has told since it was last asked.
+#[derive(Default, Clone)]
+struct Told(Rc<RefCell<Outcome>>);
 
 /// Who lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Who {
     /// Its host id.
     pub(super) host: u64,
@@ -79,14 +103,15 @@ pub(super) struct Who {
     pub(super) whole: bool,
 }
 
-/// A life up to one operation.
+/// A part of a life up to one operation.
 struct Stretch {
     who: Who,
+    part: Part,
     /// The point before, and what it was answered there.
     before: Option<(Point, Box<[Content]>)>,
     after: HashMap<Box<[Content]>, Point>,
     pending: Option<Op>,
-    deeds: Vec<Deed>,
+    outcome: Outcome,
     retries: u32,
 }
 
@@ -95,7 +120,8 @@ pub(super) struct Lives {
     face: Rc<Face>,
     /// All that is read or written.
     pub(super) contents: Contents,
-    first: HashMap<Who, Point>,
+    /// Where the parts begin.
+    firsts: Vec<Point>,
     stretches: Vec<Stretch>,
 }
 
@@ -106,21 +132,34 @@ impl Lives {
         Self {
             face: Rc::new(Face::new(now, Duration::from_secs(100), 0)),
             contents: Contents::default(),
-            first: HashMap::new(),
+            firsts: Vec::new(),
             stretches: Vec::new(),
         }
     }
 
     /// The beginning of a life.
     pub(super) fn begin(&mut self, who: Who) -> Point {
-        match self.first.get(&who) {
-            Some(point) => *point,
-            None => {
-                let point = self.live(who, None);
-                self.first.insert(who, point);
-                point
-            }
-        }
+        self.first(who, Part::Tries { more: ATTEMPTS - 1 })
+    }
+
+    /// The beginning of the part that follows on the one that has ended there, if one does.
+    pub(super) fn next_part(&mut self, point: Point) -> Option<Point> {
+        let stretch = &self.stretches[point];
+        let (who, next) = (stretch.who, stretch.outcome.next.clone());
+        next.map(|part| self.first(who, part))
+    }
+
+    fn first(&mut self, who: Who, part: Part) -> Point {
+        let is_it = |point: &Point| {
+            let stretch = &self.stretches[*point];
+            stretch.who == who && stretch.part == part
+        };
+        let known = self.firsts.iter().copied().find(is_it);
+        known.unwrap_or_else(|| {
+            let point = self.live(who, part, None);
+            self.firsts.push(point);
+            point
+        })
     }
 
     /// What comes after this answer: what was read, or nothing.
@@ -128,7 +167,8 @@ impl Lives {
         match self.stretches[from].after.get(answer) {
             Some(point) => *point,
             None => {
-                let point = self.live(self.stretches[from].who, Some((from, answer.into())));
+                let Stretch { who, part, .. } = &self.stretches[from];
+                let point = self.live(*who, part.clone(), Some((from, answer.into())));
                 self.stretches[from].after.insert(answer.into(), point);
                 point
             }
@@ -142,10 +182,10 @@ impl Lives {
 
     /// What it has done since the point before.
     pub(super) fn deeds(&self, point: Point) -> &[Deed] {
-        &self.stretches[point].deeds
+        &self.stretches[point].outcome.deeds
     }
 
-    /// How many ballots it has lost.
+    /// How many ballots it has lost in this part.
     pub(super) fn retries(&self, point: Point) -> u32 {
         self.stretches[point].retries
     }
@@ -165,14 +205,14 @@ impl Lives {
         }
     }
 
-    /// Lives a life up to an operation that it has not come to yet.
-    fn live(&mut self, who: Who, before: Option<(Point, Box<[Content]>)>) -> Point {
-        let deeds = Deeds::default();
-        let theirs = Rc::clone(&deeds);
-        let body = move |port: &Port<'_>| life(port, who, &theirs);
+    /// Lives up to an operation that nobody has come to yet.
+    fn live(&mut self, who: Who, part: Part, before: Option<(Point, Box<[Content]>)>) -> Point {
+        let told = Told::default();
+        let (theirs, lived) = (told.clone(), part.clone());
+        let body = move |port: &Port<'_>| life(port, who, lived, &theirs);
         let mut process = Process::start(Rc::clone(&self.face), Box::new(body));
         for answer in self.answers(before.as_ref()) {
-            deeds.take();
+            told.0.take();
             process.resume(answer);
         }
         let lost = |(point, _): &(Point, _)| {
@@ -181,17 +221,18 @@ impl Lives {
         };
         let stretch = Stretch {
             who,
+            part,
             retries: before.as_ref().map_or(0, lost),
             before,
             after: HashMap::new(),
             pending: process.pending.clone(),
-            deeds: deeds.take(),
+            outcome: told.0.take(),
         };
         self.stretches.push(stretch);
         self.stretches.len() - 1
     }
 
-    /// All answers from the beginning.
+    /// All answers from the beginning of the part.
     fn answers<'a>(&'a self, mut last: Option<&'a (Point, Box<[Content]>)>) -> Vec<Answer> {
         let mut answers = Vec::new();
         while let Some((before, contents)) = last {
@@ -209,9 +250,9 @@ impl Lives {
     }
 }
 
-/// A host's life: acquires once, holds, releases. Where somebody else has it, it tries again once
-/// the death of a host is known.
-fn life(port: &Port<'_>, who: Who, deeds: &Deeds) {
+/// A part of a host's life: it acquires once, holds, releases. Where somebody else has it, it tries
+/// again once the death of a host is known.
+fn life(port: &Port<'_>, who: Who, part: Part, told: &Told) {
     let Who { host, mode, .. } = who;
     let disk = port.file(Handle { file: 0, disk: 0 });
     let replica = Replica {
@@ -249,26 +290,36 @@ fn life(port: &Port<'_>, who: Who, deeds: &Deeds) {
             command: Vec::new(),
         },
     };
-    for _ in 0..3 {
-        match resource.acquire(&member, &wanted, &mut Sightings::default()) {
-            Ok(Attempt::Held(held)) => {
-                deeds.borrow_mut().push(Deed::Starts(run(&member, &held)));
-                if who.whole {
-                    let _ = port.wait(WHILE_HELD);
-                    give_back(&resource, &member, &held, deeds);
-                }
-                return;
-            }
-            Ok(_) => {
+    match part {
+        Part::Tries { more } => {
+            if more + 1 < ATTEMPTS {
                 let _ = port.wait(UNTIL_A_DEATH);
             }
-            Err(error) => return accuse(deeds, format!("host {host}: {error}")),
+            let next = match resource.acquire(&member, &wanted, &mut Sightings::default()) {
+                Ok(Attempt::Held(held)) => Some(Part::Holds(held)),
+                Ok(_) => more.checked_sub(1).map(|more| Part::Tries { more }),
+                Err(error) => return told.accuse(format!("host {host}: {error}")),
+            };
+            told.0.borrow_mut().next = next;
+        }
+        Part::Holds(held) => {
+            told.did(Deed::Starts(run(&member, &held)));
+            if who.whole {
+                let _ = port.wait(WHILE_HELD);
+                give_back(&resource, &member, &held, told);
+            }
         }
     }
 }
 
-fn accuse(deeds: &Deeds, what: String) {
-    deeds.borrow_mut().push(Deed::Accuses(what));
+impl Told {
+    fn did(&self, deed: Deed) {
+        self.0.borrow_mut().deeds.push(deed);
+    }
+
+    fn accuse(&self, what: String) {
+        self.did(Deed::Accuses(what));
+    }
 }
 
 fn run(member: &Member<'_>, held: &Held) -> Run {
@@ -283,13 +334,13 @@ fn run(member: &Member<'_>, held: &Held) -> Run {
     }
 }
 
-fn give_back(resource: &Resource<'_>, member: &Member<'_>, held: &Held, deeds: &Deeds) {
+fn give_back(resource: &Resource<'_>, member: &Member<'_>, held: &Held, told: &Told) {
     let host = member.host;
     if resource.still_held(member, held) != Ok(true) {
-        accuse(deeds, format!("host {host} lost it"));
+        told.accuse(format!("host {host} lost it"));
     }
-    deeds.borrow_mut().push(Deed::Ends);
+    told.did(Deed::Ends);
     if let Err(error) = resource.release(member, held) {
-        accuse(deeds, format!("host {host}: {error}"));
+        told.accuse(format!("host {host}: {error}"));
     }
 }
