@@ -79,7 +79,7 @@ fn three_hosts_with_one_ballot_each_in_every_order() {
 }
 
 #[test]
-#[ignore = "half a minute"]
+#[ignore = "three minutes, and two gigabytes"]
 fn three_hosts_acquire_and_release_in_every_order() {
     must_be_safe(&Scope {
         modes: vec![Exclusive; 3],
@@ -91,13 +91,13 @@ fn three_hosts_acquire_and_release_in_every_order() {
 }
 
 #[test]
-#[ignore = "half a minute"]
+#[ignore = "a minute"]
 fn two_hosts_that_lose_two_ballots_in_every_order() {
     every_order_is_safe(&[Exclusive, Exclusive], 0, 2);
 }
 
 #[test]
-#[ignore = "half a minute"]
+#[ignore = "ten seconds"]
 fn two_hosts_with_retries_and_every_moment_at_which_one_loses_power() {
     every_order_is_safe(&[Exclusive, Exclusive], 1, 1);
 }
