@@ -7,9 +7,10 @@ use lease_core::id::{Generation, Lver, Name};
 use lease_core::record::ballot::BallotSector;
 use lease_core::record::leader::Stamp;
 use nix::sys::signal::Signal;
+use std::path::PathBuf;
 use std::time::Duration;
 use support::files::Ran;
-use support::hosts::{Host, WATCHDOG};
+use support::hosts::{Host, STAY, WATCHDOG};
 use support::process::{Process, SOON, now, runs, wait_until};
 use support::storage::{Storage, host_id};
 
@@ -206,6 +207,49 @@ fn what_a_killed_lease_hold_leaves_in_a_control_group_is_given_back() {
 #[test]
 fn what_a_killed_lease_hold_leaves_in_a_pid_namespace_is_given_back() {
     given_back("pidns");
+}
+
+/// R1 on the first disk and on two other files.
+fn on_three(first: &Storage, others: [(PathBuf, u64); 2]) -> String {
+    let more = others.map(|(path, offset)| format!(":{}:{offset}", path.display()));
+    first.resource(1) + &more.concat()
+}
+
+/// One of three disks was not there when it was acquired; what is there then holds another resource.
+#[test]
+fn what_a_killed_lease_hold_has_not_seen_is_written_only_if_it_is_that_resource() {
+    let [first, second, other] = [1, 1, 2].map(Storage::new);
+    let (a, join) = Host::joined(&first, 1);
+    let third = first.path().join("third");
+    let others = [
+        (second.file(), second.offset(1)),
+        (third.clone(), other.offset(2)),
+    ];
+    let resource = on_three(&first, others);
+    let hold = a.start_hold(&[&resource], &STAY);
+    hold.wait_for_stdout("held");
+    let before = other.area(2);
+    std::os::unix::fs::symlink(other.file(), &third).unwrap();
+    hold.kill();
+    join.wait_for_stderr("its leases are free");
+    assert!(other.area(2) == before);
+    assert_eq!([&first, &second].map(|disk| disk.owner(1).0), [None; 2]);
+    let ran = a.hold(&[&resource], &["true"]);
+    assert_eq!(ran.code, 65, "{ran:?}");
+    assert!(ran.stderr.contains("is resource R2"), "{ran:?}");
+}
+
+#[test]
+fn what_a_killed_lease_hold_leaves_on_three_disks_goes_back_though_the_first_is_damaged() {
+    let [first, second, third] = [1; 3].map(Storage::new);
+    let (a, join) = Host::joined(&first, 1);
+    let others = [&second, &third].map(|disk| (disk.file(), disk.offset(1)));
+    let hold = a.start_hold(&[&on_three(&first, others)], &STAY);
+    hold.wait_for_stdout("held");
+    support::files::patch(first.file(), first.offset(1) + 60, b"damage");
+    hold.kill();
+    join.wait_for_stderr("its leases are free");
+    assert_eq!([&second, &third].map(|disk| disk.owner(1).0), [None; 2]);
 }
 
 #[test]

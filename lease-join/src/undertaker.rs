@@ -19,7 +19,7 @@ use lease_core::registry::message::{Asked, HolderId};
 use lease_core::registry::place::Place;
 use lease_core::registry::table::{Holder, Table};
 use lease_core::resource::{AcquireError, Member, Resource, Wanted};
-use lease_core::spec::Mode;
+use lease_core::spec::{self, Mode};
 use lease_core::tool::{Failure, Status, say};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -295,13 +295,7 @@ impl Task {
             self.wait_for_the_dead();
         }
         let (estate, asked) = (&self.estate, &self.asked);
-        let mut there = self.devices.iter().zip(&asked.places);
-        let first = there.find_map(|(device, place)| Some((device.as_ref()?, place)));
-        let (first, place) = first.ok_or("it lies nowhere")?;
-        let sector = first
-            .read(place.offset, FIRST_SECTOR)
-            .map_err(|e| e.to_string())?;
-        let leader = Leader::decode(&sector).map_err(|e| e.to_string())?;
+        let leader = self.leader()?;
         let disk = |device| -> &dyn Disk { Option::map_or(device, &Absent, |disk: &Device| disk) };
         let devices = self.devices.iter().map(Option::as_ref);
         let replicas = devices.zip(&asked.places).map(|(device, place)| Replica {
@@ -331,6 +325,32 @@ impl Task {
             .map_err(|error: AcquireError| error.to_string())
     }
 
+    /// What the first disk says that can be read.
+    fn leader(&self) -> Result<Leader, String> {
+        let mut first_failure = None;
+        for (device, place) in self.devices.iter().zip(&self.asked.places) {
+            let Some(device) = device else { continue };
+            match self.leader_on(device, place) {
+                Ok(leader) => return Ok(leader),
+                Err(why) => first_failure = first_failure.or(Some(why)),
+            }
+        }
+        Err(first_failure.unwrap_or_else(|| "it lies nowhere".to_owned()))
+    }
+
+    /// The leader on one disk, if that holds this resource.
+    fn leader_on(&self, device: &Device, place: &spec::Place) -> Result<Leader, String> {
+        let sector = device
+            .read(place.offset, FIRST_SECTOR)
+            .map_err(|e| e.to_string())?;
+        let leader = Leader::decode(&sector).map_err(|e| e.to_string())?;
+        let ours = (self.estate.lockspace.name, self.asked.resource);
+        match (*leader.lockspace(), *leader.resource()) == ours {
+            true => Ok(leader),
+            false => Err(format!("{place} is another resource now")),
+        }
+    }
+
     fn limit(&self) -> Duration {
         self.estate.tenure.timing().io_limit()
     }
@@ -339,16 +359,17 @@ impl Task {
         let mut devices = Vec::new();
         let mut first_failure = None;
         for (place, area) in self.asked.places.iter().zip(&self.asked.areas) {
-            match Device::open(&place.path, Access::Write, self.limit()) {
-                Ok(device) if area.is_none_or(|area| area.identity == device.identity()) => {
-                    devices.push(Some(device));
+            let opened = Device::open(&place.path, Access::Write, self.limit());
+            let opened = match (opened.map_err(|why| why.to_string()), area) {
+                (Ok(device), Some(area)) if area.identity != device.identity() => {
+                    return Err(format!("{place} is another file now"));
                 }
-                Ok(_) => return Err(format!("{place} is another file now")),
-                Err(why) => {
-                    devices.push(None);
-                    first_failure = first_failure.or(Some(why.to_string()));
-                }
-            }
+                // What its holder has not seen may be anything.
+                (Ok(device), None) => self.leader_on(&device, place).map(|_| device),
+                (opened, _) => opened,
+            };
+            first_failure = first_failure.or_else(|| opened.as_ref().err().cloned());
+            devices.push(opened.ok());
         }
         match first_failure {
             Some(why) if devices.iter().all(Option::is_none) => Err(why),
