@@ -15,7 +15,7 @@ use support::scene::{AREA, World, block, geometry, stamp};
 use support::script::Fate;
 use support::sim::area_offset;
 use support::sim::port::Op;
-use support::sim::stage::{Actor, Stage, accepts, setup, writes_leader};
+use support::sim::stage::{Actor, Stage, accepts, setup, writes_block, writes_leader};
 
 #[test]
 fn while_one_disk_of_three_owes_an_answer_nothing_is_settled() {
@@ -363,6 +363,14 @@ fn a_share_that_ended_on_disk_0() -> Stage {
     long_after([ended, block(1, 1, None), sharing])
 }
 
+/// Puts host 1's record on each disk.
+fn put<const N: usize>(stage: &mut Stage, blocks: [&BallotSector; N]) {
+    for (disk, block) in stage.disks.iter_mut().zip(blocks) {
+        let sector = block.to_sector(geometry().sector());
+        disk.write(area_offset(1) + 2 * 512, &sector);
+    }
+}
+
 /// Host 1's records on the disks. Host 2 has had a later version.
 fn long_after<const N: usize>(blocks: [BallotSector; N]) -> Stage {
     let mut stage = on_disks(N);
@@ -370,9 +378,8 @@ fn long_after<const N: usize>(blocks: [BallotSector; N]) -> Stage {
         .leader(0)
         .committed(Lver(2), stamp(2, 1), stamp(2, 1), Some(false))
         .released(stamp(2, 1));
-    for (disk, block) in stage.disks.iter_mut().zip(blocks) {
-        let sector = block.to_sector(geometry().sector());
-        disk.write(area_offset(1) + 2 * 512, &sector);
+    put(&mut stage, blocks.each_ref());
+    for disk in &mut stage.disks {
         disk.write(area_offset(1), &over.to_sector());
     }
     stage
@@ -432,14 +439,12 @@ fn the_end_of_a_share_on_one_disk_says_nothing_of_a_version_that_was_only_starte
         ..block(1, 1, Some(stamp(1, 1)))
     };
     let started = block(3, 2001, None);
-    let over = stage
-        .leader(0)
-        .committed(Lver(2), stamp(2, 1), stamp(2, 1), Some(false))
-        .released(stamp(2, 1));
+    let (leader, two) = (stage.leader(0), stamp(2, 1));
+    let theirs = leader.committed(Lver(3), two, two, Some(false));
     let (at, own) = (area_offset(1), area_offset(1) + 2 * 512);
-    for (disk, block) in stage.disks.iter_mut().zip([&started, &started, &sharing]) {
-        disk.write(own, &block.to_sector(geometry().sector()));
-        disk.write(at, &over.to_sector());
+    put(&mut stage, [&started, &started, &sharing]);
+    for disk in &mut stage.disks {
+        disk.write(at, &theirs.to_sector());
     }
     let (actor, ended) = stage.act(0, |resource, member| resource.resolve(member, &wanted()));
     stage.finish(actor);
@@ -447,5 +452,58 @@ fn the_end_of_a_share_on_one_disk_says_nothing_of_a_version_that_was_only_starte
     for disk in &stage.disks {
         let block = BallotSector::decode(&disk.read(own, 512)).unwrap();
         assert_eq!(block, started);
+    }
+}
+
+/// Host 1's accepted record reached disk 0 alone; while that was down it started once more.
+fn started_once_more() -> (Stage, [BallotSector; 2]) {
+    (
+        on_three_disks(),
+        [block(1, 1, Some(stamp(1, 1))), block(1, 2001, None)],
+    )
+}
+
+#[test]
+fn what_was_accepted_on_one_disk_is_resolved_though_the_others_have_a_later_start() {
+    let (mut stage, [accepted, started]) = started_once_more();
+    put(&mut stage, [&accepted, &started, &started]);
+    let (actor, ended) = stage.act(0, |resource, member| resource.resolve(member, &wanted()));
+    stage.finish(actor);
+    assert_eq!(*ended.borrow(), Some(Ok(())));
+    assert!(had_by_host_2(&mut stage, usize::MAX), "{}", stage.story());
+}
+
+/// Host 2 has read what was accepted, before that was forgotten, and is about to accept it.
+#[test]
+fn what_was_accepted_and_forgotten_may_be_decided_and_is_resolved() {
+    let (mut stage, [accepted, started]) = started_once_more();
+    let (second, attempt) = stage.act(1, on_stage);
+    stage.until(second, writes_block(2));
+    put(&mut stage, [&accepted, &started, &started]);
+    stage.until(second, accepts(2));
+    put(&mut stage, [&started, &started, &started]);
+    let (actor, ended) = stage.act(0, |resource, member| resource.resolve(member, &wanted()));
+    stage.finish(actor);
+    assert_eq!(*ended.borrow(), Some(Ok(())));
+    stage.finish(second);
+    let had = matches!(*attempt.borrow(), Some(Ok(Attempt::Held(_))));
+    assert!(had, "{}", stage.story());
+}
+
+/// Host 1's share reached disk 0 alone, and it has freed the leader since. lease-join resolves while
+/// disk 0 is down.
+#[test]
+fn a_share_on_a_disk_that_is_not_seen_is_ended_on_the_others() {
+    let accepted = block(1, 1, Some(stamp(1, 1)));
+    let sharing = BallotSector {
+        shared: Some(Generation(1)),
+        ..accepted.clone()
+    };
+    for last in [BallotSector::default(), accepted.clone()] {
+        let mut stage = long_after([sharing.clone(), accepted.clone(), last]);
+        let (actor, ended) = stage.act(0, |resource, member| resource.resolve(member, &wanted()));
+        finish_without(&mut stage, actor, 0);
+        assert_eq!(*ended.borrow(), Some(Ok(())));
+        assert!(had_by_host_2(&mut stage, usize::MAX), "{}", stage.story());
     }
 }

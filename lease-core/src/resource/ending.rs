@@ -3,7 +3,6 @@
 use super::deciding::{Course, Decided};
 use super::view::{View, is_written_by_owner};
 use super::{AcquireError, BALLOTS_MAX, Held, Member, Resource, Wanted};
-use crate::id::BallotNumber;
 use crate::record::ballot::BallotSector;
 use crate::record::leader::Stamp;
 use crate::spec::Mode;
@@ -55,10 +54,9 @@ impl Resource<'_> {
         while course.ballots < BALLOTS_MAX {
             let view = self.look(member)?;
             let own = view.newest_of(member.host);
-            // Of a version that we have started, a disk that is not seen may have our value; and
-            // others may have accepted it, though we have accepted another's since.
-            let accepted = own.ballot.bal > BallotNumber(0) || !view.everywhere;
-            if accepted && own.ballot.lver == view.version() {
+            // A version that we have started may be decided for us: a disk that is not seen, and
+            // others, may have our value, or be about to, though no record has it any more.
+            if own.ballot.lver == view.version() {
                 match self.ballot_until_decided(member, &wanted, view, &mut course)? {
                     Decided::Theirs(..) => return Ok(()),
                     Decided::Ours(..) | Decided::Unknown => continue,
@@ -72,7 +70,9 @@ impl Resource<'_> {
                 if freed && !(own.released && stands) {
                     self.free_everywhere(member, &view)?;
                 }
-                let said = own.released || !freed || own.ballot.lver != leader.lver();
+                // A leader that has gone back asks what we say; and a share on a disk that is not
+                // seen would outlive less.
+                let said = own.released || !view.is_over(own.ballot.lver);
                 // What has ended on some disks only would come back where these are not seen.
                 let shares = |block: &BallotSector| block.shared.is_some();
                 let shared = view.blocks_of(member.host).any(shares);
@@ -103,17 +103,16 @@ impl Resource<'_> {
     }
 
     /// Our record without a share. Whoever shares was the owner of that version, and lets go of it
-    /// with its share; so does whoever has freed it. Of a version that was only started nothing of
-    /// the kind is said: it may be another's.
+    /// with its share. Of a version that is not over nothing of the kind is said: it may be another's.
     pub(super) fn end(
         &self,
         member: &Member<'_>,
         own: &BallotSector,
-        freed: bool,
+        over: bool,
     ) -> Result<(), AcquireError> {
         let ended = BallotSector {
             ballot: own.ballot,
-            released: own.released || own.shared.is_some() || freed,
+            released: own.released || own.shared.is_some() || over,
             ..BallotSector::default()
         };
         self.write_own(member, &ended)

@@ -23,12 +23,26 @@ impl View {
     /// host has started, since it knew that all before had ended; the one after a version that its
     /// owner says it has released.
     pub(super) fn version(&self) -> Lver {
+        self.started().max(self.leader.lver().next())
+    }
+
+    /// All versions before this one have ended, whatever the leader says.
+    fn started(&self) -> Lver {
         let next = |block: &BallotSector| match block.released {
             true => block.ballot.lver.next(),
             false => block.ballot.lver,
         };
-        let started = self.disks.iter().flatten().map(next).max();
-        started.unwrap_or_default().max(self.leader.lver().next())
+        let blocks = self.disks.iter().flatten();
+        blocks.map(next).max().unwrap_or_default()
+    }
+
+    /// Whether this version has had its owner, and that has let go of it, or has ended.
+    pub(super) fn is_over(&self, lver: Lver) -> bool {
+        let owned_or_next = match self.leader.owner() {
+            Some(_) => self.leader.lver(),
+            None => self.leader.lver().next(),
+        };
+        lver > Lver(0) && lver < self.started().max(owned_or_next)
     }
 
     /// The version before that: the last that anybody has had.

@@ -350,8 +350,8 @@ pub(super) fn resource_area(data: &[u8]) -> bool {
             Ok(Attempt::Held(held)) => {
                 let standing = disks.iter().filter(|disk| stands_on(disk, &held)).count();
                 assert!(standing * 2 > disks.len(), "{held:?}");
-                let undisputed = healthy || standing == disks.len();
-                released(&resource, &member, &held, (healthy, undisputed));
+                let everywhere = standing == disks.len();
+                released(&resource, &member, &held, (healthy, everywhere));
                 return true;
             }
             Ok(Attempt::Refused(_, snapshot)) => {
@@ -388,12 +388,12 @@ fn stands_on(tray: &Tray<'_>, held: &Held) -> bool {
     }
 }
 
-/// With a disk down, what stands on another may win that did not before: then it is not held.
+/// What does not stand on all disks may be seen otherwise in another majority: then it is lost.
 fn released(resource: &Resource<'_>, member: &Member<'_>, held: &Held, disks: (bool, bool)) {
-    let (healthy, undisputed) = disks;
+    let (healthy, everywhere) = disks;
     let still = resource.still_held(member, held);
-    let expected = still == Ok(true) || !undisputed || still.is_err() && !healthy;
-    assert!(expected, "{still:?}");
+    let is_expected = still == Ok(true) || still.is_err() && !healthy || !everywhere;
+    assert!(is_expected, "{still:?}");
     let released = resource.release(member, held);
     assert!(released.is_ok() || !healthy, "{released:?}");
     if released.is_ok() {
