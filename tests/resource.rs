@@ -590,11 +590,12 @@ fn what_is_resolved_is_released_only_if_we_own_its_last_version() {
     // We owned version 8; the leader has gone back to it, and we had started version 9.
     let world = World::formatted();
     put_leader(&world, 8, stamp(1, 1), stamp(1, 1), false);
-    let started = block(9, 2001, None);
-    world.put_ballot(1, &started);
+    world.put_ballot(1, &block(9, 2001, None));
+    world.put_ballot(2, &block(9, 2, Some(stamp(2, 1))));
     let leader = world.leader();
     assert_eq!(world.resolve(1), Ok(()));
-    assert_eq!(world.ballot(1), started, "version 9 may be another's");
+    assert_eq!(world.ballot(1).ballot.value, Some(stamp(2, 1)));
+    assert!(!world.ballot(1).released, "version 9 is another's");
     assert_eq!(world.leader(), leader);
 
     // Of the same version: released.
