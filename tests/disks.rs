@@ -490,8 +490,8 @@ fn what_was_accepted_and_forgotten_may_be_decided_and_is_resolved() {
     assert!(had, "{}", stage.story());
 }
 
-/// Host 1's share reached disk 0 alone, and it has freed the leader since. lease-join resolves while
-/// disk 0 is down.
+/// Host 1's share reached disk 0 alone, and it has freed the leader since. lease-join resolves
+/// while disk 0 is down.
 #[test]
 fn a_share_on_a_disk_that_is_not_seen_is_ended_on_the_others() {
     let accepted = block(1, 1, Some(stamp(1, 1)));

@@ -215,7 +215,7 @@ fn on_three(first: &Storage, others: [(PathBuf, u64); 2]) -> String {
     first.resource(1) + &more.concat()
 }
 
-/// One of three disks was not there when it was acquired; what is there then holds another resource.
+/// One of three disks was not there when it was acquired; another resource is there later.
 #[test]
 fn what_a_killed_lease_hold_has_not_seen_is_written_only_if_it_is_that_resource() {
     let [first, second, other] = [1, 1, 2].map(Storage::new);

@@ -479,7 +479,7 @@ impl Resource<'_> {
         if owner.host == member.host && owner.generation > member.generation {
             return Err(AcquireError::Unclear { owner });
         }
-        // Whoever has started a later version knew that this one had ended: the leader has gone back.
+        // Whoever has started a later version knew that this one had ended: the leader is old.
         let lver = view.leader.lver();
         let mut blocks = view.disks.iter().flatten();
         let went_on = blocks.any(|block| block.ballot.lver > lver);

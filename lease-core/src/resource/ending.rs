@@ -103,7 +103,8 @@ impl Resource<'_> {
     }
 
     /// Our record without a share. Whoever shares was the owner of that version, and lets go of it
-    /// with its share. Of a version that is not over nothing of the kind is said: it may be another's.
+    /// with its share. Of a version that is not over nothing of the kind is said: it may be
+    /// another's.
     pub(super) fn end(
         &self,
         member: &Member<'_>,
