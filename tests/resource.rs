@@ -598,6 +598,12 @@ fn what_is_resolved_is_released_only_if_we_own_its_last_version() {
     assert!(!world.ballot(1).released, "version 9 is another's");
     assert_eq!(world.leader(), leader);
 
+    // Somebody has gone on: version 9 is over, and the leader is not ours to write.
+    world.put_ballot(2, &block(10, 4002, None));
+    assert_eq!(world.resolve(1), Ok(()));
+    assert!(world.ballot(1).released);
+    assert_eq!(world.leader(), leader);
+
     // Of the same version: released.
     let world = World::formatted();
     put_leader(&world, 8, stamp(1, 1), stamp(1, 1), false);
