@@ -598,6 +598,10 @@ fn what_is_resolved_is_released_only_if_we_own_its_last_version() {
     assert!(!world.ballot(1).released, "version 9 is another's");
     assert_eq!(world.leader(), leader);
 
+    // Whoever never wanted it has nothing to say.
+    assert_eq!(world.resolve(3), Ok(()));
+    assert_eq!(world.ballot(3), BallotSector::default());
+
     // Somebody has gone on: version 9 is over, and the leader is not ours to write.
     world.put_ballot(2, &block(10, 4002, None));
     assert_eq!(world.resolve(1), Ok(()));
