@@ -60,36 +60,36 @@ fn phase_2(host: u64) -> impl Fn(&Op) -> bool {
     }
 }
 
-/// Host 1 has accepted itself, and is about to accept, since it was outbid, host 2; host 3 has read
-/// what was accepted first, and is about to accept that.
-fn about_to_accept_another() -> (Stage, [Actor; 3]) {
-    let mut stage = all_seen(4);
-    let one = stage.hold(0, errand(Exclusive, 1));
-    let (two, _) = tries(&mut stage, 1, Exclusive);
-    let (three, _) = tries(&mut stage, 2, Exclusive);
+/// All have looked before any of them began; host 1 has accepted itself, host 2 is about to, and
+/// host 3 is to start.
+fn one_accepts_itself(stage: &mut Stage, [one, two, three]: [Actor; 3]) {
     stage.until(one, writes_block(1));
     stage.until(two, writes_block(2));
     stage.until(three, writes_block(3));
     stage.until(one, phase_2(1));
     stage.until(two, phase_2(2));
     stage.step(one);
+}
+
+/// Host 1 has accepted itself, then, since it was outbid, host 2; host 3 has finished what was
+/// accepted first. Host 1 does not know, and nobody but it will write that leader.
+fn decided_for_one_that_has_accepted_another() -> (Stage, Actor) {
+    let mut stage = all_seen(4);
+    let one = stage.hold(0, errand(Exclusive, 1));
+    let (two, _) = tries(&mut stage, 1, Exclusive);
+    let (three, told) = tries(&mut stage, 2, Exclusive);
+    one_accepts_itself(&mut stage, [one, two, three]);
     stage.until(three, phase_2(3));
     stage.step(two);
     stage.step(two);
     stage.step(one);
     stage.until(one, phase_2(1));
-    (stage, [one, two, three])
-}
-
-/// Host 1 has accepted both; host 3 has finished what was accepted first. Host 1 does not know, and
-/// nobody but it will write that leader.
-fn decided_for_one_that_has_accepted_another() -> (Stage, Actor) {
-    let (mut stage, [one, two, three]) = about_to_accept_another();
     stage.step(three);
     stage.step(three);
     stage.until(three, phase_2(3));
     stage.step(three);
     stage.finish(three);
+    assert_eq!(note_of(told.borrow().as_ref().unwrap()), "refused: held");
     stage.step(one);
     stage.kill(two);
     stage.step(one);
@@ -145,12 +145,7 @@ fn a_fresh_attempt_does_not_turn_back_while_its_own_value_may_be_decided() {
     let one = stage.hold(0, errand(Exclusive, 1));
     let two = stage.hold(1, errand(Exclusive, 1));
     let (three, _) = tries(&mut stage, 2, Exclusive);
-    stage.until(one, writes_block(1));
-    stage.until(two, writes_block(2));
-    stage.until(three, writes_block(3));
-    stage.until(one, phase_2(1));
-    stage.until(two, phase_2(2));
-    stage.step(one);
+    one_accepts_itself(&mut stage, [one, two, three]);
     stage.pauses(one, true);
     stage.until(three, phase_2(3));
     stage.step(two);

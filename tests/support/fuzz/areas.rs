@@ -388,11 +388,13 @@ fn stands_on(tray: &Tray<'_>, held: &Held) -> bool {
     }
 }
 
-/// What does not stand on all disks may be seen otherwise in another majority: then it is lost.
+/// A share that does not stand on all disks may be seen otherwise in another majority: then it is
+/// lost.
 fn released(resource: &Resource<'_>, member: &Member<'_>, held: &Held, disks: (bool, bool)) {
     let (healthy, everywhere) = disks;
     let still = resource.still_held(member, held);
-    let is_expected = still == Ok(true) || still.is_err() && !healthy || !everywhere;
+    let disputed = held.mode == Mode::Shared && !everywhere;
+    let is_expected = still == Ok(true) || still.is_err() && !healthy || disputed;
     assert!(is_expected, "{still:?}");
     let released = resource.release(member, held);
     assert!(released.is_ok() || !healthy, "{released:?}");
