@@ -296,10 +296,11 @@ impl Task {
         }
         let (estate, asked) = (&self.estate, &self.asked);
         let leader = self.leader()?;
-        let disk = |device| -> &dyn Disk { Option::map_or(device, &Absent, |disk: &Device| disk) };
-        let devices = self.devices.iter().map(Option::as_ref);
-        let replicas = devices.zip(&asked.places).map(|(device, place)| Replica {
-            disk: disk(device),
+        let replicas = self.disks().map(|(device, place, seen)| Replica {
+            disk: match device {
+                Some(device) if seen || self.is_of(device, place, &leader) => device,
+                _ => &Absent,
+            },
             offset: place.offset,
         });
         let resource = Resource {
@@ -325,11 +326,20 @@ impl Task {
             .map_err(|error: AcquireError| error.to_string())
     }
 
-    /// What the first disk says that can be read.
+    /// Each disk, where the resource lies on it, and whether its holder has seen it there.
+    fn disks(&self) -> impl Iterator<Item = (Option<&Device>, &spec::Place, bool)> {
+        let devices = self.devices.iter().map(Option::as_ref);
+        let places = devices.zip(&self.asked.places).zip(&self.asked.areas);
+        places.map(|((device, place), area)| (device, place, area.is_some()))
+    }
+
+    /// What the first disk says that its holder has seen, and that can be read.
     fn leader(&self) -> Result<Leader, String> {
         let mut first_failure = None;
-        for (device, place) in self.devices.iter().zip(&self.asked.places) {
-            let Some(device) = device else { continue };
+        for (device, place, seen) in self.disks() {
+            let Some(device) = device.filter(|_| seen) else {
+                continue;
+            };
             match self.leader_on(device, place) {
                 Ok(leader) => return Ok(leader),
                 Err(why) => first_failure = first_failure.or(Some(why)),
@@ -351,6 +361,13 @@ impl Task {
         }
     }
 
+    /// Whether a disk that its holder has not seen is one of this resource: it may be anything.
+    fn is_of(&self, device: &Device, place: &spec::Place, leader: &Leader) -> bool {
+        let shape = |leader: &Leader| (leader.geometry(), leader.num_hosts());
+        let found = self.leader_on(device, place);
+        found.is_ok_and(|found| shape(&found) == shape(leader))
+    }
+
     fn limit(&self) -> Duration {
         self.estate.tenure.timing().io_limit()
     }
@@ -359,17 +376,16 @@ impl Task {
         let mut devices = Vec::new();
         let mut first_failure = None;
         for (place, area) in self.asked.places.iter().zip(&self.asked.areas) {
-            let opened = Device::open(&place.path, Access::Write, self.limit());
-            let opened = match (opened.map_err(|why| why.to_string()), area) {
-                (Ok(device), Some(area)) if area.identity != device.identity() => {
-                    return Err(format!("{place} is another file now"));
+            match Device::open(&place.path, Access::Write, self.limit()) {
+                Ok(device) if area.is_none_or(|area| area.identity == device.identity()) => {
+                    devices.push(Some(device));
                 }
-                // What its holder has not seen may be anything.
-                (Ok(device), None) => self.leader_on(&device, place).map(|_| device),
-                (opened, _) => opened,
-            };
-            first_failure = first_failure.or_else(|| opened.as_ref().err().cloned());
-            devices.push(opened.ok());
+                Ok(_) => return Err(format!("{place} is another file now")),
+                Err(why) => {
+                    devices.push(None);
+                    first_failure = first_failure.or(Some(why.to_string()));
+                }
+            }
         }
         match first_failure {
             Some(why) if devices.iter().all(Option::is_none) => Err(why),
