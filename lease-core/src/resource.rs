@@ -479,15 +479,15 @@ impl Resource<'_> {
         if owner.host == member.host && owner.generation > member.generation {
             return Err(AcquireError::Unclear { owner });
         }
-        // Whoever has started a later version knew that this one had ended: the leader is old.
+        // A host that has started a later version had let go of this one: the leader has gone back.
         let lver = view.leader.lver();
-        let mut blocks = view.disks.iter().flatten();
-        let went_on = blocks.any(|block| block.ballot.lver > lver);
+        let started_later = |block: &BallotSector| block.ballot.lver > lver;
         // The owner does not free a leader that another host wrote for it; and one that it has
         // freed may be its own yet on some disk. One that it is still to free is waited for.
         let left = !is_written_by_owner(&view.leader) || !view.everywhere;
         let released = |block: &BallotSector| left && block.released && block.ballot.lver == lver;
-        Ok(owner.host == member.host || went_on || view.blocks_of(owner.host).any(released))
+        let let_go = |block: &BallotSector| started_later(block) || released(block);
+        Ok(owner.host == member.host || view.blocks_of(owner.host).any(let_go))
     }
 
     /// Unless that host has ended: that it has, or will have, the next version.
