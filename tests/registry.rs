@@ -2,6 +2,7 @@
 //! nonsense, floods and crowds cost the others, which is nothing.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
@@ -324,4 +325,40 @@ fn a_crowd_of_holders_dies_in_time() {
         let ran = hold.finish();
         assert_eq!(ran.code, 124, "{ran:?}");
     }
+}
+
+#[test]
+fn a_lease_join_that_is_leaving_or_has_lost_its_host_id_counts_as_none() {
+    let storage = Storage::new(2);
+    let (a, first) = Host::joined(&storage, 1);
+    let refused = |why: &str| {
+        let ran = a.hold(&[&storage.resource(2)], &["true"]);
+        let said = format!(
+            "lease-hold: lease-join of lockspace LS {why}; start it again when it has ended\n"
+        );
+        // 69 and not 78: a service manager tries again.
+        assert_eq!((ran.code, ran.stderr), (69, said));
+    };
+    let stage = |name: &str| {
+        wait_until(name, SOON, || (a.describe()["state"] == name).then_some(()));
+    };
+    // Stopped, it takes its 15 s to end.
+    let hold = a.holding(&[&storage.resource(1)]);
+    hold.signal(Signal::SIGSTOP);
+    first.signal(Signal::SIGTERM);
+    stage("stopping");
+    refused("is leaving");
+    hold.signal(Signal::SIGCONT);
+    assert_eq!(first.finish().code, 0);
+
+    let a = Host::new(&storage, 1).promising(60);
+    let second = a.join();
+    let hold = a.holding(&[&storage.resource(1)]);
+    // Stopped, it is there for a quarter of W.
+    hold.signal(Signal::SIGSTOP);
+    storage.put_heartbeat(1, &storage.heartbeat(2));
+    stage("lost");
+    refused("has lost the host id: our heartbeat was overwritten by somebody");
+    hold.signal(Signal::SIGCONT);
+    assert_eq!(second.finish().code, 124);
 }

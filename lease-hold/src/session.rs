@@ -64,6 +64,13 @@ impl Session {
             );
             Failure::new(Status::NotJoined, text)
         };
+        // Not for long: another one can be there soon.
+        let ending = |how: String| {
+            let text = format!(
+                "lease-join of lockspace {lockspace} {how}; start it again when it has ended"
+            );
+            Failure::new(Status::NotJoined, text)
+        };
         let forbidden = || {
             let text = format!("lease-join of lockspace {lockspace}: permission denied");
             Failure::new(Status::Permission, text)
@@ -88,6 +95,8 @@ impl Session {
                 let text = format!("lease-join of lockspace {lockspace} refused: {why}");
                 return Err(Failure::new(Status::Refused, text));
             }
+            (Tell::Stop, _) => return Err(ending("is leaving".into())),
+            (Tell::Lost { why }, _) => return Err(ending(format!("has lost the host id: {why}"))),
             _ => return Err(absent("it does not speak as expected".into())),
         };
         let tenure = Arc::new(Tenure::new(welcome.timing, welcome.renewed));

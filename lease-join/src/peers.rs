@@ -191,7 +191,7 @@ impl Server {
                     Ok(welcome) => {
                         vec![(welcome.holder, Tell::Registered(Box::new(welcome)))]
                     }
-                    Err(why) => return Ok(Heard::Last(Tell::Refused { why })),
+                    Err(refusal) => return Ok(Heard::Last(refusal)),
                 }
             }
             Ask::Resume {
@@ -285,16 +285,16 @@ impl Server {
         number: u64,
         command: String,
         resources: Vec<lease_core::registry::message::Asked>,
-    ) -> Result<Result<Welcome, String>, OutOfOrder> {
+    ) -> Result<Result<Welcome, Tell>, OutOfOrder> {
         let process = self.own_process(number)?;
-        if let Some(why) = self.refusal() {
-            return Ok(Err(why));
+        if self.stage != Stage::Serving {
+            return Ok(Err(self.farewell()));
         }
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let since = since.map_or(0, |since| since.as_secs());
         let id = match self.table.register(process.id(), command, since, resources) {
             Ok(id) => id,
-            Err(why) => return Ok(Err(why)),
+            Err(why) => return Ok(Err(Tell::Refused { why })),
         };
         let peer = self.peers.get_mut(&number).ok_or(OutOfOrder)?;
         peer.holder = Some(id);
@@ -337,14 +337,6 @@ impl Server {
     /// When nothing that has been written up to now can land any more.
     pub(crate) fn late_until(&self) -> Moment {
         self.clock.now().after(self.life.timing.takeover_after())
-    }
-
-    fn refusal(&self) -> Option<String> {
-        match &self.stage {
-            Stage::Serving => None,
-            Stage::Stopping { .. } | Stage::Leaving => Some("lease-join is leaving".into()),
-            Stage::Lost { why, .. } => Some(format!("the host id is lost: {why}")),
-        }
     }
 
     fn farewell(&self) -> Tell {

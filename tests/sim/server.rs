@@ -345,8 +345,7 @@ impl<'p> Server<'p> {
         let answers = match ask {
             Ask::Register { command, resources } => {
                 if self.stage != Stage::Serving {
-                    let why = String::new();
-                    return Ok(Heard::Last(Tell::Refused { why }));
+                    return Ok(Heard::Last(self.farewell()));
                 }
                 let process = super::machine::process(peer.pid);
                 let id = self.table.register(process, command, 0, resources);
