@@ -4,7 +4,8 @@
 
 use lease_core::id::Name;
 use lease_core::layout::Geometry;
-use lease_core::record::leader::Leader;
+use lease_core::record::checksum;
+use lease_core::record::leader::{LEADER_LEN, Leader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,6 +29,16 @@ fn refused(args: &[&str], ran: &Ran, code: i32, part: &str) {
     assert!(!line.contains(char::is_control), "{line:?}");
 }
 
+/// Sets a byte of the record at byte `at`, whose checksum is made to fit.
+fn change(storage: &Storage, at: u64, field: usize, byte: u8) {
+    let start = usize::try_from(at).unwrap();
+    let mut record = bytes(storage.file())[start..start + LEADER_LEN].to_vec();
+    record[field] = byte;
+    let sum = checksum(&record[..168]).to_le_bytes();
+    record[168..172].copy_from_slice(&sum);
+    patch(storage.file(), at, &record);
+}
+
 /// Files with everything wrong that a place can be: NAME in an argument stands for their paths.
 struct Places {
     storage: Storage,
@@ -36,9 +47,11 @@ struct Places {
 }
 
 impl Places {
-    /// With resources R1 to R5: R3 has a bad checksum, R4 a newer version, R5 is cleared.
+    /// With resources R1 to R8: R3 has a bad checksum, R4 a newer version, R5 is cleared, R7 and
+    /// the heartbeat of host 7 have a flag that is not known, R8 and that of host 8 are of a newer
+    /// minor version.
     fn new() -> Self {
-        let storage = Storage::new(6);
+        let storage = Storage::new(8);
         let dir = storage.path();
         std::fs::create_dir(dir.join("directory")).unwrap();
         nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -67,6 +80,11 @@ impl Places {
         let name = |text: &str| Name::new(text.as_bytes()).unwrap();
         let other = Leader::new(Geometry::ALL[4], &name("LS"), &name("R6"), 2000);
         patch(storage.file(), storage.offset(6), &other.to_sector());
+        for (at, host) in [(storage.offset(7), 7), (storage.offset(8), 8)] {
+            let (field, byte) = if host == 7 { (9, 0x02) } else { (4, 0x05) };
+            change(&storage, at, field, byte);
+            change(&storage, (host - 1) * 512, field, byte);
+        }
         let small = Storage::of(Geometry::ALL[1], 0);
         Self { storage, small }
     }
@@ -193,6 +211,16 @@ const HOLD: &[(&str, i32, &str)] = &[
     ("LS:R5:DIR/disk:5242880", 65, "[-223]"),
     ("LS:R6:DIR/disk:6291456", 64, "not a multiple of 8M"),
     (
+        "LS:R7:DIR/disk:7340032",
+        65,
+        "flags have bits that are not known here (0x200;",
+    ),
+    (
+        "LS:R8:DIR/disk:8388608",
+        65,
+        "it is of version 6.5, which is not known here",
+    ),
+    (
         "LS:R1:DIR/disk:1048576:DIR/disk:2097152",
         65,
         "is resource R2 [-227]",
@@ -294,6 +322,25 @@ fn what_lease_join_is_given() {
             .args(&filled);
         refused(&filled, &Process::start(&mut command).finish(), *code, part);
         assert!(bytes(places.storage.file()) == before, "{filled:?} wrote");
+    }
+}
+
+/// Only when it has begun to join does it look at the record of its host id.
+#[test]
+fn a_host_id_whose_record_is_not_understood() {
+    let places = Places::new();
+    let before = bytes(places.storage.file());
+    for (number, part) in [
+        (7, "its flags have bits that are not known here (0x200;"),
+        (8, "it is of version 3.5, which is not known here"),
+    ] {
+        let host = Host::new(&places.storage, number);
+        let ran = host.start_join().finish();
+        assert_eq!(ran.code, 65, "{ran:?}");
+        let last = ran.stderr.lines().last().unwrap();
+        let expected = format!("cannot join LS:{number}:");
+        assert!(last.contains(&expected) && last.contains(part), "{last}");
+        assert!(bytes(places.storage.file()) == before, "{number} wrote");
     }
 }
 

@@ -4,6 +4,7 @@
 use lease_core::id::{Generation, HostId, Lver, Name};
 use lease_core::layout::{Geometry, SectorSize};
 use lease_core::record::ballot::BallotSector;
+use lease_core::record::checksum;
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::holder_note::HolderNote;
 use lease_core::record::host_note::HostNote;
@@ -393,6 +394,50 @@ fn everything_readable_is_printed_beside_the_errors() {
         (&Value::Null, &Value::Null)
     );
     assert_eq!(objects[1]["ballots"][0]["inp3"], 562);
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_shown_as_that() {
+    let dir = directory();
+    init(dir.path(), "--create -s LS:0:f:0 -r LS:R1:f:1048576");
+    let file = dir.path().join("f");
+    let changed = |at: u64, field: usize, byte: u8, sum_at: usize| {
+        let start = usize::try_from(at).unwrap();
+        let mut record = bytes(&file)[start..start + 512].to_vec();
+        record[field] = byte;
+        let sum = checksum(&record[..sum_at]).to_le_bytes();
+        record[sum_at..sum_at + 4].copy_from_slice(&sum);
+        patch(&file, at, &record);
+    };
+    changed(2 * 512, 4, 5, 168);
+    changed(3 * 512, 8, 0x11, 168);
+    changed(MIB, 9, 2, 168);
+    patch(&file, MIB + 3 * 512, &golden("res_dblock1_shared.bin"));
+    changed(MIB + 3 * 512, 128, 3, 48);
+    let objects = objects(&dump(dir.path(), "f"), 65);
+    let errors = |object: usize| objects[object]["errors"].clone();
+    let newer = "(a newer sanlock's?); nothing is written over it";
+    let flags = |record: &str, bits: &str| {
+        format!(
+            "{record} have bits that are not known here ({bits}; a newer sanlock's?); nothing is \
+             written over it"
+        )
+    };
+    assert_eq!(
+        errors(0),
+        json!([
+            {"sector": 2, "error": format!("heartbeat record: it is of version 3.5, which is not \
+                known here {newer}")},
+            {"sector": 3, "error": flags("heartbeat record: its flags", "0x1")},
+        ])
+    );
+    assert_eq!(
+        errors(1),
+        json!([
+            {"sector": 0, "error": flags("leader record: its flags", "0x200")},
+            {"sector": 3, "error": flags("ballot record: its mode flags", "0x2")},
+        ])
+    );
 }
 
 #[test]

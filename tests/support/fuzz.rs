@@ -191,8 +191,8 @@ fn ballot(data: &[u8]) -> bool {
 }
 
 /// What the format defines of a ballot sector. Nothing is said of the generation and the time of a
-/// value that is not there, of flags other than the lowest, of the generation beside a mode that is
-/// not held, and of all that stands between the records. Never used: with a checksum or without.
+/// value that is not there, of the generation beside a mode that is not held, and of all that
+/// stands between the records. Never used: with a checksum or without.
 fn defined_of_ballot(sector: &[u8]) -> Vec<u8> {
     let mut defined = vec![0; 512];
     defined[..48].copy_from_slice(&sector[..48]);
@@ -205,9 +205,9 @@ fn defined_of_ballot(sector: &[u8]) -> Vec<u8> {
         false => defined = with_sum(defined, 48),
     }
     assert!(sums.contains(&sector[48..52].to_vec()), "{sums:?}");
-    defined[52] = sector[52] & 1;
-    if sector[128] & 1 == 1 {
-        defined[128] = 1;
+    defined[52..56].copy_from_slice(&sector[52..56]);
+    defined[128..132].copy_from_slice(&sector[128..132]);
+    if sector[128] == 1 {
         defined[136..144].copy_from_slice(&sector[136..144]);
     }
     if HolderNote::decode(&sector[256..512]).is_some() {

@@ -8,7 +8,7 @@
 use super::bytes::{put, u32_at, u64_at};
 use super::holder_note::{HOLDER_NOTE_AT, HOLDER_NOTE_LEN, HolderNote};
 use super::leader::Stamp;
-use super::{RecordError, check_sum};
+use super::{RecordError, check_flags, check_sum};
 use crate::id::{BallotNumber, Generation, HostId, Lver};
 use crate::layout::SectorSize;
 
@@ -57,10 +57,13 @@ impl BallotSector {
     /// Reads a sector of at least 512 bytes.
     pub fn decode(sector: &[u8]) -> Result<Self, RecordError> {
         let ballot = Ballot::decode(sector)?;
-        let shared = u32_at(sector, MODE_FLAGS) & SHARED != 0;
+        let (flags, mode) = (u32_at(sector, FLAGS), u32_at(sector, MODE_FLAGS));
+        check_flags(NAME, "flags", flags, RELEASED)?;
+        check_flags(NAME, "mode flags", mode, SHARED)?;
+        let shared = mode & SHARED != 0;
         Ok(Self {
             ballot,
-            released: u32_at(sector, FLAGS) & RELEASED != 0,
+            released: flags & RELEASED != 0,
             shared: shared.then(|| Generation(u64_at(sector, MODE_GENERATION))),
             note: HolderNote::decode(&sector[HOLDER_NOTE_AT..HOLDER_NOTE_AT + HOLDER_NOTE_LEN]),
         })

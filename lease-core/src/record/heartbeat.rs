@@ -61,7 +61,7 @@ impl Heartbeat {
 
     /// Reads a sector of at least 512 bytes.
     pub fn decode(sector: &[u8]) -> Result<Self, RecordError> {
-        let raw = Raw::decode(sector, NAME, MAGIC_HEARTBEAT, VERSION_HEARTBEAT)?;
+        let raw = Raw::decode(sector, NAME, (MAGIC_HEARTBEAT, VERSION_HEARTBEAT, 0))?;
         let geometry = raw.geometry(NAME)?;
         let range = |field, found| RecordError::Range {
             record: NAME,

@@ -10,7 +10,7 @@
 //! finished the ballot for it.
 
 use super::bytes::{array_at, put, u16_at, u32_at, u64_at};
-use super::{RecordError, check_sum, check_version};
+use super::{RecordError, check_flags, check_sum, check_version};
 use crate::id::{Generation, HostId, Lver, NAME_LEN, Name};
 use crate::layout::{ALIGN_FLAGS, Geometry};
 
@@ -70,12 +70,11 @@ impl Raw {
         raw
     }
 
-    /// Checks magic, version and checksum.
+    /// Checks magic, version, checksum, and that no flags are set but some area size's and `flags`.
     pub(super) fn decode(
         sector: &[u8],
         record: &'static str,
-        magic: u32,
-        version: u32,
+        (magic, version, flags): (u32, u32, u32),
     ) -> Result<Self, RecordError> {
         let raw = Self(array_at(sector, 0));
         match raw.u32(MAGIC) {
@@ -85,6 +84,7 @@ impl Raw {
         }
         check_version(record, raw.u32(VERSION), version)?;
         check_sum(record, raw.u32(CHECKSUM), &raw.0[..CHECKSUM])?;
+        check_flags(record, "flags", raw.flags(), flags | ALIGN_FLAGS)?;
         let owner = raw.u64(OWNER_ID);
         if owner != 0 && HostId::new(owner).is_err() {
             return Err(RecordError::Range {
@@ -247,7 +247,7 @@ impl Leader {
 
     /// Reads the first 200 bytes of a sector; the slice must have that many.
     pub fn decode(sector: &[u8]) -> Result<Self, RecordError> {
-        let raw = Raw::decode(sector, NAME, MAGIC_LEADER, VERSION_LEADER)?;
+        let raw = Raw::decode(sector, NAME, (MAGIC_LEADER, VERSION_LEADER, SHORT_HOLD))?;
         let geometry = raw.geometry(NAME)?;
         let range = |field, found| RecordError::Range {
             record: NAME,
@@ -411,7 +411,7 @@ pub struct Cleared {
 impl Cleared {
     /// Reads the first 200 bytes of a sector; the slice must have that many.
     pub fn decode(sector: &[u8]) -> Result<Self, RecordError> {
-        let raw = Raw::decode(sector, NAME, MAGIC_CLEARED, VERSION_LEADER)?;
+        let raw = Raw::decode(sector, NAME, (MAGIC_CLEARED, VERSION_LEADER, SHORT_HOLD))?;
         Ok(Self {
             geometry: raw.geometry(NAME)?,
             lockspace: name_of(raw.space_name(), "lockspace name")?,

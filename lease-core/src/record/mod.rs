@@ -21,8 +21,21 @@ use thiserror::Error;
 pub enum RecordError {
     #[error("{record}: there is none (magic {found:#010x})")]
     Magic { record: &'static str, found: u32 },
-    #[error("{record}: written by a version that is not known here ({found:#010x})")]
+    #[error(
+        "{record}: it is of version {}.{}, which is not known here (a newer sanlock's?); \
+         nothing is written over it",
+        .found >> 16, .found & 0xFFFF
+    )]
     Version { record: &'static str, found: u32 },
+    #[error(
+        "{record}: its {field} have bits that are not known here ({found:#x}; a newer sanlock's?); \
+         nothing is written over it"
+    )]
+    Flags {
+        record: &'static str,
+        field: &'static str,
+        found: u32,
+    },
     #[error("{record}: bad checksum (it says {stored:#010x}, its bytes give {computed:#010x})")]
     Checksum {
         record: &'static str,
@@ -44,7 +57,7 @@ impl RecordError {
     pub fn sanlock_number(&self) -> i32 {
         match self {
             Self::Magic { .. } | Self::Cleared { .. } => -223,
-            Self::Version { .. } => -224,
+            Self::Version { .. } | Self::Flags { .. } => -224,
             Self::Checksum { .. } => -229,
             Self::Range { .. } => -223,
         }
@@ -57,12 +70,29 @@ pub fn checksum(bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(1, bytes)
 }
 
-/// Fails unless the major halves of two versions are the same.
+/// Fails unless a version is understood: the same major half, and no later minor half.
 fn check_version(record: &'static str, found: u32, ours: u32) -> Result<(), RecordError> {
-    if found >> 16 == ours >> 16 {
+    if found >> 16 == ours >> 16 && found <= ours {
         Ok(())
     } else {
         Err(RecordError::Version { record, found })
+    }
+}
+
+/// Fails if a record has flags that mean we do not know what.
+fn check_flags(
+    record: &'static str,
+    field: &'static str,
+    found: u32,
+    known: u32,
+) -> Result<(), RecordError> {
+    match found & !known {
+        0 => Ok(()),
+        found => Err(RecordError::Flags {
+            record,
+            field,
+            found,
+        }),
     }
 }
 
@@ -151,6 +181,7 @@ mod tests {
             (magic(record, 0), -223),
             (RecordError::Cleared { record }, -223),
             (version(record, 0), -224),
+            (flags(record, "", 0), -224),
             (sum, -229),
             (range(record, "", 0), -223),
         ];
@@ -167,10 +198,18 @@ mod tests {
         RecordError::Version { record, found }
     }
 
+    fn flags(record: &'static str, field: &'static str, found: u32) -> RecordError {
+        RecordError::Flags {
+            record,
+            field,
+            found,
+        }
+    }
+
     #[test]
     fn each_defect_of_a_leader_has_its_own_error() {
         const R: &str = "leader record";
-        let table: [Row; 14] = [
+        let table: [Row; 17] = [
             ("no magic", (0, &[0; 4]), magic(R, 0)),
             (
                 "a heartbeat",
@@ -183,6 +222,9 @@ mod tests {
                 RecordError::Cleared { record: R },
             ),
             ("newer", (4, &[4, 0, 7, 0]), version(R, 0x0007_0004)),
+            ("a bit newer", (4, &[5, 0]), version(R, 0x0006_0005)),
+            ("a new flag", (8, &[0x12]), flags(R, "flags", 2)),
+            ("the last flag", (11, &[0x80]), flags(R, "flags", 1 << 31)),
             ("older", (4, &[4, 0, 5, 0]), version(R, 0x0005_0004)),
             (
                 "odd sectors",
@@ -213,7 +255,7 @@ mod tests {
     #[test]
     fn each_defect_of_a_heartbeat_has_its_own_error() {
         const R: &str = "heartbeat record";
-        let table: [Row; 10] = [
+        let table: [Row; 12] = [
             ("half formatted", (0, &[0; 4]), magic(R, 0)),
             (
                 "a leader",
@@ -221,6 +263,8 @@ mod tests {
                 magic(R, 0x0615_2010),
             ),
             ("newer", (4, &[4, 0, 4, 0]), version(R, 0x0004_0004)),
+            ("a bit newer", (4, &[5, 0]), version(R, 0x0003_0005)),
+            ("short hold", (8, &[0x11]), flags(R, "flags", 1)),
             ("older", (4, &[4, 0, 2, 0]), version(R, 0x0002_0004)),
             ("odd sectors", (12, &[1]), range(R, "sector_size", 513)),
             ("4096 in 512", (8, &[0x80]), range(R, "sector_size", 512)),
@@ -257,6 +301,10 @@ mod tests {
         const B: &str = "ballot record";
         let owner = damaged(BALLOT, (16, &[0xD1, 7]), Some(48), BallotSector::decode);
         assert_eq!(owner, range(B, "inp", 2001));
+        let flag = damaged(BALLOT, (52, &[3]), None, BallotSector::decode);
+        assert_eq!(flag, flags(B, "flags", 2));
+        let mode = damaged(BALLOT, (128, &[5]), None, BallotSector::decode);
+        assert_eq!(mode, flags(B, "mode flags", 4));
 
         const X: &str = "index header";
         assert_eq!(
