@@ -12,7 +12,7 @@ mod leases;
 use lease_core::id::{BallotNumber, Generation, Lver};
 use lease_core::layout::SectorSize;
 use lease_core::liveness::Sightings;
-use lease_core::paxos::{self, BallotError, Judgement, Outcome, Proposer};
+use lease_core::paxos::{self, BallotError, Blocks, Judgement, Outcome, Proposer};
 use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::ballot::{Ballot, BallotSector};
 use lease_core::record::holder_note::HolderNote;
@@ -223,23 +223,17 @@ fn what_ends_a_ballot_read_aloud() {
         ("an unused block", BallotSector::default(), Unopposed),
     ];
     for (story, other, judgement) in table {
-        let blocks = [BallotSector::default(), other, BallotSector::default()];
+        let judge = |blocks: [BallotSector; 3]| {
+            paxos::judge(&proposer(1), BallotNumber(7), &Blocks::from_iter(blocks))
+        };
+        let unused = || BallotSector::UNUSED;
         assert_eq!(
-            paxos::judge(&proposer(1), BallotNumber(7), &blocks),
+            judge([unused(), other.clone(), unused()]),
             judgement,
             "{story}"
         );
         // Our own block never opposes us.
-        let own = [
-            blocks[1].clone(),
-            BallotSector::default(),
-            BallotSector::default(),
-        ];
-        assert_eq!(
-            paxos::judge(&proposer(1), BallotNumber(7), &own),
-            Unopposed,
-            "{story}"
-        );
+        assert_eq!(judge([other, unused(), unused()]), Unopposed, "{story}");
     }
 }
 
@@ -268,7 +262,9 @@ fn its_own_block_counts_among_them() {
 
 #[test]
 fn values_are_compared_across_all_disks_of_the_majority() {
-    let blocks = |two: BallotSector, three: BallotSector| vec![BallotSector::default(), two, three];
+    let blocks = |two: BallotSector, three: BallotSector| {
+        Blocks::from_iter([BallotSector::UNUSED, two, three])
+    };
     let disks = [
         blocks(block(5, 2, 2, Some(value(2))), BallotSector::default()),
         blocks(BallotSector::default(), block(5, 3, 3, Some(value(3)))),
@@ -287,7 +283,7 @@ fn values_are_compared_across_all_disks_of_the_majority() {
         value(3),
         "a block without a value has accepted nothing"
     );
-    let no_bal = [vec![block(5, 7, 0, Some(value(2)))]];
+    let no_bal = [Blocks::from_iter([block(5, 7, 0, Some(value(2)))])];
     assert_eq!(
         paxos::choose(Lver(5), &no_bal, value(1)),
         value(1),
@@ -330,7 +326,7 @@ fn what_is_decided_once_is_what_every_later_ballot_decides() {
 #[test]
 fn ballot_numbers_are_unique_and_larger_than_all_that_were_seen() {
     let number = |host: u64, seen: u64| {
-        let disks = vec![vec![block(3, seen, 0, None); 3]];
+        let disks = [Blocks::from_iter(vec![block(3, seen, 0, None); 3])];
         paxos::next_number(&proposer(host), &disks).map(|number| number.0)
     };
     assert_eq!(number(2, 0), Ok(2));

@@ -19,7 +19,7 @@ pub enum SectorSize {
 
 impl SectorSize {
     /// Bytes of a sector.
-    pub fn bytes(self) -> usize {
+    pub const fn bytes(self) -> usize {
         match self {
             Self::B512 => 512,
             Self::B4096 => 4096,

@@ -17,8 +17,38 @@ use crate::record::holder_note::HolderNote;
 use crate::record::leader::Stamp;
 use thiserror::Error;
 
-/// The ballot records of all hosts on one disk, in the order of their host ids.
-pub type Blocks = Vec<BallotSector>;
+/// The ballot records of all hosts on one disk. Most hosts have never used theirs: of those none is
+/// kept.
+#[derive(Debug, Clone, Default)]
+pub struct Blocks {
+    /// In the order of the host ids.
+    used: Vec<(HostId, BallotSector)>,
+}
+
+impl Blocks {
+    /// A host's block.
+    pub fn of(&self, host: HostId) -> &BallotSector {
+        let found = self.used.binary_search_by_key(&host, |(host, _)| *host);
+        found.map_or(&BallotSector::UNUSED, |at| &self.used[at].1)
+    }
+
+    /// The blocks that have been used, with their hosts, in the order of the host ids.
+    pub fn used(&self) -> impl Iterator<Item = (HostId, &BallotSector)> {
+        self.used.iter().map(|(host, block)| (*host, block))
+    }
+}
+
+/// From the block of host 1 on.
+impl FromIterator<BallotSector> for Blocks {
+    fn from_iter<I: IntoIterator<Item = BallotSector>>(blocks: I) -> Self {
+        let all = HostId::all(u64::MAX).zip(blocks);
+        Self {
+            used: all
+                .filter(|(_, block)| *block != BallotSector::UNUSED)
+                .collect(),
+        }
+    }
+}
 
 /// What the blocks of all other hosts say of our ballot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,15 +99,14 @@ pub struct Proposer {
 
 /// Section 3: blocks judged. Of a smaller version they do not count; of a larger one they say that
 /// ours is decided.
-pub fn judge(proposer: &Proposer, mbal: BallotNumber, blocks: &[BallotSector]) -> Judgement {
+pub fn judge(proposer: &Proposer, mbal: BallotNumber, blocks: &Blocks) -> Judgement {
     let outbids = |(host, block): (HostId, &BallotSector)| {
         let other = host != proposer.host;
         let ballot = &block.ballot;
         other
             && (ballot.lver > proposer.lver || (ballot.lver == proposer.lver && ballot.mbal > mbal))
     };
-    let outbid = HostId::all(proposer.num_hosts).zip(blocks).any(outbids);
-    if outbid {
+    if blocks.used().any(outbids) {
         Judgement::Outbid
     } else {
         Judgement::Unopposed
@@ -91,9 +120,10 @@ pub fn choose(lver: Lver, disks: &[Blocks], own: Stamp) -> Stamp {
         let of_this = ballot.lver == lver && ballot.bal > BallotNumber(0);
         of_this.then_some((ballot.bal, ballot.value?))
     };
-    let blocks = disks.iter().flatten();
-    let last = blocks
-        .filter_map(|block| accepted(&block.ballot))
+    let last = disks
+        .iter()
+        .flat_map(Blocks::used)
+        .filter_map(|(_, block)| accepted(&block.ballot))
         .max_by_key(|(bal, _)| *bal);
     last.map_or(own, |(_, value)| value)
 }
@@ -104,8 +134,8 @@ pub fn next_number(proposer: &Proposer, disks: &[Blocks]) -> Result<BallotNumber
     let host = proposer.host.get();
     match disks
         .iter()
-        .flatten()
-        .map(|b| b.ballot.mbal.0)
+        .flat_map(Blocks::used)
+        .map(|(_, block)| block.ballot.mbal.0)
         .max()
         .unwrap_or(0)
     {
@@ -171,11 +201,16 @@ pub fn run(
 /// Reads every host's block from a slice that starts at the area's first byte.
 pub fn decode_blocks(proposer: &Proposer, area: &[u8]) -> Result<Blocks, BallotError> {
     let geometry = proposer.geometry;
-    let decode = |host: HostId| {
-        BallotSector::decode(sector(area, geometry, geometry.ballot_at(host)))
-            .map_err(|error| BallotError::Record { host, error })
-    };
-    HostId::all(proposer.num_hosts).map(decode).collect()
+    let mut used = Vec::new();
+    for host in HostId::all(proposer.num_hosts) {
+        let bytes = sector(area, geometry, geometry.ballot_at(host));
+        if !BallotSector::is_unused(bytes) {
+            let block = BallotSector::decode(bytes);
+            let block = block.map_err(|error| BallotError::Record { host, error })?;
+            used.push((host, block));
+        }
+    }
+    Ok(Blocks { used })
 }
 
 fn judge_all(proposer: &Proposer, mbal: BallotNumber, disks: &[Blocks]) -> Judgement {
@@ -208,7 +243,7 @@ fn write_and_read(
     let len = geometry.ballots_len(proposer.num_hosts);
     let votes = quorum.read_after(&written, 0, len, |area| {
         let blocks = decode_blocks(proposer, area)?;
-        if blocks[proposer.host.index()].ballot != own.ballot {
+        if blocks.of(proposer.host).ballot != own.ballot {
             return Err(BallotError::Overwritten);
         }
         Ok(blocks)

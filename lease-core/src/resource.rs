@@ -140,7 +140,7 @@ impl Resource<'_> {
             if let Some(own) = self.became_ours(member, &view, started) {
                 return self.finish(member, wanted, &view.leader, own, seen);
             }
-            at_stake = view.at_stake(member) || course.at_stake(view.version());
+            at_stake = view.at_stake() || course.at_stake(view.version());
             if course.ballots >= BALLOTS_MAX {
                 return match at_stake {
                     true => Err(AcquireError::Undecided.doubtful(true)),
@@ -394,11 +394,8 @@ impl Resource<'_> {
             // A disk whose ballot records cannot be read may alone have the newest leader.
             leader = newest(&[leader, self.read_leader()?])?;
         }
-        Ok(View {
-            leader,
-            everywhere: all && leaders.iter().all(|l| *l == leader),
-            disks,
-        })
+        let everywhere = all && leaders.iter().all(|l| *l == leader);
+        Ok(View::new(member, leader, disks, everywhere))
     }
 
     fn read_leader(&self) -> Result<Leader, AcquireError> {

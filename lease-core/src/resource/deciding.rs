@@ -66,7 +66,7 @@ impl Resource<'_> {
     ) -> Result<Decided, AcquireError> {
         let lver = view.version();
         let mut own = view.newest_of(member.host);
-        if view.at_stake(member) {
+        if view.at_stake() {
             course.proposed = Some(lver);
         }
         loop {

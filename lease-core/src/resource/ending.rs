@@ -96,7 +96,7 @@ impl Resource<'_> {
     /// the next version does not ask.
     fn free_everywhere(&self, member: &Member<'_>, view: &View) -> Result<(), AcquireError> {
         let goes_on = |block: &BallotSector| block.ballot.lver > view.leader.lver();
-        if view.everywhere || view.disks.iter().flatten().any(goes_on) {
+        if view.everywhere || view.used().any(goes_on) {
             return Ok(());
         }
         self.write_leader(member, &view.leader)

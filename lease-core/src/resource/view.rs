@@ -8,32 +8,57 @@ use crate::record::ballot::{Ballot, BallotSector};
 use crate::record::holder_note::HolderNote;
 use crate::record::leader::{Leader, Stamp};
 use std::borrow::Borrow;
+use std::collections::BTreeSet;
 
-/// One look at a whole resource area, on every disk that counts.
+/// One look at a whole resource area, on every disk that counts, and what follows from every
+/// record of it: worked out once, since there may be thousands.
 pub(super) struct View {
     /// The newest leader.
     pub(super) leader: Leader,
     pub(super) disks: Vec<Blocks>,
     /// All disks were read, and all have this leader.
     pub(super) everywhere: bool,
+    /// All versions before this one have ended, whatever the leader says.
+    started: Lver,
+    at_stake: bool,
 }
 
 impl View {
-    /// The version that the next ballot decides: the one after the leader's; a later one that any
-    /// host has started, since it knew that all before had ended; the one after a version that its
-    /// owner says it has released.
-    pub(super) fn version(&self) -> Lver {
-        self.started().max(self.leader.lver().next())
-    }
-
-    /// All versions before this one have ended, whatever the leader says.
-    fn started(&self) -> Lver {
+    /// As `member` sees it.
+    pub(super) fn new(
+        member: &Member<'_>,
+        leader: Leader,
+        disks: Vec<Blocks>,
+        everywhere: bool,
+    ) -> Self {
         let next = |block: &BallotSector| match block.released {
             true => block.ballot.lver.next(),
             false => block.ballot.lver,
         };
-        let blocks = self.disks.iter().flatten();
-        blocks.map(next).max().unwrap_or_default()
+        let started = used(&disks).map(next).max().unwrap_or_default();
+        let mut view = Self {
+            leader,
+            disks,
+            everywhere,
+            started,
+            at_stake: false,
+        };
+        let lver = view.version();
+        let at_stake = view.used().any(|block| is_at_stake(member, block, lver));
+        view.at_stake = at_stake;
+        view
+    }
+
+    /// Every block that has been used, on every disk.
+    pub(super) fn used(&self) -> impl Iterator<Item = &BallotSector> {
+        used(&self.disks)
+    }
+
+    /// The version that the next ballot decides: the one after the leader's; a later one that any
+    /// host has started, since it knew that all before had ended; the one after a version that its
+    /// owner says it has released.
+    pub(super) fn version(&self) -> Lver {
+        self.started.max(self.leader.lver().next())
     }
 
     /// Whether this version has had its owner, and that has let go of it, or has ended.
@@ -42,7 +67,7 @@ impl View {
             Some(_) => self.leader.lver(),
             None => self.leader.lver().next(),
         };
-        lver > Lver(0) && lver < self.started().max(owned_or_next)
+        lver > Lver(0) && lver < self.started.max(owned_or_next)
     }
 
     /// The version before that: the last that anybody has had.
@@ -57,9 +82,8 @@ impl View {
 
     /// Whether this version may be, or come to be, decided for us: somebody has accepted our value,
     /// though we may have accepted another's since.
-    pub(super) fn at_stake(&self, member: &Member<'_>) -> bool {
-        let mut blocks = self.disks.iter().flatten();
-        blocks.any(|block| is_at_stake(member, block, self.version()))
+    pub(super) fn at_stake(&self) -> bool {
+        self.at_stake
     }
 
     pub(super) fn newest_of(&self, host: HostId) -> BallotSector {
@@ -80,14 +104,14 @@ impl View {
     }
 
     pub(super) fn blocks_of(&self, host: HostId) -> impl Iterator<Item = &BallotSector> {
-        self.disks
-            .iter()
-            .filter_map(move |blocks| blocks.get(host.index()))
+        self.disks.iter().map(move |blocks| blocks.of(host))
     }
 
     /// All lives of other hosts that share. Of the records on several disks the newest counts.
     pub(super) fn sharers(&self, except: HostId) -> Vec<Stamp> {
-        let hosts = self.disks.iter().map(Vec::len).max().unwrap_or(0);
+        let used = self.disks.iter().flat_map(Blocks::used);
+        let sharing = used.filter(|(host, block)| *host != except && block.shared.is_some());
+        let hosts: BTreeSet<HostId> = sharing.map(|(host, _)| host).collect();
         let life = |host: HostId| {
             let newest = newest_own(self.blocks_of(host))?;
             newest.shared.map(|generation| Stamp {
@@ -96,10 +120,7 @@ impl View {
                 timestamp: 0,
             })
         };
-        HostId::all(hosts as u64)
-            .filter(|host| *host != except)
-            .filter_map(life)
-            .collect()
+        hosts.into_iter().filter_map(life).collect()
     }
 
     /// What the owner that this leader names says of itself.
@@ -110,6 +131,11 @@ impl View {
             .find(|note| note.is_of(leader))
             .cloned()
     }
+}
+
+fn used(disks: &[Blocks]) -> impl Iterator<Item = &BallotSector> {
+    let blocks = disks.iter().flat_map(Blocks::used);
+    blocks.map(|(_, block)| block)
 }
 
 /// Whether `block` has accepted our own value, of this life, for this version.
