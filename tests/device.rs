@@ -1,9 +1,14 @@
-//! The real disk: what `Disk` promises of outstanding I/O, on storage that hangs.
+//! The real disk: what `Disk` promises of outstanding I/O, on storage that hangs; and whether its
+//! path still leads to it.
 #![allow(clippy::unwrap_used)]
 
-use lease_core::device::{Access, Device};
+use lease_core::device::{Access, Device, Presence};
 use lease_core::disk::{Disk, Fault};
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use support::files::{Loop, MIB, bytes, directory, filled};
 use support::path::StoragePath;
 use support::process::{SOON, wait_until};
 use support::storage::Storage;
@@ -37,4 +42,127 @@ fn an_io_that_timed_out_bars_all_others_until_it_has_come_back() {
     wait_until("it has come back", SOON, || device.settle().ok());
     device.set_limit(SOON);
     assert_eq!(device.read(0, 512).unwrap(), [1; 512]);
+}
+
+/// All that its user needs of it.
+const AREA: Range<u64> = 0..MIB;
+
+fn open(path: &Path) -> Device {
+    Device::open(path, Access::Write, SOON).unwrap()
+}
+
+fn is_replaced(device: &Device, part: &str) {
+    match device.presence(0, &AREA) {
+        Presence::Replaced(why) => assert!(why.contains(part), "{why}"),
+        other => panic!("{other:?}, not {part:?}"),
+    }
+}
+
+#[test]
+fn a_file_that_others_do_not_find_any_more_is_replaced_and_one_that_is_only_away_is_not() {
+    let dir = directory();
+    let [path, other, aside] = ["disk", "new", "aside"].map(|name| dir.path().join(name));
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    filled(&path, 1, 7);
+    let (device, by_link) = (open(&path), open(&link));
+    let same = |device: &Device| device.presence(0, &AREA) == Presence::Same;
+    assert!(same(&device) && same(&by_link));
+    // Away: nobody can use another in its place, and it may come back.
+    std::fs::rename(&path, &aside).unwrap();
+    for device in [&device, &by_link] {
+        assert!(matches!(device.presence(0, &AREA), Presence::NotKnown(_)));
+    }
+    std::fs::rename(&aside, &path).unwrap();
+    assert!(same(&device) && same(&by_link));
+    // A copy over it; one that is written to is the same.
+    std::fs::copy(&path, &other).unwrap();
+    std::fs::write(&path, bytes(&other)).unwrap();
+    assert!(same(&device));
+    std::fs::rename(&other, &path).unwrap();
+    is_replaced(&device, "another file");
+    is_replaced(&by_link, "another file");
+    let device = open(&path);
+    std::fs::remove_file(&path).unwrap();
+    is_replaced(&device, "removed");
+    std::fs::create_dir(&path).unwrap();
+    is_replaced(&device, "another file");
+}
+
+#[test]
+fn a_file_that_was_cut_is_replaced_where_that_takes_what_is_needed_of_it() {
+    let dir = directory();
+    let path = dir.path().join("disk");
+    filled(&path, 2, 7);
+    let device = open(&path);
+    let cut = |len| {
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(len)
+    };
+    cut(MIB).unwrap();
+    assert_eq!(device.presence(0, &AREA), Presence::Same);
+    cut(MIB - 1).unwrap();
+    is_replaced(&device, "cut to 1048575 bytes");
+}
+
+#[test]
+fn of_another_block_device_at_the_path_the_record_says_whether_it_is_the_same_disk() {
+    let dir = directory();
+    let [one, two, link] = ["one", "two", "link"].map(|name| dir.path().join(name));
+    filled(&one, 1, 7);
+    filled(&two, 1, 7);
+    let (first, second) = (Loop::over(&one, "512"), Loop::over(&two, "512"));
+    let lead_to = |device: &Loop| {
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(&device.path, &link).unwrap();
+    };
+    lead_to(&first);
+    let device = open(&link);
+    let record = 5 * 512;
+    assert_eq!(device.presence(record, &AREA), Presence::Same);
+    // As if it were another path to the same disk.
+    lead_to(&second);
+    assert_eq!(device.presence(record, &AREA), Presence::Same);
+    // What stands beside the record is others'.
+    for beside in [record - 512, record + 512] {
+        open(&PathBuf::from(&second.path))
+            .write(beside, &[8; 512])
+            .unwrap();
+        assert_eq!(device.presence(record, &AREA), Presence::Same);
+    }
+    open(&PathBuf::from(&second.path))
+        .write(record, &[8; 512])
+        .unwrap();
+    let replaced = "its path leads to another disk now".to_owned();
+    assert_eq!(device.presence(record, &AREA), Presence::Replaced(replaced));
+    // udev may remove a name and make it again.
+    std::fs::remove_file(&link).unwrap();
+    assert!(matches!(
+        device.presence(record, &AREA),
+        Presence::NotKnown(_)
+    ));
+}
+
+#[test]
+fn a_look_that_hangs_proves_nothing_and_is_followed_by_no_other() {
+    let storage = Storage::new(1);
+    let path = StoragePath::to(&storage);
+    let mut device = open(&path.disk());
+    assert_eq!(device.presence(0, &AREA), Presence::Same);
+    device.set_limit(SHORT);
+    path.freeze();
+    for part in ["no answer to a look", "an earlier look"] {
+        let told = device.presence(0, &AREA);
+        assert!(
+            matches!(&told, Presence::NotKnown(why) if why.contains(part)),
+            "{told:?}"
+        );
+    }
+    path.thaw();
+    wait_until("a look that comes back", SOON, || {
+        (device.presence(0, &AREA) == Presence::Same).then_some(())
+    });
 }

@@ -84,6 +84,50 @@ fn a_damaged_heartbeat_is_a_loss_at_once() {
 }
 
 #[test]
+fn a_lockspace_that_was_replaced_is_a_loss_at_once() {
+    for how in ["copied over", "removed"] {
+        let storage = Storage::new(1);
+        let (a, join) = Host::joined(&storage, 1);
+        let hold = a.holding(&[&storage.resource(1)]);
+        let (disk, new) = (storage.file(), storage.path().join("new"));
+        std::fs::copy(&disk, &new).unwrap();
+        let (heartbeat, part) = match how {
+            "removed" => {
+                std::fs::remove_file(&disk).unwrap();
+                (None, "it was removed")
+            }
+            _ => {
+                std::fs::rename(&new, &disk).unwrap();
+                (
+                    Some(storage.heartbeat(1)),
+                    "its path leads to another file now",
+                )
+            }
+        };
+        lost(&join.finish_within(AT_ONCE), part);
+        lost(&hold.finish_within(AT_ONCE), "was killed");
+        // Of what the host has written since, nobody else has seen anything.
+        assert!(heartbeat.is_none_or(|heartbeat| heartbeat == storage.heartbeat(1)));
+    }
+}
+
+#[test]
+fn a_lockspace_that_is_away_for_a_moment_is_kept() {
+    let storage = Storage::new(1);
+    let (a, _join) = Host::joined(&storage, 1);
+    let hold = a.holding(&[&storage.resource(1)]);
+    let (disk, aside) = (storage.file(), storage.path().join("aside"));
+    std::fs::rename(&disk, &aside).unwrap();
+    for _ in 0..3 {
+        a.wait_for_renewal();
+    }
+    std::fs::rename(&aside, &disk).unwrap();
+    hold.signal(Signal::SIGTERM);
+    assert_eq!(hold.finish().code, 143);
+    assert_eq!(storage.owner(1).0, None);
+}
+
+#[test]
 fn a_lease_that_was_taken_on_the_disk_kills_its_command_alone() {
     let storage = Storage::new(2);
     let (a, join) = Host::joined(&storage, 1);

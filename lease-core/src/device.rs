@@ -6,6 +6,11 @@
 //! buffer and bars the next one until it has come back. A write that has failed bars all others,
 //! unless the disk is one on which it is over by then.
 
+mod presence;
+
+pub use self::presence::Presence;
+
+use self::presence::Looks;
 use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};
 use nix::errno::Errno;
@@ -16,7 +21,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -66,6 +71,9 @@ pub struct Device {
     found: Found,
     limit: Duration,
     worker: Mutex<Worker>,
+    /// What is open, for as long as the worker has it: closing may hang as well.
+    file: Weak<File>,
+    looks: Looks,
 }
 
 /// The asking end of a worker thread.
@@ -107,8 +115,9 @@ impl Device {
         // Opening may hang as any I/O may.
         let work = move || match open_file(&owned, access) {
             Ok((file, found)) => {
+                let file = Arc::new(file);
                 // If nobody waits any more, nobody asks either, and it is closed again.
-                let _ = tell.send(Ok(found));
+                let _ = tell.send(Ok((found, Arc::downgrade(&file))));
                 serve(&file, &inbox, &outbox);
             }
             Err(error) => drop(tell.send(Err(error))),
@@ -116,7 +125,7 @@ impl Device {
         let started = std::thread::Builder::new().spawn(work);
         started.map_err(|why| OpenError::System(Errno::try_from(why).unwrap_or(Errno::EAGAIN)))?;
         let found = told.recv_timeout(limit);
-        let found = found.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;
+        let (found, file) = found.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;
         Ok(Self {
             path: path.to_owned(),
             limit,
@@ -128,6 +137,8 @@ impl Device {
                 failure_is_final: found.failure_is_final,
             }),
             found,
+            file,
+            looks: Looks::default(),
         })
     }
 
@@ -365,24 +376,32 @@ fn open_file(path: &Path, access: Access) -> Result<(File, Found), OpenError> {
     Ok((file, found))
 }
 
+impl Identity {
+    /// Of what `stat` is of; `None` if that is neither a file nor a block device.
+    fn of(stat: &FileStat) -> Option<Self> {
+        let (device, inode) = match kind(stat) {
+            SFlag::S_IFREG => (stat.st_dev, stat.st_ino),
+            SFlag::S_IFBLK => (stat.st_rdev, 0),
+            _ => return None,
+        };
+        Some(Self { device, inode })
+    }
+}
+
 fn find_out(file: &File, stat: &FileStat) -> Result<Found, Errno> {
     let size = size_of(file)?;
+    // It may have become another since the first look.
+    let identity = Identity::of(stat).ok_or(Errno::ENOTBLK)?;
     Ok(match kind(stat) {
         SFlag::S_IFREG => Found {
-            identity: Identity {
-                device: stat.st_dev,
-                inode: stat.st_ino,
-            },
+            identity,
             size,
             is_file: true,
             failure_is_final: is_local(file),
             sector: SectorSize::B512,
         },
         _ => Found {
-            identity: Identity {
-                device: stat.st_rdev,
-                inode: 0,
-            },
+            identity,
             size,
             is_file: false,
             failure_is_final: false,

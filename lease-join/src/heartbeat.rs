@@ -4,9 +4,11 @@ use crate::signals::Wake;
 use crate::state::Logged;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::delta::{HostLease, RenewError};
+use lease_core::device::Presence;
 use lease_core::liveness::Sightings;
 use lease_core::registry::message::Renewal;
 use lease_core::timing::Timing;
+use lease_core::tool::show;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -101,6 +103,22 @@ impl Thread {
             if last {
                 return;
             }
+            if let Some(why) = self.replaced() {
+                return self.tell(Beat::Lost(why));
+            }
+        }
+    }
+
+    /// Why nobody else sees what is written here, if that is certain.
+    fn replaced(&self) -> Option<String> {
+        let (lockspace, host) = (self.lease.lockspace(), self.lease.claim().host);
+        let geometry = lockspace.geometry;
+        let record = lockspace.offset + geometry.heartbeat_at(host) as u64;
+        let end = lockspace.offset + geometry.heartbeats_len() as u64;
+        let device = self.disk.device();
+        match device.presence(record, &(lockspace.offset..end)) {
+            Presence::Replaced(why) => Some(format!("{}: {why}", show(device.path().as_os_str()))),
+            Presence::Same | Presence::NotKnown(_) => None,
         }
     }
 

@@ -235,6 +235,11 @@ impl Logged {
 }
 
 impl Logged {
+    /// The disk itself, to be looked at.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The moment before the last completed renewal was issued: what the file says, all are told.
     pub(crate) fn renewed(&self) -> Moment {
         self.ledger.life().former.renewed

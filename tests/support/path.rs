@@ -5,6 +5,8 @@
 use crate::files::directory;
 use crate::process::{SOON, wait_until};
 use crate::storage::Storage;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -111,6 +113,21 @@ impl StoragePath {
     /// All that hangs goes on.
     pub fn go_on(&self) {
         self.control(b'r', b'R');
+    }
+
+    /// From now on nothing is answered that is asked of the file or of its name.
+    pub fn freeze(&self) {
+        self.to_the_mount(Signal::SIGSTOP);
+    }
+
+    /// All that was asked is answered.
+    pub fn thaw(&self) {
+        self.to_the_mount(Signal::SIGCONT);
+    }
+
+    fn to_the_mount(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.nbdfuse.id().cast_signed());
+        kill(pid, signal).expect("our child");
     }
 
     fn control(&self, order: u8, done: u8) {
