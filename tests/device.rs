@@ -1,6 +1,6 @@
 //! The real disk: what `Disk` promises of outstanding I/O, on storage that hangs; and whether its
 //! path still leads to it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use lease_core::device::{Access, Device, Presence};
 use lease_core::disk::{Disk, Fault};
