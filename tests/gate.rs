@@ -302,7 +302,27 @@ fn rule_14_the_word_of_another_life_of_the_host_opens_no_gate() {
     joined.assert_gone();
     let ran = hold.finish();
     assert_eq!((ran.code, ran.stdout.as_str()), (124, ""), "{ran:?}");
-    let said = "the lease was lost (before the command was started)";
+    let said = "cannot run sh: the lease was lost before it was started";
+    assert!(ran.stderr.contains(said), "{ran:?}");
+}
+
+#[test]
+fn rule_4_what_is_replaced_before_the_gate_opens_is_not_guarded() {
+    let storage = Storage::new(1);
+    let host = Host::new(&storage, 1);
+    let stand = Stand::of(&host);
+    let (hold, mut joined) = at_the_gate(&storage, &stand, &host, &[&storage.resource(1)]);
+    let new = storage.path().join("new");
+    std::fs::copy(storage.file(), &new).unwrap();
+    std::fs::rename(&new, storage.file()).unwrap();
+    joined.let_go();
+    assert_eq!(joined.hear(), Ask::Start);
+    joined.release(0);
+    joined.assert_released(0);
+    joined.assert_gone();
+    let ran = hold.finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (124, ""), "{ran:?}");
+    let said = "cannot run sh: the lease was lost before it was started: LS:R1 was replaced";
     assert!(ran.stderr.contains(said), "{ran:?}");
 }
 

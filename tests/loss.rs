@@ -9,7 +9,7 @@ use lease_core::record::leader::Stamp;
 use nix::sys::signal::Signal;
 use std::path::PathBuf;
 use std::time::Duration;
-use support::files::Ran;
+use support::files::{Ran, run};
 use support::hosts::{Host, STAY, WATCHDOG};
 use support::process::{Process, SOON, now, runs, wait_until};
 use support::storage::{Storage, host_id};
@@ -81,6 +81,107 @@ fn a_damaged_heartbeat_is_a_loss_at_once() {
     support::files::patch(storage.file(), 60, b"damage");
     lost(&join.finish_within(AT_ONCE), "our heartbeat is damaged");
     lost(&hold.finish_within(AT_ONCE), "was killed");
+}
+
+/// A resource w in a file of its own.
+fn lone(storage: &Storage) -> (PathBuf, String) {
+    let file = storage.path().join("w");
+    let resource = format!("LS:w:{}:0", file.display());
+    init(storage, &resource);
+    (file, resource)
+}
+
+fn init(storage: &Storage, resource: &str) {
+    let ran = run(storage.path(), "lease-init", &["--create", "-r", resource]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn a_lease_whose_file_was_replaced_is_lost_at_once_and_the_new_one_is_free() {
+    let moved = "its path leads to another file now";
+    for (how, part) in [
+        ("moved", moved),
+        ("removed", "it was removed"),
+        ("cut", "it was cut"),
+    ] {
+        let storage = Storage::new(1);
+        let (file, resource) = lone(&storage);
+        let (a, join) = Host::joined(&storage, 1);
+        let (b, _join_b) = Host::joined(&storage, 2);
+        let (hold, pids) = with_daemon(&a, &[&resource]);
+        let new = format!("{}.new", file.display());
+        match how {
+            "removed" => std::fs::remove_file(&file).unwrap(),
+            "cut" => std::fs::write(&file, "").unwrap(),
+            _ => {
+                init(&storage, &resource.replace("/w:", "/w.new:"));
+                std::fs::rename(&new, &file).unwrap();
+            }
+        }
+        let ran = hold.finish_within(AT_ONCE);
+        let why = format!("LS:w was replaced: {}: {part}", file.display());
+        lost(&ran, &why);
+        // When it is lost, and at the end.
+        assert_eq!(ran.stderr.lines().count(), 2, "{ran:?}");
+        assert!(!pids.iter().any(|pid| runs(*pid)));
+        if how != "moved" {
+            let _ = std::fs::remove_file(&file);
+            init(&storage, &resource);
+        }
+        for host in [&b, &a] {
+            let ran = host.hold(&["-n", &resource], &["true"]);
+            assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{how}");
+        }
+        assert!(
+            !join.stderr().contains("without a release"),
+            "{}",
+            join.stderr()
+        );
+    }
+}
+
+#[test]
+fn a_lease_whose_file_is_away_for_a_moment_is_kept_and_released_where_it_is() {
+    let storage = Storage::new(1);
+    let (file, resource) = lone(&storage);
+    let (a, _join) = Host::joined(&storage, 1);
+    let hold = a.holding(&[&resource]);
+    let aside = storage.path().join("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    for _ in 0..3 {
+        a.wait_for_renewal();
+    }
+    hold.signal(Signal::SIGTERM);
+    let ran = hold.finish();
+    assert_eq!((ran.code, ran.stderr.as_str()), (143, ""));
+    std::fs::rename(&aside, &file).unwrap();
+    let ran = a.hold(&["-n", &resource], &["true"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn of_three_disks_one_may_be_replaced_and_not_two() {
+    let storage = Storage::new(1);
+    let files = ["x", "y", "z"].map(|name| storage.path().join(name));
+    let of = |part: &[PathBuf]| {
+        let places: Vec<String> = part.iter().map(|f| format!("{}:0", f.display())).collect();
+        format!("LS:w:{}", places.join(":"))
+    };
+    init(&storage, &of(&files));
+    let (a, _join) = Host::joined(&storage, 1);
+    let hold = a.holding(&[&of(&files)]);
+    let replace = |file: &PathBuf| {
+        std::fs::remove_file(file).unwrap();
+        init(&storage, &of(std::slice::from_ref(file)));
+    };
+    replace(&files[1]);
+    hold.wait_for_stderr("; going on without this disk");
+    for _ in 0..2 {
+        a.wait_for_renewal();
+    }
+    assert_eq!(hold.code(), None);
+    replace(&files[2]);
+    lost(&hold.finish_within(AT_ONCE), "LS:w was replaced");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use support::files::{Ran, bytes};
 use support::hosts::{Host, STAY};
-use support::process::{Process, SOON, now, runs, wait_until};
+use support::process::{Process, SOON, now};
 use support::storage::{Storage, host_id};
 
 /// It must end with `code`, and say why in a last line that contains `part`. Hosts that have just
@@ -463,8 +463,11 @@ fn a_daemon_that_the_command_left_behind_keeps_the_lease_until_it_is_gone() {
     hold.wait_for_stdout("daemon");
     refused(&b.hold(&[&resource], &["true"]), 75, "held by host 1");
     assert_eq!(hold.code(), None);
+    let said = "lease-hold: sh has ended (5); waiting for pid";
+    hold.wait_for_stderr(said);
     std::fs::write(&go, "").unwrap();
-    quiet(&hold.finish(), 5);
+    let ran = hold.finish();
+    assert_eq!((ran.code, ran.stderr.lines().count()), (5, 1), "{ran:?}");
     quiet(&b.hold(&[&resource], &["true"]), 0);
 }
 
@@ -603,20 +606,16 @@ fn the_service_manager_is_told_when_it_has_joined() {
 fn what_the_command_leaves_behind_gets_the_next_signal() {
     let storage = Storage::new(1);
     let (a, _join) = Host::joined(&storage, 1);
-    let script = "setsid sleep 100 & echo $$ $! held; exec sleep 100";
-    let hold = a.start_hold(&[&storage.resource(1)], &["sh", "-c", script]);
-    hold.wait_for_stdout("held");
-    let pids = hold.stdout();
-    let mut pids = pids.split_whitespace().map_while(|pid| pid.parse().ok());
-    let (command, left) = (pids.next().unwrap(), pids.next().unwrap());
-    hold.signal(Signal::SIGTERM);
-    wait_until("the command's end", SOON, || (!runs(command)).then_some(()));
-    assert!(runs(left));
-    // Once lease-hold has heard of it, that is.
-    let code = wait_until("the end", SOON, || {
-        hold.signal(Signal::SIGTERM);
-        hold.code()
-    });
-    assert_eq!(code, 143);
-    assert!(!runs(left));
+    let left = "trap \"echo got; exit\" USR1; echo left; while :; do sleep 0.05; done";
+    let script = format!("setsid sh -c '{left}' & exit 5");
+    let hold = a.start_hold(&[&storage.resource(1)], &["sh", "-c", &script]);
+    hold.wait_for_stdout("left");
+    hold.wait_for_stderr("sh has ended (5)");
+    hold.signal(Signal::SIGUSR1);
+    let ran = hold.finish();
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (5, "left\ngot\n"),
+        "{ran:?}"
+    );
 }

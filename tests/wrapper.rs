@@ -7,10 +7,10 @@ use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use support::family::{CONTAINMENTS, OWN_PID, control_groups, in_each};
+use support::family::{CONTAINMENTS, Family, OWN_PID, control_groups, in_each};
 use support::hosts::{Host, STAY};
 use support::path::StoragePath;
-use support::process::{Process, SOON, now, state, wait_for_end, wait_until};
+use support::process::{Process, SOON, now, runs, state, wait_for_end, wait_until};
 use support::storage::Storage;
 
 #[test]
@@ -170,6 +170,66 @@ fn told_to_end_it_is_gone_at_once_with_the_lease() {
         assert!(now().since(told) < Duration::from_secs(10));
         assert_eq!(storage.owner(1).0, None);
     }
+}
+
+#[test]
+fn what_a_command_that_was_told_to_end_leaves_behind_ends_too() {
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let (a, _join) = Host::joined(&storage, 1);
+        let resource = storage.resource(1);
+        // What hears it goes at once; no shell hands it on.
+        for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+            let script = format!("{OWN_PID}; echo pid $pid.; sleep 1000; true");
+            let hold = a.start_hold(&["--contain", contain, &resource], &["sh", "-c", &script]);
+            hold.wait_for_stdout("pid ");
+            let told = now();
+            hold.signal(signal);
+            assert_eq!(hold.finish().code, 128 + signal as i32);
+            assert!(now().since(told) < Duration::from_secs(9), "{contain}");
+        }
+        // What does not is killed after 10 s.
+        let family = Family::start(&a, contain, &[&resource]);
+        family.hold.signal(Signal::SIGTERM);
+        let command = wait_for_end(family.command, SOON);
+        let took = wait_for_end(family.daemon, SOON).since(command);
+        assert!(took > Duration::from_secs(9), "{contain}: {took:?}");
+        let ran = family.hold.finish();
+        let said = format!("sh has ended (143); ending pid {} (sleep)", family.daemon);
+        assert!(ran.code == 143 && ran.stderr.contains(&said), "{ran:?}");
+        assert_eq!(storage.owner(1).0, None);
+        family.assert_no_trace();
+    });
+}
+
+#[test]
+fn what_a_command_leaves_that_ends_by_itself_is_named_and_ends_when_that_is_asked_for() {
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(2);
+        let (a, _join) = Host::joined(&storage, 1);
+        let family = Family::ending_with(&a, contain, &[&storage.resource(1)], "exit 3");
+        let daemon = family.daemon;
+        let said = format!("sh has ended (3); waiting for pid {daemon} (sleep)");
+        family.hold.wait_for_stderr(&said);
+        let guarded = a.describe()["holders"][0]["processes"].clone();
+        assert_eq!(
+            guarded,
+            serde_json::json!([{"pid": daemon, "command": "sleep"}])
+        );
+        family.hold.signal(Signal::SIGINT);
+        let ran = family.hold.finish();
+        assert_eq!((ran.code, runs(daemon)), (3, false), "{ran:?}");
+        assert_eq!(ran.stderr.matches("has ended").count(), 1, "{ran:?}");
+
+        let args = ["--end-rest", &storage.resource(2)];
+        let go = storage.path().join("go");
+        let last = format!("until [ -e {} ]; do sleep 0.05; done; exit 3", go.display());
+        let family = Family::ending_with(&a, contain, &args, &last);
+        std::fs::write(&go, "").unwrap();
+        let ran = family.hold.finish();
+        assert_eq!((ran.code, runs(family.daemon)), (3, false), "{ran:?}");
+        assert_eq!([1, 2].map(|number| storage.owner(number).0), [None; 2]);
+    });
 }
 
 #[test]

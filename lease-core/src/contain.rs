@@ -5,7 +5,7 @@
 //! first process ends, the kernel has ended all others. Or nothing but the tree of processes: good
 //! for finding whom to kill while lease-hold lives, never a proof once it is dead.
 
-use crate::process::{Process, ProcessId};
+use crate::process::{self, Process, ProcessId};
 use crate::spec::path_text;
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
@@ -76,6 +76,36 @@ impl Guarded {
         }
     }
 }
+
+/// What runs of all that the lease-hold with the number `holder` guards, as it is seen from here:
+/// `first` is the process that it has started first.
+pub fn guarded_by(holder: i32, first: i32, containment: &Containment) -> Vec<ProcessId> {
+    match containment {
+        Containment::Cgroup(path) => in_cgroup(path),
+        Containment::PidNamespace => process::descendants(first, &[]),
+        Containment::Tree => {
+            let spared: Vec<ProcessId> = process::descendants(holder, &[])
+                .into_iter()
+                .filter(|id| process::name_of(*id).is_some_and(|name| name == CARRIER_NAME))
+                .collect();
+            process::descendants(holder, &spared)
+        }
+    }
+}
+
+fn in_cgroup(path: &Path) -> Vec<ProcessId> {
+    let own = cgroup_processes(path).into_iter().filter_map(ProcessId::of);
+    let mut all: Vec<ProcessId> = own.collect();
+    for below in fs::read_dir(path).into_iter().flatten().flatten() {
+        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
+            all.extend(in_cgroup(&below.path()));
+        }
+    }
+    all
+}
+
+/// What the process of a lease-hold that carries its last deadline is called.
+pub const CARRIER_NAME: &str = "lease-hold-last";
 
 /// How the control group of a lease-hold is called, before its process id and the number of the PID
 /// namespace that this is an id of: a process of another namespace may have the same.

@@ -97,6 +97,19 @@ pub fn number_of(fd: BorrowedFd<'_>) -> Option<i32> {
     number.trim().parse().ok()
 }
 
+/// What a process is called; `None` if it has ended.
+pub fn name_of(id: ProcessId) -> Option<String> {
+    let line = std::fs::read(format!("/proc/{}/stat", id.pid)).ok()?;
+    let (start, end) = (
+        line.iter().position(|b| *b == b'(')?,
+        line.iter().rposition(|b| *b == b')')?,
+    );
+    let state = line.get(end + 2)?;
+    let runs = !b"ZX".contains(state) && parse_stat(&line)?.started == id.started;
+    let name = line.get(start + 1..end)?;
+    runs.then(|| String::from_utf8_lossy(name).into_owned())
+}
+
 /// Every process and its parent.
 pub fn all() -> Vec<(i32, Stat)> {
     let Ok(entries) = std::fs::read_dir("/proc") else {

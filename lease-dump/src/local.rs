@@ -2,8 +2,10 @@
 
 use crate::output::Output;
 use anyhow::Context;
+use lease_core::contain;
 use lease_core::id::Name;
-use lease_core::registry::message::{Ask, Description, Tell};
+use lease_core::process;
+use lease_core::registry::message::{Ask, DescribedHolder, DescribedProcess, Description, Tell};
 use lease_core::registry::place::Place;
 use lease_core::registry::wire::Wire;
 use lease_core::tool::{Failure, Status, show};
@@ -80,7 +82,23 @@ fn ask(run_dir: &Path, name: &Name) -> anyhow::Result<Description> {
     let mut wire = Wire::new(stream).without_limit();
     wire.send(&Ask::Describe)?;
     match wire.receive()? {
-        Tell::Described(description) => Ok(*description),
+        Tell::Described(mut description) => {
+            description.holders.iter_mut().for_each(look_up);
+            Ok(*description)
+        }
         _ => Err(io::Error::other("it does not speak as expected").into()),
     }
+}
+
+/// The command may have ended long ago, and what it has left may run.
+fn look_up(holder: &mut DescribedHolder) {
+    let (Some(first), Some(containment)) = (holder.guarded, &holder.containment) else {
+        return;
+    };
+    let guarded = contain::guarded_by(holder.pid, first, containment);
+    let named = guarded.into_iter().filter_map(|id| {
+        let (pid, command) = (id.pid, process::name_of(id)?);
+        Some(DescribedProcess { pid, command })
+    });
+    holder.processes = named.collect();
 }

@@ -50,6 +50,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
 
+    /// When the command ends, end what it has left behind too, and do not wait for it
+    #[arg(long)]
+    pub(crate) end_rest: bool,
+
     /// How to hold the command and all that it starts together
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Wish::Auto)]
     pub(crate) contain: Wish,

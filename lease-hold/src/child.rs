@@ -15,7 +15,7 @@ use anyhow::Context;
 use lease_core::clock::Moment;
 use lease_core::contain::Containment;
 use lease_core::priority::OomScore;
-use lease_core::process::{ProcessId, number_of};
+use lease_core::process::{ProcessId, descendants, number_of};
 use lease_core::registry::wire::Wire;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -610,6 +610,17 @@ impl Child {
         // It may be gone.
         let _ = pidfd_send_signal(&self.first, RawSignal::KILL);
         tree::signal_all(libc::SIGKILL, spared, None);
+    }
+
+    /// What is left of all that it started, but for `spared` and for an init.
+    pub(crate) fn rest(&self, spared: &[ProcessId]) -> Vec<ProcessId> {
+        let init = match self.pid {
+            Some(_) => None,
+            None => number_of(self.first.as_fd()),
+        };
+        let mut rest = descendants(Pid::this().as_raw(), spared);
+        rest.retain(|id| Some(id.pid) != init);
+        rest
     }
 
     /// The leases have been renewed: an init need not act before this moment.

@@ -11,6 +11,7 @@ use crate::command::{self, Command};
 use crate::hub::{Event, Hub};
 use crate::keeper::Keeper;
 use crate::session::Session;
+use crate::signals;
 use crate::terminal;
 use crate::tree;
 use crate::worker::{Answer, Job};
@@ -31,8 +32,11 @@ use std::time::Duration;
 /// How long the command of --on-loss is spared, whatever has to be killed.
 const SPARED_FOR: Duration = Duration::from_secs(1);
 
-/// Why a command was never run.
-const BEFORE_START: &str = "before the command was started";
+/// Between the end of the command and a word about what it has left: most of that ends with it.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a lease is lost, if nobody has said more.
+const NO_RENEWAL: &str = "no renewal in time";
 
 /// How it ended.
 #[derive(Debug)]
@@ -61,6 +65,8 @@ pub(crate) struct Orders {
     pub(crate) grace: Option<Duration>,
     /// A shell command to run when the lease is lost.
     pub(crate) on_loss: Option<OsString>,
+    /// What the command leaves behind is not waited for.
+    pub(crate) end_rest: bool,
 }
 
 /// Fails if the grace that is asked for does not fit what a host of ours has promised: everything
@@ -110,8 +116,11 @@ pub(crate) fn run(
         }
         asked.retain(|number| !hub.sessions()[*number].start());
     }
+    if let Err(ended) = look_once_more(hub, held, &command.name) {
+        return Ok(ended);
+    }
     if !hub.holds() {
-        return Ok(Ended::Lost(BEFORE_START.into()));
+        return Ok(Ended::NotRun(too_late(&command.name, NO_RENEWAL)));
     }
     hub.child = Some(gated.open()?);
     Watch::new(hub, held, command, environment, orders).run()
@@ -160,30 +169,58 @@ fn wait_for_go(hub: &mut Hub, name: &OsStr, mut missing: usize) -> Result<(), En
                 let failure = command::cannot(Status::Refused, name, &why);
                 return Err(Ended::NotRun(failure));
             }
-            _ => return Err(not_started(hub)),
+            _ => return Err(not_started(hub, name)),
         };
         let now = hub.clock.now();
         let session = &mut hub.sessions()[session];
         session.tenure.note_renewal(renewed);
         if session.welcome.generation != generation || !session.tenure.holds(now) {
-            return Err(Ended::Lost(BEFORE_START.into()));
+            return Err(Ended::NotRun(too_late(name, NO_RENEWAL)));
         }
         missing -= 1;
     }
     Ok(())
 }
 
-/// Everything ends while the command stands at its gate.
-fn not_started(hub: &Hub) -> Ended {
-    let text = format!("{} was not started: everything ends", hub.command);
-    let status = match hub.ending {
-        Some(crate::hub::Ending::Signal(number)) => {
-            return Ended::Command(128 + u8::try_from(number).unwrap_or(0));
+/// The last look before the command runs: whether others find the disks that the leases stand on.
+fn look_once_more(hub: &mut Hub, held: &[HeldLease], name: &OsStr) -> Result<(), Ended> {
+    held.iter()
+        .for_each(|lease| hub.give(lease.index, Job::Look));
+    for _ in held {
+        let looked = hub.wait_for(None, true, |_, event| match event {
+            Event::Done(index, Answer::Checked(result)) => Ok((index, result)),
+            other => Err(other),
+        });
+        match looked {
+            Some((index, Ok(Some(why)))) => {
+                let why = format!("{} {why}", crate::report::name(hub, index));
+                return Err(Ended::NotRun(too_late(name, &why)));
+            }
+            Some(_) => {}
+            None => return Err(not_started(hub, name)),
         }
-        Some(crate::hub::Ending::Lost(_)) => Status::Lost,
-        _ => Status::NotJoined,
-    };
-    Ended::NotRun(Failure::new(status, text))
+    }
+    Ok(())
+}
+
+/// The lease was lost while the command stood at its gate.
+fn too_late(name: &OsStr, why: &str) -> Failure {
+    let why = format!("the lease was lost before it was started: {why}");
+    command::cannot(Status::Lost, name, &why)
+}
+
+/// Something else came while the command stood at its gate.
+fn not_started(hub: &Hub, name: &OsStr) -> Ended {
+    Ended::NotRun(match &hub.ending {
+        Some(crate::hub::Ending::Signal(number)) => {
+            return Ended::Command(128 + u8::try_from(*number).unwrap_or(0));
+        }
+        Some(crate::hub::Ending::Lost(why)) => too_late(name, why),
+        _ => {
+            let why = "lease-join is leaving the lockspace; start it again first";
+            command::cannot(Status::NotJoined, name, why)
+        }
+    })
 }
 
 /// The main thread while the command runs.
@@ -206,6 +243,10 @@ struct Watch<'a> {
     /// Nothing is left of the command and of all that it started.
     gone: bool,
     not_executed: Option<Errno>,
+    /// A signal that asks it to end was handed on.
+    asked_to_end: bool,
+    /// When what it has left is spoken of, unless that ends before.
+    rest_at: Option<Moment>,
 }
 
 impl<'a> Watch<'a> {
@@ -232,6 +273,8 @@ impl<'a> Watch<'a> {
             code: None,
             gone: false,
             not_executed: None,
+            asked_to_end: false,
+            rest_at: None,
         }
     }
 
@@ -256,7 +299,14 @@ impl<'a> Watch<'a> {
             if self.gone {
                 return Ok(self.ended());
             }
-            let event = self.hub.next(Some(self.deadline.due(standing)));
+            if self.rest_at.is_some_and(|at| now >= at) {
+                self.speak_of_the_rest();
+            }
+            let due = self
+                .rest_at
+                .into_iter()
+                .chain([self.deadline.due(standing)]);
+            let event = self.hub.next(due.min());
             event.into_iter().for_each(|event| self.hear(event));
         }
     }
@@ -299,7 +349,7 @@ impl<'a> Watch<'a> {
             }
             None => {}
         }
-        let why = self.why.as_deref().unwrap_or("no renewal in time");
+        let why = self.why.as_deref().unwrap_or(NO_RENEWAL);
         say(
             TOOL,
             format!("the lease is lost ({why}): ending {}", self.hub.command),
@@ -354,7 +404,7 @@ impl<'a> Watch<'a> {
             }
             Event::Told(_, Tell::Stop) => self.stop = true,
             Event::Done(index, Answer::Checked(result)) => self.checked(index, result),
-            Event::Exited(code) => self.code = Some(code),
+            Event::Exited(code) => self.code = self.exited(code),
             Event::TreeGone => self.gone = true,
             // Whoever is to end the command does not stop.
             Event::Stopped(signal) if self.deadline == Deadline::Running => {
@@ -366,11 +416,42 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// To the command; to what it left behind, once it is gone.
+    /// The command itself has ended. What it has left is waited for, unless all was asked to end.
+    fn exited(&mut self, code: u8) -> Option<u8> {
+        let clock = &self.hub.clock;
+        self.rest_at = Some(clock.now().after(REST_AFTER));
+        self.stop |= self.asked_to_end || self.orders.end_rest;
+        Some(code)
+    }
+
+    /// Somebody may wonder why we are still here.
+    fn speak_of_the_rest(&mut self) {
+        self.rest_at = None;
+        let (Some(code), Some(child)) = (self.code, &self.hub.child) else {
+            return;
+        };
+        let aside = self.aside.iter().map(|(id, _)| *id);
+        let spared: Vec<ProcessId> = aside.chain(self.keeper()).collect();
+        let rest = tree::describe(&child.rest(&spared));
+        let verb = if self.stop { "ending" } else { "waiting for" };
+        if let Some(rest) = rest {
+            let command = &self.hub.command;
+            say(TOOL, format!("{command} has ended ({code}); {verb} {rest}"));
+        }
+    }
+
+    /// To the command; to what it left behind, once it is gone. What is asked to end has to: when
+    /// the command itself has ended, what it left is given some seconds.
     fn forward(&mut self, number: i32, from_terminal: bool) {
-        if from_terminal {
+        let asks_to_end = signals::ends_waiting(number);
+        if asks_to_end && self.code.is_some() {
+            self.stop = true;
+        }
+        // What has to end now is told so anyhow.
+        if from_terminal || (self.stop && number == self.orders.kill_signal as i32) {
             return;
         }
+        self.asked_to_end |= asks_to_end;
         let child = self.hub.child.as_mut().filter(|_| self.code.is_none());
         if !child.is_some_and(|child| child.signal(number)) {
             let spared: Vec<ProcessId> = self.keeper().into_iter().collect();
@@ -388,13 +469,13 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn checked(&mut self, index: usize, result: Result<bool, AcquireError>) {
+    fn checked(&mut self, index: usize, result: Result<Option<String>, AcquireError>) {
         self.checking[index] = false;
         let name = crate::report::name(self.hub, index);
         let why = match result {
             // The storage did not answer, or the host id is lost: not for this look to say.
-            Ok(true) | Err(AcquireError::Disk(_) | AcquireError::Lost) => return,
-            Ok(false) => format!("{name} is owned by another"),
+            Ok(None) | Err(AcquireError::Disk(_) | AcquireError::Lost) => return,
+            Ok(Some(why)) => format!("{name} {why}"),
             Err(error) => format!("{name}: {error}"),
         };
         self.taken = true;
@@ -404,7 +485,7 @@ impl<'a> Watch<'a> {
     fn ended(self) -> Ended {
         let lost = self.deadline.lost();
         match (self.not_executed, lost) {
-            (_, true) => Ended::Lost(self.why.unwrap_or_else(|| "no renewal in time".into())),
+            (_, true) => Ended::Lost(self.why.unwrap_or_else(|| NO_RENEWAL.into())),
             (Some(Errno::ENOENT), _) => self.not_run(Status::NoCommand, Errno::ENOENT),
             (Some(errno), _) => self.not_run(Status::CannotExecute, errno),
             (None, _) => Ended::Command(self.code.unwrap_or(Status::Internal.code())),

@@ -10,20 +10,19 @@ use crate::carrier::{Carried, Carrier, LastMoment};
 use crate::child;
 use anyhow::Context;
 use lease_core::clock::{BootClock, Clock, Moment};
-use lease_core::contain::Containment;
+use lease_core::contain::{CARRIER_NAME, Containment};
 use lease_core::priority;
 use lease_core::process::{Process, ProcessId, descendants};
 use lease_core::registry::wire::Wire;
 use nix::unistd::{Pid, getppid, setsid, write};
 use rustix::process::{Signal, pidfd_send_signal};
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What it is called among the processes.
-const NAME: &std::ffi::CStr = c"lease-hold-last";
 /// Between two rounds of killing.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
 
@@ -148,5 +147,5 @@ fn keep(control: UnixStream, mut target: Target, run_dir: PathBuf) {
 fn stand_apart() -> nix::Result<()> {
     setsid()?;
     nix::unistd::chdir("/")?;
-    nix::sys::prctl::set_name(NAME)
+    nix::sys::prctl::set_name(&CString::new(CARRIER_NAME).unwrap_or_default())
 }

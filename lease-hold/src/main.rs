@@ -54,6 +54,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
         kill_signal: args.kill_signal,
         grace: args.grace,
         on_loss: args.on_loss.clone(),
+        end_rest: args.end_rest,
     };
     // Only now: the keeper is forked while there is one thread.
     tool::speak_aside().context("cannot start a thread")?;

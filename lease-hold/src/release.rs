@@ -23,7 +23,12 @@ const LOOK_AROUND: Duration = Duration::from_millis(200);
 pub(crate) fn after(hub: &mut Hub, held: Vec<HeldLease>, ended: Ended) -> anyhow::Result<u8> {
     let now = hub.clock.now();
     // If one lease was taken, and the host id is still ours, the others go back.
-    let lost = matches!(ended, Ended::Lost(_)) && hub.is_overdue(now);
+    let of_lease = match &ended {
+        Ended::Lost(_) => true,
+        Ended::NotRun(failure) => failure.status == Status::Lost,
+        Ended::Command(_) => false,
+    };
+    let lost = of_lease && hub.is_overdue(now);
     if !lost && let Err(failure) = give_back(hub, held) {
         say(TOOL, failure);
     }

@@ -6,12 +6,16 @@
 
 use crate::command::Command;
 use crate::hub::Event;
+use lease_core::id::escape;
 use lease_core::process::{self, ProcessId};
 use lease_core::tool::{Failure, Status, show};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::Signal;
+
+/// Most processes that are named in one line.
+const NAMED_MAX: usize = 5;
 
 /// Fails where /proc is not that of our own PID namespace: what the command starts could not be
 /// found there.
@@ -82,6 +86,24 @@ pub(crate) fn signal_all(number: i32, spared: &[ProcessId], told: Option<Pid>) {
         {
             process.signal(signal);
         }
+    }
+}
+
+/// These processes in words, if any of them still runs.
+pub(crate) fn describe(processes: &[ProcessId]) -> Option<String> {
+    let named = processes.iter().filter_map(|id| {
+        let name = process::name_of(*id)?;
+        Some(format!("{} ({})", id.pid, escape(name.as_bytes())))
+    });
+    let mut named: Vec<String> = named.collect();
+    let more = named.len().saturating_sub(NAMED_MAX);
+    named.truncate(NAMED_MAX);
+    let list = named.join(", ");
+    match (named.len(), more) {
+        (0, _) => None,
+        (1, _) => Some(format!("pid {list}")),
+        (_, 0) => Some(format!("pids {list}")),
+        _ => Some(format!("pids {list} and {more} more")),
     }
 }
 

@@ -4,8 +4,9 @@ use crate::TOOL;
 use crate::hub::{Event, Outbox};
 use lease_core::clock::{BootClock, Moment};
 use lease_core::delta::{Lockspace, Tenure};
-use lease_core::device::{Access, Device, OpenError};
+use lease_core::device::{Access, Device, OpenError, Presence};
 use lease_core::disk::{Absent, Disk, Fault};
+use lease_core::id::HostId;
 use lease_core::layout::Geometry;
 use lease_core::liveness::Sightings;
 use lease_core::quorum::{Quorum, Replica};
@@ -14,7 +15,7 @@ use lease_core::registry::message::{AreaId, Asked, Left, Welcome};
 use lease_core::resource::{AcquireError, Attempt, Held, Member, Resource, Snapshot, Wanted};
 use lease_core::spec::{Place, ResourceSpec};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
-use lease_core::tool::{Failure, Status, say};
+use lease_core::tool::{Failure, Status, say, show};
 use std::cell::OnceCell;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub(crate) struct Opened {
     devices: Vec<Option<Device>>,
     geometry: Geometry,
     num_hosts: u64,
+    /// Which of them are not what others find at their paths.
+    replaced: Vec<bool>,
 }
 
 /// What a worker is asked to do.
@@ -44,8 +47,10 @@ pub(crate) enum Job {
     Share,
     /// Wait until another attempt is worth its while.
     Watch(Snapshot, Option<Stamp>, Duration),
-    /// Is it still ours on the disk?
+    /// Is it still ours on the disk, and the disk still the one that others find?
     Check(Box<Held>),
+    /// Is the disk still the one that others find?
+    Look,
     /// Give it back.
     Release(Box<Held>),
 }
@@ -59,8 +64,8 @@ pub(crate) enum Answer {
     Shared(Result<Option<Box<Held>>, AcquireError>),
     /// To [`Job::Watch`].
     Watched(Result<(), AcquireError>),
-    /// To [`Job::Check`].
-    Checked(Result<bool, AcquireError>),
+    /// To [`Job::Check`] and [`Job::Look`]: why it is lost, if it is.
+    Checked(Result<Option<String>, AcquireError>),
     /// To [`Job::Release`].
     Released(Result<(), AcquireError>, Left),
 }
@@ -128,6 +133,7 @@ fn open(spec: &ResourceSpec) -> Result<Opened, Failure> {
     match shapes.as_slice() {
         [(geometry, num_hosts), rest @ ..] if rest.iter().all(|s| *s == shapes[0]) => Ok(Opened {
             spec: spec.clone(),
+            replaced: vec![false; devices.len()],
             devices,
             geometry: *geometry,
             num_hosts: *num_hosts,
@@ -230,6 +236,41 @@ impl Opened {
         }
     }
 
+    /// A disk that others do not find at its path any more is left out of every majority: nobody
+    /// sees what is written there. Why the lease is lost, if too few are left.
+    fn look(&mut self, host: HostId) -> Option<String> {
+        let mut first = None;
+        let places = self.spec.places.iter().zip(&mut self.replaced);
+        for (device, (place, replaced)) in self.devices.iter().zip(places) {
+            let record = place.offset + self.geometry.ballot_at(host) as u64;
+            let end = place.offset + self.geometry.ballots_len(self.num_hosts) as u64;
+            let look = |device: &Device| device.presence(record, &(place.offset..end));
+            let seen = device.as_ref().filter(|_| !*replaced).map(look);
+            if let Some(Presence::Replaced(why)) = seen {
+                *replaced = true;
+                let why = format!("was replaced: {}: {why}", show(place.path.as_os_str()));
+                first = first.or(Some(why));
+            }
+        }
+        let why = first?;
+        if self.is_replaced() {
+            return Some(why);
+        }
+        let (lockspace, name) = (self.spec.lockspace, self.spec.name);
+        say(
+            TOOL,
+            format!("{lockspace}:{name} {why}; going on without this disk"),
+        );
+        None
+    }
+
+    /// Whether too many of its disks are not what others find.
+    fn is_replaced(&self) -> bool {
+        let disks = self.devices.len();
+        let replaced = self.replaced.iter().filter(|replaced| **replaced).count();
+        disks - replaced <= disks / 2
+    }
+
     /// Starts the worker. It ends when nobody can ask it any more.
     pub(crate) fn start(
         mut self,
@@ -291,6 +332,11 @@ impl Worker {
     }
 
     fn work(&mut self, job: Job) -> Answer {
+        if matches!(job, Job::Check(_) | Job::Look)
+            && let Some(why) = self.opened.look(self.welcome.host)
+        {
+            return Answer::Checked(Ok(Some(why)));
+        }
         let Self {
             opened,
             welcome,
@@ -300,11 +346,14 @@ impl Worker {
             heartbeats,
         } = self;
         let disk = |device| -> &dyn Disk { Option::map_or(device, &Absent, |disk: &Device| disk) };
-        let replicas = opened
-            .devices
-            .iter()
-            .map(Option::as_ref)
-            .zip(&opened.spec.places);
+        // Where all is replaced anyhow, what is known under another name by now is freed.
+        let abandoned = opened.is_replaced();
+        let devices = opened.devices.iter().zip(&opened.replaced);
+        let devices = devices.map(|(device, replaced)| match device {
+            Some(device) if abandoned || !replaced => Some(device),
+            _ => None,
+        });
+        let replicas = devices.zip(&opened.spec.places);
         let replicas = replicas.map(|(device, place)| Replica {
             disk: disk(device),
             offset: place.offset,
@@ -339,9 +388,16 @@ impl Worker {
             Job::Watch(snapshot, owner, patience) => {
                 Answer::Watched(resource.watch(&member, &snapshot, owner, seen, patience))
             }
-            Job::Check(held) => Answer::Checked(resource.still_held(&member, &held)),
+            Job::Check(held) => {
+                let ours = resource.still_held(&member, &held);
+                Answer::Checked(ours.map(|ours| (!ours).then(|| "is owned by another".to_owned())))
+            }
+            Job::Look => Answer::Checked(Ok(None)),
             Job::Release(held) => {
                 let result = resource.release(&member, &held);
+                if abandoned {
+                    return Answer::Released(Ok(()), Left::NOTHING);
+                }
                 let left = left(&resource, result.is_err());
                 Answer::Released(result, left)
             }

@@ -78,6 +78,7 @@ fn describe_holder(holder: &Holder) -> DescribedHolder {
             .guarded
             .as_ref()
             .map(|guarded| guarded.containment.clone()),
+        processes: Vec::new(),
         resources: resources.collect(),
     }
 }

@@ -286,8 +286,20 @@ pub struct DescribedHolder {
     pub guarded: Option<i32>,
     /// How that is contained.
     pub containment: Option<Containment>,
+    /// What runs of it and of all that it started: whoever prints this looks.
+    #[serde(default)]
+    pub processes: Vec<DescribedProcess>,
     /// What it wants or has.
     pub resources: Vec<DescribedClaim>,
+}
+
+/// One process that is guarded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribedProcess {
+    /// Its process id.
+    pub pid: i32,
+    /// What it is called.
+    pub command: String,
 }
 
 /// One resource of a lease-hold.
