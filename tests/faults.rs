@@ -282,6 +282,52 @@ fn an_acquire_whose_io_fails_is_exit_74_and_its_lease_ends_up_free() {
 }
 
 #[test]
+fn a_standby_waits_trouble_out_as_it_waits_for_a_holder() {
+    let trouble: [(&str, fn(&StoragePath), fn(&StoragePath)); 2] = [
+        ("errors", StoragePath::refuse, StoragePath::heal),
+        ("a hang", StoragePath::hang, StoragePath::go_on),
+    ];
+    for (what, begin, end) in trouble {
+        let site = Site::new(1);
+        let (b, _join_b) = Host::joined(&site.storage, 2);
+        let holder = b.holding(&[&site.storage.resource(1)]);
+        let waits = ["-w", "100", &site.resource(1)];
+        let waits = site.host.start_hold(&waits, &["echo", "mine"]);
+        waits.wait_for_stderr("held by host 2");
+        begin(&site.path);
+        waits.wait_for_stderr("trying again until that is over");
+        site.wait_for_age(5.0);
+        end(&site.path);
+        waits.wait_for_stderr("the trouble is over");
+        holder.signal(Signal::SIGTERM);
+        let ran = waits.finish();
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (0, "mine\n"),
+            "{what}: {ran:?}"
+        );
+        for part in ["trying again until", "trouble is over"] {
+            assert_eq!(ran.stderr.matches(part).count(), 1, "{what}: {ran:?}");
+        }
+        assert_eq!(site.storage.owner(1).0, None);
+    }
+}
+
+#[test]
+fn a_first_look_that_fails_is_tried_again_unless_nothing_is_to_be_waited_for() {
+    let site = Site::new(1);
+    let resource = site.resource(1);
+    site.path.refuse();
+    let ran = site.host.hold(&["-n", &resource], &["echo", "run"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (74, ""), "{ran:?}");
+    let hold = site.host.start_hold(&[&resource], &["echo", "run"]);
+    hold.wait_for_stderr("trying again until that is over");
+    site.path.heal();
+    let ran = hold.finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "run\n"), "{ran:?}");
+}
+
+#[test]
 fn what_was_killed_in_the_middle_of_its_io_is_released_only_when_no_write_can_land() {
     let site = Site::slow(1, 100);
     let resource = site.resource(1);

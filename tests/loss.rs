@@ -5,7 +5,7 @@
 
 use lease_core::id::{Generation, Lver, Name};
 use lease_core::record::ballot::BallotSector;
-use lease_core::record::leader::Stamp;
+use lease_core::record::leader::{Leader, Stamp};
 use nix::sys::signal::Signal;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -136,6 +136,54 @@ fn a_lease_whose_file_was_replaced_is_lost_at_once_and_the_new_one_is_free() {
             !join.stderr().contains("without a release"),
             "{}",
             join.stderr()
+        );
+    }
+}
+
+#[test]
+fn who_waits_for_a_lease_whose_file_is_replaced_goes_on_with_the_new_one() {
+    for how in ["moved", "removed"] {
+        let storage = Storage::new(1);
+        let (file, resource) = lone(&storage);
+        let (a, _join) = Host::joined(&storage, 1);
+        let (b, _join_b) = Host::joined(&storage, 2);
+        let hold = a.holding(&[&resource]);
+        let waits = [&a, &b].map(|host| {
+            let waits = host.start_hold(&["-w", "100", &resource], &["echo", "mine"]);
+            waits.wait_for_stderr("held");
+            waits
+        });
+        let before = std::fs::File::open(&file).unwrap();
+        match how {
+            "removed" => {
+                std::fs::remove_file(&file).unwrap();
+                init(&storage, &resource);
+            }
+            _ => {
+                init(&storage, &resource.replace("/w:", "/new:"));
+                std::fs::rename(storage.path().join("new"), &file).unwrap();
+            }
+        }
+        lost(&hold.finish_within(AT_ONCE), "LS:w was replaced");
+        for waits in waits {
+            let ran = waits.finish();
+            assert_eq!((ran.code, ran.stdout.as_str()), (0, "mine\n"), "{ran:?}");
+            assert_eq!(
+                ran.stderr
+                    .matches("going on with what is there now")
+                    .count(),
+                1
+            );
+        }
+        // Nobody has acquired the old one.
+        let mut sector = [0; 512];
+        std::os::unix::fs::FileExt::read_exact_at(&before, &mut sector, 0).unwrap();
+        assert_eq!(Leader::decode(&sector).unwrap().lver(), Lver(1));
+        assert_eq!(
+            Leader::decode(&support::files::bytes(&file))
+                .unwrap()
+                .lver(),
+            Lver(2)
         );
     }
 }

@@ -9,6 +9,7 @@ use crate::args::Patience;
 use crate::hub::{Ending, Event, Hub};
 use crate::release;
 use crate::report;
+use crate::trouble::{self, Trouble};
 use crate::worker::{Answer, Job};
 use lease_core::clock::{Clock, Moment};
 use lease_core::id::{Generation, Lver};
@@ -41,6 +42,8 @@ pub(crate) enum End {
     Refused(Failure),
     /// It failed.
     Failed(Failure),
+    /// What is open is not what others find any more: why.
+    Replaced(String),
     /// A signal came.
     Signal(i32),
 }
@@ -54,6 +57,11 @@ impl End {
                 Ok(conflict)
             }
             Self::Failed(failure) => Err(failure.into()),
+            Self::Replaced(why) => {
+                let text = format!("cannot acquire {why}; start again with what is there now");
+                say(TOOL, text);
+                Ok(conflict)
+            }
             Self::Signal(number) => Ok(128 + u8::try_from(number).unwrap_or(0)),
         }
     }
@@ -76,6 +84,8 @@ pub(crate) enum Block {
         until: Moment,
         snapshot: Snapshot,
     },
+    /// The storage has failed; with `late`, in the middle of a write.
+    Trouble { error: AcquireError, late: bool },
 }
 
 impl Block {
@@ -93,25 +103,47 @@ enum Progress {
     Held(Box<Held>),
     Blocked(Block),
     Failed(AcquireError),
+    Replaced(String),
 }
 
-/// Acquires every resource, waiting as patiently as asked.
-pub(crate) fn acquire_all(hub: &mut Hub, patience: Patience) -> Result<Vec<HeldLease>, End> {
-    let start = hub.clock.now();
-    let give_up = match patience {
-        Patience::For(duration) => Some(start.after(duration)),
-        Patience::None | Patience::UntilKnown => None,
-    };
+/// Acquires every resource, waiting as patiently as asked: with --wait until `give_up`.
+pub(crate) fn acquire_all(
+    hub: &mut Hub,
+    patience: Patience,
+    give_up: Option<Moment>,
+) -> Result<Vec<HeldLease>, End> {
     let mut first = true;
+    let mut trouble = Trouble::default();
     let mut said = None;
     let mut passing: Option<(Snapshot, Moment)> = None;
     loop {
         let (index, block) = match round(hub, first)? {
-            Ok(held) => return Ok(held),
+            Ok(held) => {
+                trouble.end();
+                return Ok(held);
+            }
             Err(blocked) => blocked,
         };
         first = false;
         let now = hub.clock.now();
+        if let Block::Trouble { error, late } = &block {
+            let may_go_on = match patience {
+                Patience::For(_) => give_up.is_none_or(|moment| now < moment),
+                // A read that has failed leaves nothing behind.
+                Patience::UntilKnown => !late && !trouble.is_older(now, trouble_max(hub, index)),
+                Patience::None => false,
+            };
+            if !may_go_on {
+                return Err(End::Failed(report::failure(hub, index, error)));
+            }
+            trouble.go_on(now, &report::name(hub, index), &error.to_string());
+            wait(hub, index, block, give_up)?;
+            continue;
+        }
+        // After a write that has failed, it is over only when the next one succeeds.
+        if !matches!(block, Block::Late(_) | Block::Local(_)) {
+            trouble.end();
+        }
         let out_of_time = give_up.is_some_and(|moment| now >= moment);
         passing = block.passing().map(|snapshot| {
             let same = passing.take().filter(|(before, _)| before == snapshot);
@@ -133,10 +165,15 @@ pub(crate) fn acquire_all(hub: &mut Hub, patience: Patience) -> Result<Vec<HeldL
     }
 }
 
+/// How long the storage may fail without --wait.
+fn trouble_max(hub: &Hub, index: usize) -> Duration {
+    hub.of_resource(index).1.timing.io_limit() * 4
+}
+
 /// Whether a block goes away, if waited for as patiently as asked.
 fn worth_waiting(block: &Block, patience: Patience) -> bool {
     match block {
-        Block::Stopped => true,
+        Block::Stopped | Block::Trouble { .. } => true,
         Block::Refused(Refusal::Version { .. }, _) => false,
         Block::Local(rival) if rival.passing => patience != Patience::None,
         Block::Late(_) | Block::Unknown { .. } => patience != Patience::None,
@@ -153,6 +190,7 @@ fn wait(hub: &mut Hub, index: usize, block: Block, give_up: Option<Moment>) -> R
         Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _)
         | Block::Local(_)
         | Block::Stopped => ASK_AGAIN,
+        Block::Trouble { .. } => trouble::pause(hub.of_resource(index).1.timing.io_limit()),
         // A renewal has to come after that moment.
         Block::Late(until) => until.since(now).max(ASK_AGAIN),
         Block::Refused(_, snapshot) => {
@@ -164,7 +202,9 @@ fn wait(hub: &mut Hub, index: usize, block: Block, give_up: Option<Moment>) -> R
         Block::Unknown {
             owner, snapshot, ..
         } => {
-            hub.give(index, Job::Watch(snapshot, Some(owner), left));
+            // Whether the disk is still the one that others find is looked at again before long.
+            let pause = hub.of_resource(index).1.timing.io_limit();
+            hub.give(index, Job::Watch(snapshot, Some(owner), left.min(pause)));
             return watched(hub, index);
         }
     };
@@ -182,6 +222,8 @@ fn watched(hub: &mut Hub, index: usize) -> Result<(), End> {
     check_ending(hub)?;
     match result {
         Some(Err(AcquireError::Lost)) if hub.holds() => Ok(()),
+        // The next attempt finds out whether that is over.
+        Some(Err(AcquireError::Disk(_))) => Ok(()),
         Some(Err(error)) => Err(End::Failed(report::failure(hub, index, &error))),
         _ => Ok(()),
     }
@@ -239,6 +281,9 @@ fn round(hub: &mut Hub, all_at_once: bool) -> Result<Result<Vec<HeldLease>, (usi
         Some((index, Progress::Blocked(block))) => Ok(Err((index, block))),
         Some((index, Progress::Failed(error))) => {
             Err(End::Failed(report::failure(hub, index, &error)))
+        }
+        Some((index, Progress::Replaced(why))) => {
+            Err(End::Replaced(format!("{} {why}", report::name(hub, index))))
         }
         Some((_, Progress::Held(_))) | None => Err(End::Failed(Failure::new(
             Status::Internal,
@@ -335,15 +380,27 @@ fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
         Answer::Attempted(Err(AcquireError::Lost), left) if hub.holds() => {
             (Progress::Blocked(Block::Stopped), left)
         }
+        Answer::Attempted(Err(error @ AcquireError::Disk(_)), left) if !left.doubt => {
+            let late = left.late;
+            (Progress::Blocked(Block::Trouble { error, late }), left)
+        }
         Answer::Attempted(Err(error), left) => (Progress::Failed(error), left),
+        Answer::Replaced(why) => (Progress::Replaced(why), Left::NOTHING),
         Answer::Shared(Ok(Some(held))) => (Progress::Held(held), Left::NOTHING),
+        Answer::Shared(Err(error @ AcquireError::Disk(_))) => {
+            let late = false;
+            (
+                Progress::Blocked(Block::Trouble { error, late }),
+                Left::NOTHING,
+            )
+        }
         Answer::Shared(Err(error)) => (Progress::Failed(error), Left::NOTHING),
         // The share on the disk is not ours any more: whoever holds it finds out in time.
         _ => (Progress::Failed(AcquireError::Lost), Left::NOTHING),
     };
     let lver = match &progress {
         Progress::Held(held) => Some(held.lver),
-        Progress::Blocked(_) | Progress::Failed(_) => None,
+        Progress::Blocked(_) | Progress::Failed(_) | Progress::Replaced(_) => None,
     };
     say_acquired(hub, index, lver, left);
     progress

@@ -3,6 +3,7 @@
 mod acquire;
 mod alarm;
 mod args;
+mod attempts;
 mod cage;
 mod carrier;
 mod child;
@@ -18,6 +19,7 @@ mod session;
 mod signals;
 mod terminal;
 mod tree;
+mod trouble;
 mod worker;
 
 use anyhow::Context;
@@ -60,19 +62,11 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     tool::speak_aside().context("cannot start a thread")?;
     let notes = notes.iter().filter(|_| args.verbose);
     notes.for_each(|note| tool::say(TOOL, note));
-    let (run_dir, name) = (args.run_dir.clone(), tool::show(&command.name));
-    let begin = move || hub::Hub::start(&run_dir, worker::open_all(&specs)?, name);
-    let hub = match signals::unless_ended(begin)? {
-        // Its connections end with this process and not before: whoever ends them is ended.
-        Ok(hub) => Box::leak(Box::new(hub)),
-        Err(number) => return acquire::End::Signal(number).exit(args.conflict_exit_code),
-    };
-    guard::check_grace(hub, args.grace)?;
-    let held = match acquire::acquire_all(hub, args.patience()) {
-        Ok(held) => held,
+    let (mut hub, held) = match attempts::acquire(args, &specs, &tool::show(&command.name))? {
+        Ok(all) => all,
         Err(end) => return end.exit(args.conflict_exit_code),
     };
-    let environment = environment::of(hub, &held);
-    let ended = guard::run(hub, &held, &command, &environment, orders)?;
-    release::after(hub, held, ended)
+    let environment = environment::of(&hub, &held);
+    let ended = guard::run(&mut hub, &held, &command, &environment, orders)?;
+    release::after(&mut hub, held, ended)
 }

@@ -52,7 +52,7 @@ pub(crate) fn notice(
             "waiting until lease-join has given it back".to_owned(),
         ),
         Block::Local(rival) if rival.passing => return None,
-        Block::Stopped => return None,
+        Block::Stopped | Block::Trouble { .. } => return None,
         Block::Local(_) | Block::Refused(..) => (
             describe(hub, block).0,
             format!("trying for {} s more", left(give_up?)),
@@ -114,6 +114,7 @@ fn describe(hub: &Hub, block: &Block) -> (String, Option<i32>) {
             )
         }
         Block::Stopped => ("this process was stopped".to_owned(), None),
+        Block::Trouble { error, .. } => (error.to_string(), Some(-202)),
         Block::Refused(Refusal::Held { owner, note }, _) => (
             format!("held by host {}", describe_owner(*owner, note.as_ref())),
             Some(-243),

@@ -16,7 +16,7 @@ use lease_core::resource::{AcquireError, Attempt, Held, Member, Resource, Snapsh
 use lease_core::spec::{Place, ResourceSpec};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
 use lease_core::tool::{Failure, Status, say, show};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,6 +64,9 @@ pub(crate) enum Answer {
     Shared(Result<Option<Box<Held>>, AcquireError>),
     /// To [`Job::Watch`].
     Watched(Result<(), AcquireError>),
+    /// To [`Job::Acquire`] and [`Job::Share`]: a disk is not the one that others find any more;
+    /// nothing was written.
+    Replaced(String),
     /// To [`Job::Check`] and [`Job::Look`]: why it is lost, if it is.
     Checked(Result<Option<String>, AcquireError>),
     /// To [`Job::Release`].
@@ -248,7 +251,7 @@ impl Opened {
             let seen = device.as_ref().filter(|_| !*replaced).map(look);
             if let Some(Presence::Replaced(why)) = seen {
                 *replaced = true;
-                let why = format!("was replaced: {}: {why}", show(place.path.as_os_str()));
+                let why = elsewhere(&place.path, &why);
                 first = first.or(Some(why));
             }
         }
@@ -261,6 +264,34 @@ impl Opened {
             TOOL,
             format!("{lockspace}:{name} {why}; going on without this disk"),
         );
+        None
+    }
+
+    /// Its disks, without those that are not what others find; all of them where that is true of
+    /// too many: then nothing is lost by a release, and what is known under another name is freed.
+    fn disks(&self) -> impl Iterator<Item = &dyn Disk> {
+        let abandoned = self.is_replaced();
+        let devices = self.devices.iter().zip(&self.replaced);
+        devices.map(move |(device, replaced)| -> &dyn Disk {
+            match device {
+                Some(device) if abandoned || !replaced => device,
+                _ => &Absent,
+            }
+        })
+    }
+
+    /// Why one of its disks, while nothing is held there, is not the one that others find.
+    fn changed(&self) -> Option<String> {
+        let end = self.geometry.ballots_len(self.num_hosts) as u64;
+        for (device, place) in self.devices.iter().zip(&self.spec.places) {
+            let look = |device: &Device| {
+                let area = place.offset..place.offset + end;
+                device.presence(place.offset, &area)
+            };
+            if let Some(Presence::Replaced(why)) = device.as_ref().map(look) {
+                return Some(elsewhere(&place.path, &why));
+            }
+        }
         None
     }
 
@@ -298,6 +329,8 @@ impl Opened {
                 clock,
                 seen,
                 heartbeats,
+                failed: false,
+                wrote: Cell::new(false),
             };
             worker.serve(&inbox, |answer| {
                 events.send(Event::Done(index, answer)).is_ok()
@@ -306,6 +339,10 @@ impl Opened {
         std::thread::Builder::new().spawn(work)?;
         Ok(jobs)
     }
+}
+
+fn elsewhere(path: &Path, why: &str) -> String {
+    format!("was replaced: {}: {why}", show(path.as_os_str()))
 }
 
 /// A path that means the same in another process. Without a working directory it stays as it is.
@@ -320,6 +357,10 @@ struct Worker {
     clock: BootClock,
     seen: Sightings,
     heartbeats: Heartbeats,
+    /// The last job failed, or left a write behind.
+    failed: bool,
+    /// Something was written of which it is not known that it has landed.
+    wrote: Cell<bool>,
 }
 
 impl Worker {
@@ -337,6 +378,45 @@ impl Worker {
         {
             return Answer::Checked(Ok(Some(why)));
         }
+        if matches!(job, Job::Acquire(..) | Job::Share)
+            && let Some(why) = self.refresh().or_else(|| self.opened.changed())
+        {
+            return Answer::Replaced(why);
+        }
+        let answer = self.do_work(job);
+        self.failed = match &answer {
+            Answer::Attempted(Err(_), _) | Answer::Shared(Err(_)) | Answer::Watched(Err(_)) => true,
+            Answer::Attempted(Ok(_), left) => left.late,
+            _ => self.failed,
+        };
+        answer
+    }
+
+    /// After an I/O has failed the disks are opened anew: what is open may be of no more use, as
+    /// after a server was restarted. Whatever may still land, lease-join lets us write only later.
+    /// One on which an I/O is outstanding is left as it is. Why it has to begin anew, if a path
+    /// leads elsewhere by now.
+    fn refresh(&mut self) -> Option<String> {
+        if !self.failed {
+            return None;
+        }
+        let limit = self.tenure.timing().io_limit();
+        self.heartbeats.device.take();
+        let devices = self.opened.devices.iter_mut().flatten();
+        for device in devices {
+            if device.settle() == Err(Fault::Outstanding) {
+                continue;
+            }
+            match Device::open(device.path(), Access::Write, limit) {
+                Ok(new) if new.identity() == device.identity() => *device = new,
+                Ok(new) => return Some(elsewhere(new.path(), "its path leads elsewhere now")),
+                Err(_) => {}
+            }
+        }
+        None
+    }
+
+    fn do_work(&mut self, job: Job) -> Answer {
         let Self {
             opened,
             welcome,
@@ -344,18 +424,15 @@ impl Worker {
             clock,
             seen,
             heartbeats,
+            wrote,
+            ..
         } = self;
-        let disk = |device| -> &dyn Disk { Option::map_or(device, &Absent, |disk: &Device| disk) };
-        // Where all is replaced anyhow, what is known under another name by now is freed.
+        let wrote = &*wrote;
         let abandoned = opened.is_replaced();
-        let devices = opened.devices.iter().zip(&opened.replaced);
-        let devices = devices.map(|(device, replaced)| match device {
-            Some(device) if abandoned || !replaced => Some(device),
-            _ => None,
-        });
-        let replicas = devices.zip(&opened.spec.places);
-        let replicas = replicas.map(|(device, place)| Replica {
-            disk: disk(device),
+        let noted: Vec<Noted<'_>> = opened.disks().map(|disk| Noted { disk, wrote }).collect();
+        let replicas = noted.iter().zip(&opened.spec.places);
+        let replicas = replicas.map(|(disk, place)| Replica {
+            disk,
             offset: place.offset,
         });
         let resource = Resource {
@@ -383,7 +460,7 @@ impl Worker {
             },
         };
         match job {
-            Job::Acquire(wanted, _) => acquire(&resource, &member, &wanted, seen),
+            Job::Acquire(wanted, _) => acquire(&resource, &member, &wanted, (seen, wrote)),
             Job::Share => Answer::Shared(resource.join_share(&member).map(|h| h.map(Box::new))),
             Job::Watch(snapshot, owner, patience) => {
                 Answer::Watched(resource.watch(&member, &snapshot, owner, seen, patience))
@@ -398,7 +475,7 @@ impl Worker {
                 if abandoned {
                     return Answer::Released(Ok(()), Left::NOTHING);
                 }
-                let left = left(&resource, result.is_err());
+                let left = left(&resource, result.is_err(), wrote);
                 Answer::Released(result, left)
             }
         }
@@ -442,7 +519,7 @@ fn acquire(
     resource: &Resource<'_>,
     member: &Member<'_>,
     wanted: &Wanted,
-    seen: &mut Sightings,
+    (seen, wrote): (&mut Sightings, &Cell<bool>),
 ) -> Answer {
     let result = resource.acquire(member, wanted, seen);
     let doubt = match &result {
@@ -451,12 +528,39 @@ fn acquire(
         Err(AcquireError::Lost) => true,
         _ => false,
     };
-    Answer::Attempted(result, left(resource, doubt))
+    Answer::Attempted(result, left(resource, doubt, wrote))
 }
 
 /// What is left behind after the disk was written to: on a minority of the disks a write may still
-/// land even if all went well.
-fn left(resource: &Resource<'_>, doubt: bool) -> Left {
+/// land even if all went well. Of a read that hangs nothing lands.
+fn left(resource: &Resource<'_>, doubt: bool, wrote: &Cell<bool>) -> Left {
     let late = resource.quorum.settle().is_err();
+    wrote.set(late && wrote.get());
+    let late = wrote.get();
     Left { doubt, late }
+}
+
+/// A disk on which it is noted that something was written.
+struct Noted<'a> {
+    disk: &'a dyn Disk,
+    wrote: &'a Cell<bool>,
+}
+
+impl Disk for Noted<'_> {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.disk.read(offset, len)
+    }
+
+    fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+        self.disk.inspect(offset, len, see)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.wrote.set(true);
+        self.disk.write(offset, bytes)
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.disk.settle()
+    }
 }
