@@ -497,3 +497,24 @@ fn rule_21_a_machine_whose_lease_join_stays_away_is_reset_in_time() {
     stage.pass(seconds(4));
     assert_eq!(runs(&stage), 0, "{}", stage.story());
 }
+
+/// A holder that is proven gone is guarded no more, though its lease can never be given back.
+#[test]
+fn rule_21_a_machine_that_loses_its_host_id_when_all_is_proven_gone_is_not_reset() {
+    let (mut stage, first) = one_holds(with_watchdog(), long());
+    let boot = stage.machine(0).boot.get();
+    let _never = renewal_hangs(&mut stage);
+    // The last renewal was 2 s before that: 8t are over in a moment.
+    stage.pass(millis(5990));
+    stage.kill(first);
+    stage.pass(seconds(6));
+    let machine = stage.machine(0);
+    assert!(machine.live_member().is_none(), "{}", stage.story());
+    let armed = machine.reset_at.get() < u64::MAX;
+    assert_eq!(
+        (machine.boot.get(), armed),
+        (boot, false),
+        "{}",
+        stage.story()
+    );
+}

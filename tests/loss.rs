@@ -305,6 +305,33 @@ fn a_share_that_was_ended_on_the_disk_kills_its_command() {
     lost(&hold.finish_within(AT_ONCE), "LS:R1");
 }
 
+/// Whatever becomes of what its holders held, whoever is told to leave does.
+#[test]
+fn a_lease_that_was_wiped_does_not_keep_lease_join_from_leaving() {
+    let storage = Storage::new(2);
+    let (a, join) = Host::joined(&storage, 1);
+    let hold = a.holding(&[&storage.resource(1)]);
+    hold.kill();
+    let zeros = vec![0; storage.area(1).len()];
+    support::files::patch(storage.file(), storage.offset(1), &zeros);
+    join.wait_for_stderr("cannot give back LS:R1:");
+    join.signal(Signal::SIGTERM);
+    // 15 s, 8t+W and 1 % more, and 4t.
+    let ran = join.finish_within(Duration::from_secs(30) + SOON);
+    assert_eq!(ran.code, 75, "{ran:?}");
+    let said = ran.stderr.lines().last().unwrap();
+    assert!(
+        said.contains("LS:R1:") && said.contains("stays owned by this host: "),
+        "{ran:?}"
+    );
+    assert!(
+        said.contains("other hosts can take over 10 s after this"),
+        "{ran:?}"
+    );
+    assert!(!storage.heartbeat(1).is_free());
+    assert!(storage.area(1) == zeros);
+}
+
 /// Whether commands can be contained in this way here.
 fn can_contain(host: &Host, contain: &str, resource: &str) -> bool {
     let ran = host.hold(&["--contain", contain, resource], &["true"]);

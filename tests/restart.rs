@@ -208,6 +208,54 @@ fn rule_11_under_another_host_id_it_first_ends_what_was_guarded() {
 }
 
 #[test]
+fn with_another_name_or_time_it_ends_nothing_that_can_be_kept_and_says_what_has_changed() {
+    let storage = Storage::new(1);
+    let a = Host::new(&storage, 1).promising(WATCHDOG);
+    let join = a.join();
+    let family = Family::start(&a, "cgroup", &[&storage.resource(1)]);
+    end(&join, Signal::SIGUSR1);
+    let again = || Host::new(&storage, 1).in_place_of(&a).promising(WATCHDOG);
+    let mut with_device = a.join_command();
+    with_device.args(["--watchdog", "/dev/null"]);
+    for (mut command, said) in [
+        (
+            again().called("other").join_command(),
+            "host name (-e) host1, and this would be other",
+        ),
+        (
+            again().promising(2).join_command(),
+            "--watchdog-timeout 10, and this would be 2",
+        ),
+        (
+            again().with_io_timeout(3).join_command(),
+            "io_timeout (-o) 1, and this would be 3",
+        ),
+        (with_device, "--watchdog none, and this would be /dev/null"),
+    ] {
+        let ran = Process::start(&mut command).finish();
+        assert_eq!(ran.code, 75, "{ran:?}");
+        assert!(ran.stderr.contains(said), "{ran:?}");
+        assert!(ran.stderr.contains("lease-hold pid"), "{ran:?}");
+    }
+    assert!(family.runs());
+    let join = a.join();
+    assert_eq!(generation(&join), 1);
+    family.hold.wait_for_stderr("is back");
+    assert!(family.runs());
+}
+
+#[test]
+fn with_another_name_it_goes_on_where_nothing_is_held() {
+    let storage = Storage::new(0);
+    let a = Host::new(&storage, 1);
+    end(&a.join(), Signal::SIGUSR1);
+    let other = Host::new(&storage, 1).in_place_of(&a).promising(3);
+    let join = other.start_join();
+    join.wait_for_stderr("watching");
+    assert_eq!(join.code(), None);
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_not_taken_for_an_empty_one() {
     let storage = Storage::new(1);
     let a = Host::new(&storage, 1).promising(WATCHDOG);

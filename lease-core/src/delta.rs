@@ -600,6 +600,8 @@ impl HostLease {
     /// As long as a write of this life or of an earlier one may still land, the record is left to
     /// die: a free one would tell the next who joins that none can.
     pub fn leave(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<(), RenewError> {
+        // First: it is tried again while something is outstanding, but no longer than our time.
+        self.check_time(clock)?;
         disk.settle()?;
         let read_began = clock.now();
         let record = self.lockspace.read_host(disk, self.claim.host)?;

@@ -4,6 +4,7 @@ mod args;
 mod describe;
 mod heartbeat;
 mod host;
+mod leaving;
 mod membership;
 mod notify;
 mod peers;

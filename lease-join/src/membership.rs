@@ -4,7 +4,7 @@ use crate::args::{Args, Spec};
 use crate::peers::describe;
 use crate::signals::Signals;
 use crate::state::{Attempt, Life, Remains};
-use crate::watchdog::{KernelDevice, Watchdog};
+use crate::watchdog::{KernelDevice, Watchdog, refused};
 use crate::{TOOL, host, undertaker};
 use anyhow::Context;
 use lease_core::clock::{BootClock, Moment};
@@ -167,26 +167,31 @@ pub(crate) fn join(
     // Of another host id, or another lockspace, it is only brought to its end.
     let of_this = |r: &&Remains| r.life.host == spec.host && r.life.area == area;
     let former = remains.as_ref().filter(of_this);
-    check_same_host(place, remains.as_ref().filter(|r| !of_this(r)))?;
     let claim = claim(args, spec, &found, former)?;
+    let life = Life {
+        watchdog: args.watchdog.as_ref().map(|path| show(path.as_os_str())),
+        ..Life::attempt(&claim, area, pid_namespace)
+    };
+    check_unchanged(place, remains.as_ref(), &life)?;
     found.device.set_limit(claim.timing.io_limit());
     let watchdog = try_watchdog(args, spec, claim.timing)?;
     let resumed = former.and_then(|remains| resume(&found, &claim, remains));
     let (lease, table, watchdog) = match (resumed, remains) {
         (Some((lease, table)), _) => (lease, table, watchdog),
         (None, remains) => {
-            if let Some(remains) = remains
-                && !undertaker::end_all(place, &remains, signals)?
-            {
-                return Ok(None);
+            if let Some(remains) = remains {
+                let ended = undertaker::end_all(place, &remains, signals);
+                if !matches!(ended, Ok(true)) {
+                    leave_as_found(watchdog, remains.holders().next().is_some());
+                    return ended.map(|_| None).map_err(Into::into);
+                }
             }
             // Nothing is guarded now, and a join may take longer than the device waits.
             if let Some(watchdog) = watchdog {
                 watchdog.disarm().context("cannot disarm the watchdog")?;
             }
-            let life = Life::attempt(&claim, area, pid_namespace);
             let place = place.try_clone().context("cannot keep a state file")?;
-            let disk = Attempt::new(&found.device, place, life);
+            let disk = Attempt::new(&found.device, place, life.clone());
             match join_anew(spec, (&found.lockspace, &disk), signals, &claim)? {
                 Some(lease) => (lease, Table::default(), arm(args, claim.timing)?),
                 None => return Ok(None),
@@ -194,35 +199,44 @@ pub(crate) fn join(
         }
     };
     let path = std::path::absolute(&spec.lockspace.place.path).context("no working directory")?;
-    let life = Life::of(&lease, area, pid_namespace);
     Ok(Some(Joined {
         shown: spec.lockspace.to_string(),
         path,
+        life: life.joined(&lease),
         found,
         lease,
-        life,
         table,
         watchdog,
     }))
 }
 
-/// What runs under another host id can still be kept, by whoever goes on with that one.
-fn check_same_host(place: &Place, other: Option<&Remains>) -> Result<(), Failure> {
-    let Some(Remains { life, table }) = other else {
+/// What runs can still be kept, by whoever goes on with that life as it was begun: another host id,
+/// name or time would end it.
+fn check_unchanged(place: &Place, remains: Option<&Remains>, new: &Life) -> Result<(), Failure> {
+    let Some(remains) = remains else {
         return Ok(());
     };
-    let kept = BootClock::boot_time() < life.expires();
-    let mut holders = table.iter().flat_map(Table::holders).filter(|_| kept);
-    let Some((_, holder)) = holders.next() else {
+    let old = &remains.life;
+    let kept = BootClock::boot_time() < old.expires() && !remains.is_lost();
+    let mut holders = remains.holders().filter(|_| kept);
+    let (Some(holder), Some((what, was, is))) = (holders.next(), old.difference(new)) else {
         return Ok(());
     };
     let text = format!(
-        "cannot join {}: {} runs there under host id {}; start lease-join with that one, or end it",
+        "cannot join {}: {} runs there under {what} {was}, and this would be {is}; start lease-join \
+         with {was}, or end what runs first",
         place.shown().display(),
         describe(holder),
-        life.host
     );
     Err(Failure::new(Status::Busy, text))
+}
+
+/// What is said of a device where nothing comes of the join. `guarded`: whether a former lease-join
+/// may have left something that runs.
+pub(crate) fn leave_as_found(watchdog: Option<Watchdog<KernelDevice>>, guarded: bool) {
+    if let Some(Err(why)) = watchdog.map(|watchdog| watchdog.leave_as_found(guarded)) {
+        say(TOOL, format!("cannot disarm the watchdog: {why}"));
+    }
 }
 
 /// What an earlier lease-join guarded could be found neither alive nor gone from elsewhere.
@@ -267,15 +281,7 @@ fn arm(args: &Args, timing: Timing) -> Result<Option<Watchdog<KernelDevice>>, Fa
 }
 
 fn arm_device(path: &Path, timing: Timing) -> Result<Watchdog<KernelDevice>, Failure> {
-    Watchdog::arm(KernelDevice::open(path)?, timing).map_err(|why| refused(path, &why))
-}
-
-fn refused(path: &Path, why: &str) -> Failure {
-    let shown = show(path.as_os_str());
-    Failure::new(
-        Status::Refused,
-        format!("cannot use watchdog {shown}: {why}"),
-    )
+    Watchdog::arm(KernelDevice::open(path, timing)?, timing).map_err(|why| refused(path, &why))
 }
 
 /// The same life of the host goes on, with its holders: same name, same times, nothing has changed

@@ -3,13 +3,13 @@
 
 use crate::TOOL;
 use crate::heartbeat::{Beat, Heartbeat};
-use crate::membership::{Joined, Seat};
+use crate::membership::{Joined, Seat, leave_as_found};
 use crate::notify::Notify;
 use crate::peers::{Peer, describe, raise_descriptor_limit};
 use crate::scribe::Scribe;
 use crate::signals::Signals;
 use crate::state::{Life, Logged};
-use crate::undertaker::{Estate, Undertaker, Victim};
+use crate::undertaker::{Estate, Progress, Undertaker, Victim};
 use crate::watchdog::{KernelDevice, Watchdog};
 use anyhow::Context;
 use lease_core::clock::{BootClock, Clock, Moment};
@@ -17,8 +17,7 @@ use lease_core::contain::Remains;
 use lease_core::delta::Tenure;
 use lease_core::liveness::Sightings;
 use lease_core::registry::message::{HolderId, Left, Phase, Renewal, Tell};
-use lease_core::registry::place::Kept;
-use lease_core::registry::table::{Answer, Link, OutOfOrder, Table};
+use lease_core::registry::table::{Answer, Holder, Link, OutOfOrder, Table};
 use lease_core::tool::{Failure, Status, say};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,9 +34,6 @@ const RENEWALS_KEPT: usize = 180;
 const LOOK_AROUND: Duration = Duration::from_millis(500);
 /// And this often while somebody is to die.
 const STRIKE_EVERY: Duration = Duration::from_millis(50);
-/// How long holders have to end their commands and release when lease-join leaves, before it does
-/// that for them: more than they themselves give the command.
-const LEAVE_WITHIN: Duration = Duration::from_secs(15);
 
 /// How long whoever reads stdout is waited for.
 const READ_WITHIN: Duration = Duration::from_secs(1);
@@ -48,8 +44,12 @@ const NO_THREAD: &str = "cannot start a thread";
 pub(crate) enum Stage {
     /// Renewing and answering.
     Serving,
-    /// Told to leave: holders stop, release, go; those that do not are killed at `strike_at`.
-    Stopping { strike_at: Moment },
+    /// Told to leave: holders stop, release, go; those that do not are killed at `strike_at`. What
+    /// cannot be given back by `give_up_at` stays owned.
+    Stopping {
+        strike_at: Moment,
+        give_up_at: Moment,
+    },
     /// No holder is left; the host id is being given back.
     Leaving,
     /// The host id is lost: holders kill and go; those that do not are killed at `strike_at`.
@@ -70,12 +70,12 @@ enum Trouble {
 pub(crate) struct Server {
     pub(crate) seat: Seat,
     pub(crate) listener: UnixListener,
-    heartbeat: Heartbeat,
+    pub(crate) heartbeat: Heartbeat,
     pub(crate) scribe: Scribe,
-    signals: Signals,
+    pub(crate) signals: Signals,
     pub(crate) clock: BootClock,
     /// For messages: the LOCKSPACE string.
-    shown: String,
+    pub(crate) shown: String,
     pub(crate) life: Life,
     pub(crate) estate: Estate,
     pub(crate) tenure: Arc<Tenure>,
@@ -95,22 +95,34 @@ pub(crate) struct Server {
     undertaker: Undertaker,
     /// Resources whose holder was writing to the disk when it died.
     died_writing: BTreeSet<(HolderId, usize)>,
-    /// Resources that are being given back for a holder that has ended.
-    giving_back: BTreeSet<(HolderId, usize)>,
+    /// Resources that are being given back for a holder that has ended, and why they are not yet.
+    pub(crate) giving_back: BTreeMap<(HolderId, usize), String>,
     /// Answers that must not leave before the page with this number is written.
     pub(crate) unsent: VecDeque<(u64, Answer)>,
     pub(crate) stage: Stage,
     /// What was said about missing renewals, since the last one.
     trouble: Option<Trouble>,
-    watchdog: Option<Watchdog<KernelDevice>>,
+    pub(crate) watchdog: Option<Watchdog<KernelDevice>>,
     notify: Notify,
     /// What to end with, once the host id is given back.
-    failure: Option<Failure>,
+    pub(crate) failure: Option<Failure>,
 }
 
 impl Server {
     /// Opens the socket, starts to renew, and says on stdout that the host id is joined.
-    pub(crate) fn start(seat: Seat, joined: Joined, signals: Signals) -> anyhow::Result<Self> {
+    pub(crate) fn start(seat: Seat, mut joined: Joined, signals: Signals) -> anyhow::Result<Self> {
+        let watchdog = joined.watchdog.take();
+        let guarding = joined.table.holders().next().is_some();
+        match Self::begin(seat, joined, signals) {
+            Ok(server) => Ok(Self { watchdog, ..server }),
+            Err(error) => {
+                leave_as_found(watchdog, guarding);
+                Err(error)
+            }
+        }
+    }
+
+    fn begin(seat: Seat, joined: Joined, signals: Signals) -> anyhow::Result<Self> {
         let listener = seat
             .place
             .listen(&seat.lock)
@@ -125,7 +137,7 @@ impl Server {
             lease,
             life,
             mut table,
-            watchdog,
+            ..
         } = joined;
         // A slow renewal is still one: it counts until the lease is lost.
         found.device.set_limit(life.timing.lost_after());
@@ -164,11 +176,11 @@ impl Server {
             awaited,
             graves: BTreeMap::new(),
             died_writing: BTreeSet::new(),
-            giving_back: BTreeSet::new(),
+            giving_back: BTreeMap::new(),
             unsent: VecDeque::new(),
             stage: Stage::Serving,
             trouble: None,
-            watchdog,
+            watchdog: None,
             notify: Notify::new().context(NO_THREAD)?,
             failure: None,
             heartbeat: Heartbeat::start(lease, logged, signals.wake.clone()).context(NO_THREAD)?,
@@ -182,8 +194,21 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves until the host id is given back or lost. Returns the exit code.
+    /// Serves until the host id is given back or lost. Returns the exit code. Whatever that is, a
+    /// device that guards nothing any more costs nobody a host; only SIGUSR1 leaves it armed.
     pub(crate) fn run(mut self) -> anyhow::Result<u8> {
+        let ended = self.serve();
+        if ended.is_err()
+            && !self.may_run()
+            && let Some(Err(why)) = self.watchdog.take().map(Watchdog::disarm)
+        {
+            let text = format!("{}: cannot disarm the watchdog: {why}", self.shown);
+            say(TOOL, text);
+        }
+        ended
+    }
+
+    fn serve(&mut self) -> anyhow::Result<u8> {
         loop {
             self.wait_for_news()?;
             self.tend_watchdog();
@@ -289,11 +314,23 @@ impl Server {
             .status(format!("{}: {state}, {holders} holders", self.shown));
     }
 
-    /// Whether anything may run that a lease of this host allows.
+    /// Whether anything may run that a lease of this host allows, or write in its name.
     fn is_guarding(&self) -> bool {
-        let busy = self.peers.values().any(|peer| peer.holder.is_some());
-        let unproven = self.table.holders().any(|(_, holder)| holder.ended());
-        busy || unproven || !self.graves.is_empty() || !self.awaited.is_empty()
+        self.may_run() || !self.giving_back.is_empty()
+    }
+
+    /// Whether anything may run that a lease of this host allows. What was left of a holder that is
+    /// proven gone does not, though its leases may stay owned.
+    fn may_run(&self) -> bool {
+        let unproven = |holder: &Holder| holder.link == Link::Unproven;
+        let unproven = self.table.holders().any(|(_, holder)| unproven(holder));
+        self.is_busy() || unproven
+    }
+
+    /// Whether holders live, or are to be buried.
+    pub(crate) fn is_busy(&self) -> bool {
+        let connected = self.peers.values().any(|peer| peer.holder.is_some());
+        connected || !self.graves.is_empty() || !self.awaited.is_empty()
     }
 
     /// When something has to be done even if nothing is heard.
@@ -302,7 +339,7 @@ impl Server {
         let paced = |strike_at: Moment| strike_at.max(self.clock.now().after(STRIKE_EVERY));
         match self.stage {
             Stage::Serving => self.tenure.deadline(),
-            Stage::Stopping { strike_at } => paced(strike_at).min(self.tenure.deadline()),
+            Stage::Stopping { strike_at, .. } => paced(strike_at).min(self.tenure.deadline()),
             Stage::Leaving => self.clock.now().after(LOOK_AROUND),
             Stage::Lost { strike_at, .. } => paced(strike_at),
         }
@@ -314,18 +351,6 @@ impl Server {
         if self.signals.told_to_leave() && self.stage == Stage::Serving {
             self.stop();
         }
-    }
-
-    /// Leaves as if told to, and ends with this failure.
-    fn leave_because(&mut self, failure: Failure) {
-        self.failure = Some(failure);
-        self.stop();
-    }
-
-    fn stop(&mut self) {
-        let strike_at = self.clock.now().after(LEAVE_WITHIN);
-        self.stage = Stage::Stopping { strike_at };
-        self.tell_all(&Tell::Stop);
     }
 
     /// The result with which to end, if this was the heartbeat's last report.
@@ -354,30 +379,6 @@ impl Server {
             }
         }
         Ok(None)
-    }
-
-    /// Nothing is guarded any more. What is `free` leaves no trace.
-    fn clear(&mut self, free: bool) -> anyhow::Result<()> {
-        if let Some(watchdog) = self.watchdog.take() {
-            watchdog.disarm().context("cannot disarm the watchdog")?;
-        }
-        let place = &self.seat.place;
-        place.remove_socket().context("cannot remove the socket")?;
-        if !free {
-            let text = format!(
-                "{}: a write of this host may still land; the host id is left to expire, in {} s",
-                self.shown,
-                self.life.timing.dead_after().as_secs()
-            );
-            say(TOOL, text);
-            return Ok(());
-        }
-        place
-            .remove(Kept::Holders)
-            .context("cannot remove the holders' file")?;
-        place
-            .remove(Kept::Heartbeat)
-            .context("cannot remove the heartbeat's file")
     }
 
     fn note(&mut self, renewal: Renewal) {
@@ -457,47 +458,6 @@ impl Server {
         };
     }
 
-    /// The result with which to end, if nothing is left to wait for.
-    fn end(&mut self) -> Option<Result<u8, Failure>> {
-        let busy = self.peers.values().any(|peer| peer.holder.is_some());
-        if busy || !self.graves.is_empty() || !self.awaited.is_empty() {
-            return None;
-        }
-        match &self.stage {
-            Stage::Serving | Stage::Leaving => None,
-            Stage::Lost { why, .. } => {
-                let text = format!("lost {}: {why}", self.shown);
-                if !self.is_guarding()
-                    && let Some(Err(why)) = self.watchdog.take().map(Watchdog::disarm)
-                {
-                    say(
-                        TOOL,
-                        format!("{}: cannot disarm the watchdog: {why}", self.shown),
-                    );
-                }
-                Some(Err(Failure::new(Status::Lost, text)))
-            }
-            Stage::Stopping { .. } => match self.table.holders().next() {
-                None => {
-                    self.stage = Stage::Leaving;
-                    self.heartbeat.leave(self.table.all_quiet_from());
-                    None
-                }
-                Some((_, holder)) if holder.link == Link::Unproven => {
-                    let text = format!(
-                        "cannot give back {}: what {} started may still run; other hosts can take \
-                         over {} s after this",
-                        self.shown,
-                        describe(holder),
-                        self.life.timing.dead_after().as_secs()
-                    );
-                    Some(Err(Failure::new(Status::Busy, text)))
-                }
-                Some(_) => None,
-            },
-        }
-    }
-
     // ---- the dead, and those who are to die
 
     fn strike(&mut self) -> anyhow::Result<()> {
@@ -518,7 +478,8 @@ impl Server {
     /// Whoever has not gone by the time at which it had to is killed, with all that it started;
     /// its connection ends by that.
     fn strike_those_who_stay(&self) {
-        let (Stage::Stopping { strike_at } | Stage::Lost { strike_at, .. }) = &self.stage else {
+        let (Stage::Stopping { strike_at, .. } | Stage::Lost { strike_at, .. }) = &self.stage
+        else {
             return;
         };
         if self.clock.now() < *strike_at {
@@ -599,8 +560,10 @@ impl Server {
         {
             let asked = self.table.holder(id).and_then(|h| h.claims.get(*index));
             match asked.map(|claim| claim.asked.clone()) {
-                Some(_) if *last && !self.giving_back.insert((id, *index)) => {}
+                Some(_) if *last && self.giving_back.contains_key(&(id, *index)) => {}
                 Some(asked) if *last => {
+                    let unheard = "its storage has not answered".to_owned();
+                    self.giving_back.insert((id, *index), unheard);
                     let wrote = self.died_writing.remove(&(id, *index));
                     let quiet_from = self.table.quiet_from(&asked.areas);
                     self.undertaker
@@ -613,7 +576,14 @@ impl Server {
     }
 
     fn hear_undertaker(&mut self) -> anyhow::Result<()> {
-        while let Some(((id, index), late)) = self.undertaker.next() {
+        while let Some(((id, index), progress)) = self.undertaker.next() {
+            let late = match progress {
+                Progress::Failed(why) => {
+                    self.giving_back.insert((id, index), why);
+                    continue;
+                }
+                Progress::Done { late } => late,
+            };
             self.giving_back.remove(&(id, index));
             let (doubt, late_until) = (false, self.late_until());
             let left = Left { doubt, late };

@@ -12,7 +12,7 @@ use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::host_note::BootId;
 use lease_core::registry::message::AreaId;
 use lease_core::registry::place::{Kept, Place};
-use lease_core::registry::table::Table;
+use lease_core::registry::table::{Holder, Table};
 use lease_core::timing::Timing;
 use lease_core::tool::{Failure, Status};
 use serde::de::DeserializeOwned;
@@ -35,6 +35,9 @@ pub(crate) struct Life {
     pub(crate) host_name: Name,
     /// Its t and W.
     pub(crate) timing: Timing,
+    /// The watchdog device that was armed for it, as messages show its path.
+    #[serde(default)]
+    pub(crate) watchdog: Option<String>,
     /// The last generation for which a join was completed here; on a larger one nobody has relied.
     pub(crate) completed: Generation,
     /// Its generation, and its heartbeat.
@@ -62,15 +65,6 @@ pub(crate) struct Holders {
 }
 
 impl Life {
-    /// Of a host id that was just joined.
-    pub(crate) fn of(lease: &HostLease, area: AreaId, pid_namespace: u64) -> Self {
-        Self {
-            completed: lease.generation(),
-            former: Former::of(lease),
-            ..Self::attempt(lease.claim(), area, pid_namespace)
-        }
-    }
-
     /// Of a host id that is about to be joined.
     pub(crate) fn attempt(claim: &Claim, area: AreaId, pid_namespace: u64) -> Self {
         let Claim {
@@ -88,9 +82,43 @@ impl Life {
             host,
             host_name: name,
             timing,
+            watchdog: None,
             completed: at_least,
             former: Former::default(),
         }
+    }
+
+    /// Now that it was joined, or is gone on with.
+    pub(crate) fn joined(self, lease: &HostLease) -> Self {
+        Self {
+            completed: lease.generation(),
+            former: Former::of(lease),
+            ..self
+        }
+    }
+
+    /// What of `other` would be another life than this one: what it is, and how it is here and
+    /// there.
+    pub(crate) fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
+        let device = |life: &Self| life.watchdog.clone().unwrap_or_else(|| "none".into());
+        let place = |life: &Self| {
+            let AreaId { identity, offset } = life.area;
+            let (device, inode) = (identity.device, identity.inode);
+            format!("device {device} inode {inode} byte {offset}")
+        };
+        let of = |life: &Self| {
+            [
+                ("host id", life.host.to_string()),
+                ("the lockspace on", place(life)),
+                ("host name (-e)", life.host_name.to_string()),
+                ("io_timeout (-o)", life.timing.io_timeout().to_string()),
+                ("--watchdog-timeout", life.timing.watchdog().to_string()),
+                ("--watchdog", device(life)),
+            ]
+        };
+        let mut pairs = of(self).into_iter().zip(of(other));
+        let (was, is) = pairs.find(|(was, is)| was != is)?;
+        Some((was.0, was.1, is.1))
     }
 
     /// Whether it was joined, and not only tried to be.
@@ -114,6 +142,17 @@ impl Life {
 }
 
 impl Remains {
+    /// The holders that are known.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = &Holder> {
+        let holders = self.table.iter().flat_map(Table::holders);
+        holders.map(|(_, holder)| holder)
+    }
+
+    /// Whether its holders were told that the host id is lost.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.table.as_ref().is_some_and(Table::is_lost)
+    }
+
     /// What an earlier lease-join of this boot has left; `None` if there is nothing. Fails if there
     /// is something that cannot be read: whom it guarded is not known then.
     pub(crate) fn read(place: &Place, boot_id: &BootId) -> Result<Option<Self>, Failure> {

@@ -176,21 +176,33 @@ pub(crate) struct Undertaker {
     tasks: Arc<Mutex<VecDeque<(Lease, Task)>>>,
     /// Threads that are to be started: one a task, since the storage of any may hang.
     missing: usize,
-    report: Sender<(Lease, bool)>,
-    done: Receiver<(Lease, bool)>,
+    report: Sender<(Lease, Progress)>,
+    told: Receiver<(Lease, Progress)>,
     wake: Wake,
+}
+
+/// What a thread reports of a lease.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// It could not be given back, and will be tried again: why, for people.
+    Failed(String),
+    /// It was given back.
+    Done {
+        /// A write may still land on it.
+        late: bool,
+    },
 }
 
 impl Undertaker {
     /// In the name of one life of this host; `wake` is woken after each report.
     pub(crate) fn new(estate: Estate, wake: Wake) -> Self {
-        let (report, done) = channel();
+        let (report, told) = channel();
         Self {
             estate,
             tasks: Arc::default(),
             missing: 0,
             report,
-            done,
+            told,
             wake,
         }
     }
@@ -227,10 +239,13 @@ impl Undertaker {
                 let Some((lease, mut task)) = queue(&tasks).pop_front() else {
                     return;
                 };
-                if let Some(late) = task.work() {
+                let tell = |progress| {
                     // Without a server there is nobody to tell.
-                    let _ = report.send((lease, late));
+                    let _ = report.send((lease, progress));
                     wake.wake();
+                };
+                if let Some(late) = task.work(&mut |why| tell(Progress::Failed(why))) {
+                    tell(Progress::Done { late });
                 }
             };
             if std::thread::Builder::new().spawn(work).is_err() {
@@ -240,10 +255,10 @@ impl Undertaker {
         }
     }
 
-    /// A lease that was given back since the last call, and whether a write may still land on it.
-    pub(crate) fn next(&mut self) -> Option<(Lease, bool)> {
+    /// A lease of which there is news since the last call.
+    pub(crate) fn next(&mut self) -> Option<(Lease, Progress)> {
         self.start_threads();
-        self.done.try_recv().ok()
+        self.told.try_recv().ok()
     }
 }
 
@@ -267,21 +282,22 @@ struct Task {
 
 impl Task {
     /// Until it is given back, and whether a write may still land on it; or the host id is lost.
-    fn work(&mut self) -> Option<bool> {
-        let mut said = false;
+    /// `tell` hears each new reason why it is not given back yet.
+    fn work(&mut self, tell: &mut dyn FnMut(String)) -> Option<bool> {
+        let mut said = None;
         while !self.estate.tenure.is_lost() {
             let result = self.attempt();
             let late = self.settle();
-            match result {
-                Ok(()) => return Some(late),
-                Err(why) if !said => {
-                    say(
-                        TOOL,
-                        format!("cannot give back {} yet: {why}", self.asked.spec),
-                    );
-                    said = true;
-                }
-                Err(_) => {}
+            let Err(why) = result else {
+                return Some(late);
+            };
+            if said.is_none() {
+                let text = format!("cannot give back {} yet: {why}", self.asked.spec);
+                say(TOOL, text);
+            }
+            if said.as_ref() != Some(&why) {
+                tell(why.clone());
+                said = Some(why);
             }
             std::thread::sleep(TRY_AGAIN);
         }

@@ -5,6 +5,10 @@
 //! same margin: so the host is reset before 8t + W, whoever is stopped, hung or dead. It is
 //! disarmed when nothing is guarded any more and the host id is given back or lost; a crash of
 //! lease-join, its end by SIGUSR1, or what cannot be proven gone leaves it armed.
+//!
+//! Opening a device arms it. So what can be known is asked before that, of sysfs; and a device that
+//! is refused after all is disarmed, unless it was found armed: then it guards what an earlier
+//! process has left, and stays as it was.
 
 use lease_core::clock::{Clock, Moment};
 use lease_core::timing::Timing;
@@ -13,8 +17,8 @@ use nix::sys::stat::{major, minor};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The device can have its time set (linux/watchdog.h).
@@ -30,8 +34,10 @@ pub(crate) trait Device: std::fmt::Debug {
     fn set_timeout(&mut self, seconds: u32) -> io::Result<u32>;
     /// Starts its time anew.
     fn pet(&mut self) -> io::Result<()>;
-    /// Disarms it when it is closed next.
-    fn let_go(&mut self) -> io::Result<()>;
+    /// Disarms and closes it. Fails if it is known to be armed after that.
+    fn let_go(self) -> io::Result<()>;
+    /// Whether it was armed before it was opened; `None`: nobody knows.
+    fn found_armed(&self) -> Option<bool>;
 }
 
 /// An armed device, and the rules by which it is petted.
@@ -49,36 +55,58 @@ fn margin(timing: Timing) -> Duration {
     Duration::from_secs(1) + Duration::from_secs(u64::from(timing.watchdog())) / 50
 }
 
+/// The time to which a device is set, in whole seconds.
+fn timeout(timing: Timing) -> Result<u32, String> {
+    let promised = Duration::from_secs(u64::from(timing.watchdog()));
+    match promised.saturating_sub(margin(timing)).as_secs() {
+        0 => Err("--watchdog-timeout has to be 3 s at least".into()),
+        seconds => u32::try_from(seconds).map_err(|why| why.to_string()),
+    }
+}
+
+/// Whether a device that has these option bits can be used.
+fn check_options(options: u32) -> Result<(), String> {
+    if options & OPTION_SET_TIMEOUT == 0 {
+        return Err("its time cannot be set".into());
+    }
+    if options & OPTION_MAGIC_CLOSE == 0 {
+        return Err("it cannot be disarmed (magic close)".into());
+    }
+    Ok(())
+}
+
+/// Sets the device's time. Returns it.
+fn set_up(device: &mut impl Device, timing: Timing) -> Result<u32, String> {
+    let timeout = timeout(timing)?;
+    let options = device.options();
+    check_options(options.map_err(|error| format!("it is no watchdog: {error}"))?)?;
+    let set = device.set_timeout(timeout);
+    let set = set.map_err(|error| format!("cannot set it to {timeout} s: {error}"))?;
+    match set == timeout {
+        true => Ok(timeout),
+        false => Err(format!("it takes {set} s instead of {timeout} s")),
+    }
+}
+
 impl<D: Device> Watchdog<D> {
     /// Sets the device's time, and so arms it. Refuses a device that has another time then, or
-    /// cannot be disarmed.
+    /// cannot be disarmed; what is refused is disarmed, unless it was armed before.
     pub(crate) fn arm(mut device: D, timing: Timing) -> Result<Self, String> {
-        let options = device
-            .options()
-            .map_err(|error| format!("it is no watchdog: {}", error))?;
-        if options & OPTION_SET_TIMEOUT == 0 {
-            return Err("its time cannot be set".into());
+        match set_up(&mut device, timing) {
+            Ok(timeout) => Ok(Self {
+                device,
+                timing,
+                timeout,
+                next_pet: Moment::default(),
+            }),
+            Err(why) if device.found_armed() == Some(true) => {
+                Err(format!("{why}; it was armed before, and stays so"))
+            }
+            Err(why) => Err(match device.let_go() {
+                Ok(()) => why,
+                Err(error) => format!("{why}; and it stays armed: {error}"),
+            }),
         }
-        if options & OPTION_MAGIC_CLOSE == 0 {
-            return Err("it cannot be disarmed (magic close)".into());
-        }
-        let promised = Duration::from_secs(u64::from(timing.watchdog()));
-        let timeout = u32::try_from(promised.saturating_sub(margin(timing)).as_secs()).unwrap_or(0);
-        if timeout == 0 {
-            return Err("--watchdog-timeout has to be 3 s at least".into());
-        }
-        let set = device
-            .set_timeout(timeout)
-            .map_err(|error| format!("cannot set it: {}", error))?;
-        if set != timeout {
-            return Err(format!("it takes {set} s instead of {timeout} s"));
-        }
-        Ok(Self {
-            device,
-            timing,
-            timeout,
-            next_pet: Moment::default(),
-        })
     }
 
     /// Pets the device if it is time to, and if it may be: nothing is guarded, or the last renewal
@@ -109,8 +137,17 @@ impl<D: Device> Watchdog<D> {
     }
 
     /// Disarms the device: nothing is guarded any more.
-    pub(crate) fn disarm(mut self) -> io::Result<()> {
+    pub(crate) fn disarm(self) -> io::Result<()> {
         self.device.let_go()
+    }
+
+    /// Leaves the device as it was found, since nothing comes of all this: whatever runs here was
+    /// guarded by it before, or not at all. `guarded`: what to believe where nobody knows.
+    pub(crate) fn leave_as_found(self, guarded: bool) -> io::Result<()> {
+        match self.device.found_armed().unwrap_or(guarded) {
+            true => Ok(()),
+            false => self.device.let_go(),
+        }
     }
 
     fn last_pet(&self, renewed: Moment) -> Moment {
@@ -120,52 +157,106 @@ impl<D: Device> Watchdog<D> {
 
 /// A device of the kernel's.
 #[derive(Debug)]
-pub(crate) struct KernelDevice(File);
+pub(crate) struct KernelDevice {
+    file: File,
+    shown: Shown,
+    found_armed: Option<bool>,
+}
 
 impl KernelDevice {
-    /// Opens it, which arms it with whatever time it has. If it could not be disarmed after that,
-    /// it is refused before.
-    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        let number = std::fs::metadata(path).map_or(0, |metadata| metadata.rdev());
-        if stays_armed(Path::new("/sys"), number) {
-            let text = format!(
-                "cannot use watchdog {}: once armed it cannot be disarmed (nowayout)",
-                show(path.as_os_str())
-            );
-            return Err(Failure::new(Status::Refused, text));
+    /// Opens it, which arms it with whatever time it has. What is known to be refused after that is
+    /// refused before.
+    pub(crate) fn open(path: &Path, timing: Timing) -> Result<Self, Failure> {
+        let refused = |why: String| refused(path, &why);
+        let timeout = timeout(timing).map_err(refused)?;
+        let metadata = std::fs::metadata(path).map_err(|error| cannot_open(path, &error))?;
+        let shown = Shown::of(Path::new("/sys"), metadata.rdev());
+        match metadata.file_type().is_char_device() {
+            true => shown.check(timeout).map_err(refused)?,
+            false => return Err(refused("it is no watchdog: not a character device".into())),
         }
+        let found_armed = shown.is_armed();
         let flags = nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK;
         let file = OpenOptions::new()
             .write(true)
             .custom_flags(flags)
             .open(path)
-            .map_err(|error| {
-                let status = match error.kind() {
-                    io::ErrorKind::NotFound => Status::NoPath,
-                    io::ErrorKind::PermissionDenied => Status::Permission,
-                    _ if error.raw_os_error() == Some(nix::libc::EBUSY) => Status::Busy,
-                    _ => Status::System,
-                };
-                Failure::new(
-                    status,
-                    format!("cannot open {}: {}", show(path.as_os_str()), error),
-                )
-            })?;
-        Ok(Self(file))
+            .map_err(|error| cannot_open(path, &error))?;
+        Ok(Self {
+            file,
+            shown,
+            found_armed,
+        })
     }
+}
+
+/// A device that cannot be used, and why.
+pub(crate) fn refused(path: &Path, why: &str) -> Failure {
+    let text = format!("cannot use watchdog {}: {why}", show(path.as_os_str()));
+    Failure::new(Status::Refused, text)
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> Failure {
+    let status = match error.kind() {
+        io::ErrorKind::NotFound => Status::NoPath,
+        io::ErrorKind::PermissionDenied => Status::Permission,
+        _ if error.raw_os_error() == Some(nix::libc::EBUSY) => Status::Busy,
+        _ => Status::System,
+    };
+    let text = format!("cannot open {}: {error}", show(path.as_os_str()));
+    Failure::new(status, text)
 }
 
 /// The number of /dev/watchdog, which is another name of the first device.
 const FIRST: (u64, u64) = (10, 130);
 
-/// Whether the kernel lets nobody disarm this device: it says so where sysfs shows it, and else not
-/// at all.
-fn stays_armed(sys: &Path, number: u64) -> bool {
-    let shown = match (major(number), minor(number)) {
-        FIRST => sys.join("class/watchdog/watchdog0"),
-        (major, minor) => sys.join(format!("dev/char/{major}:{minor}")),
-    };
-    std::fs::read_to_string(shown.join("nowayout")).is_ok_and(|it| it.trim() == "1")
+/// What sysfs shows of a device, where it does.
+#[derive(Debug)]
+struct Shown(PathBuf);
+
+impl Shown {
+    /// Of the device with this number.
+    fn of(sys: &Path, number: u64) -> Self {
+        Self(match (major(number), minor(number)) {
+            FIRST => sys.join("class/watchdog/watchdog0"),
+            (major, minor) => sys.join(format!("dev/char/{major}:{minor}")),
+        })
+    }
+
+    fn attribute(&self, name: &str) -> Option<String> {
+        let text = std::fs::read_to_string(self.0.join(name)).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    fn is_armed(&self) -> Option<bool> {
+        match self.attribute("state")?.as_str() {
+            "active" => Some(true),
+            "inactive" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// What would have to be refused once it is open.
+    fn check(&self, timeout: u32) -> Result<(), String> {
+        let class = std::fs::canonicalize(self.0.join("subsystem"));
+        if class.is_ok_and(|class| !class.ends_with("watchdog")) {
+            return Err("it is no watchdog".into());
+        }
+        if self.attribute("nowayout").is_some_and(|it| it == "1") {
+            return Err("once armed it cannot be disarmed (nowayout)".into());
+        }
+        let options = self.attribute("options");
+        let options =
+            options.and_then(|it| u32::from_str_radix(it.trim_start_matches("0x"), 16).ok());
+        options.map_or(Ok(()), check_options)?;
+        let least = self.attribute("min_timeout").and_then(|it| it.parse().ok());
+        match least {
+            Some(least) if timeout < least => Err(format!(
+                "it takes {least} s at least, and would have to take {timeout} s"
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 mod ioctl {
@@ -191,7 +282,7 @@ impl Device for KernelDevice {
     fn options(&mut self) -> io::Result<u32> {
         let mut info = ioctl::Info::default();
         // SAFETY: the kernel writes one `struct watchdog_info` at the address, which is `info`.
-        unsafe { ioctl::get_support(self.0.as_raw_fd(), &raw mut info) }?;
+        unsafe { ioctl::get_support(self.file.as_raw_fd(), &raw mut info) }?;
         Ok(info.options)
     }
 
@@ -199,18 +290,30 @@ impl Device for KernelDevice {
         let mut value = i32::try_from(seconds).map_err(io::Error::other)?;
         // SAFETY: both calls read or write one int at the address, which is `value`.
         unsafe {
-            ioctl::set_timeout(self.0.as_raw_fd(), &raw mut value)?;
-            ioctl::get_timeout(self.0.as_raw_fd(), &raw mut value)?;
+            ioctl::set_timeout(self.file.as_raw_fd(), &raw mut value)?;
+            ioctl::get_timeout(self.file.as_raw_fd(), &raw mut value)?;
         }
         u32::try_from(value).map_err(io::Error::other)
     }
 
     fn pet(&mut self) -> io::Result<()> {
-        self.0.write_all(b"\0")
+        self.file.write_all(b"\0")
     }
 
-    fn let_go(&mut self) -> io::Result<()> {
-        self.0.write_all(b"V")
+    fn let_go(self) -> io::Result<()> {
+        let Self {
+            mut file, shown, ..
+        } = self;
+        file.write_all(b"V")?;
+        drop(file);
+        match shown.is_armed() {
+            Some(true) => Err(io::Error::other("the kernel says that it is still active")),
+            Some(false) | None => Ok(()),
+        }
+    }
+
+    fn found_armed(&self) -> Option<bool> {
+        self.found_armed
     }
 }
 
@@ -231,6 +334,8 @@ mod tests {
         log: Rc<RefCell<Vec<(u64, String)>>>,
         options: u32,
         rounds_up: bool,
+        found_armed: Option<bool>,
+        stays_armed: bool,
     }
 
     impl World {
@@ -262,9 +367,15 @@ mod tests {
             self.note("pet");
             Ok(())
         }
-        fn let_go(&mut self) -> io::Result<()> {
+        fn let_go(self) -> io::Result<()> {
             self.note("V");
-            Ok(())
+            match self.stays_armed {
+                true => Err(io::Error::other("it does not listen")),
+                false => Ok(()),
+            }
+        }
+        fn found_armed(&self) -> Option<bool> {
+            self.found_armed
         }
     }
 
@@ -310,22 +421,71 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_device_that_cannot_do_what_is_needed_is_refused() {
-        for options in [0, OPTION_SET_TIMEOUT, OPTION_MAGIC_CLOSE] {
-            let world = World {
-                options,
-                ..World::new()
-            };
-            assert!(Watchdog::arm(world.clone(), timing()).is_err());
-            assert_eq!(world.log.borrow().len(), 1, "nothing is set");
-        }
-        let world = World {
+    /// What has to be refused, with the timing with which it has to be.
+    fn refused() -> Vec<(World, Timing)> {
+        let without = |options| World {
+            options,
+            ..World::new()
+        };
+        let rounds_up = World {
             rounds_up: true,
             ..World::new()
         };
-        assert!(Watchdog::arm(world, timing()).is_err());
-        assert!(Watchdog::arm(World::new(), Timing::new(1, 2).unwrap()).is_err());
+        vec![
+            (without(0), timing()),
+            (without(OPTION_SET_TIMEOUT), timing()),
+            (without(OPTION_MAGIC_CLOSE), timing()),
+            (rounds_up, timing()),
+            (World::new(), Timing::new(1, 2).unwrap()),
+        ]
+    }
+
+    fn is_let_go(world: &World) -> bool {
+        world.log.borrow().iter().any(|(_, what)| what == "V")
+    }
+
+    #[test]
+    fn a_device_that_is_refused_is_disarmed_unless_it_was_found_armed() {
+        for found_armed in [None, Some(false), Some(true)] {
+            for (world, timing) in refused() {
+                let world = World {
+                    found_armed,
+                    ..world
+                };
+                let why = Watchdog::arm(world.clone(), timing).unwrap_err();
+                assert_eq!(is_let_go(&world), found_armed != Some(true), "{why}");
+                assert_eq!(why.contains("stays so"), found_armed == Some(true), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_refused_and_stays_armed_is_said_to() {
+        for (world, timing) in refused() {
+            let stays_armed = World {
+                stays_armed: true,
+                ..world
+            };
+            let why = Watchdog::arm(stays_armed, timing).unwrap_err();
+            assert!(why.contains("it stays armed: it does not listen"), "{why}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_comes_of_it_a_device_is_left_as_it_was_found() {
+        for (found_armed, guarded, let_go) in [
+            (Some(false), true, true),
+            (Some(true), false, false),
+            (None, true, false),
+            (None, false, true),
+        ] {
+            let world = World {
+                found_armed,
+                ..World::new()
+            };
+            armed(&world).leave_as_found(guarded).unwrap();
+            assert_eq!(is_let_go(&world), let_go, "{found_armed:?} {guarded}");
+        }
     }
 
     #[test]
@@ -359,24 +519,72 @@ mod tests {
     fn a_clean_end_disarms_it_and_nothing_else_does() {
         let world = World::new();
         drop(armed(&world));
-        assert!(!world.log.borrow().iter().any(|(_, what)| what == "V"));
+        assert!(!is_let_go(&world));
         armed(&world).disarm().unwrap();
-        assert!(world.log.borrow().iter().any(|(_, what)| what == "V"));
+        assert!(is_let_go(&world));
     }
 
     #[test]
-    fn a_device_that_stays_armed_is_known_by_its_number() {
+    fn what_would_be_refused_is_known_before_a_device_is_opened() {
         let sys = std::env::temp_dir().join(format!("lease-watchdog-{}", std::process::id()));
-        let device = |path: &str, nowayout: &str| {
+        let device = |path: &str, attributes: &str| {
+            let class = sys.join("class").join(match path {
+                "dev/char/5:1" => "tty",
+                _ => "watchdog",
+            });
+            std::fs::create_dir_all(&class).unwrap();
             std::fs::create_dir_all(sys.join(path)).unwrap();
-            std::fs::write(sys.join(path).join("nowayout"), nowayout).unwrap();
+            std::os::unix::fs::symlink(class, sys.join(path).join("subsystem")).unwrap();
+            for (name, value) in attributes.split(' ').filter_map(|it| it.split_once('=')) {
+                std::fs::write(sys.join(path).join(name), format!("{value}\n")).unwrap();
+            }
         };
-        device("dev/char/247:0", "0\n");
-        device("dev/char/247:1", "1\n");
-        device("class/watchdog/watchdog0", "1\n");
-        let armed = [(247, 0), (247, 1), (247, 2), (10, 130)];
-        let armed = armed.map(|(major, minor)| stays_armed(&sys, makedev(major, minor)));
+        let of = |number: (u64, u64)| Shown::of(&sys, makedev(number.0, number.1));
+        let usable = "nowayout=0 options=0x8180 min_timeout=8 state=inactive";
+        let nowayout = "nowayout=1 state=active";
+        let first = "class/watchdog/watchdog0";
+        let table = [
+            ((247, 0), "dev/char/247:0", usable, None, Some(false)),
+            (
+                (247, 1),
+                "dev/char/247:1",
+                "nowayout=1",
+                Some("nowayout"),
+                None,
+            ),
+            (
+                (247, 2),
+                "dev/char/247:2",
+                "options=0x8000",
+                Some("be set"),
+                None,
+            ),
+            (
+                (247, 3),
+                "dev/char/247:3",
+                "options=0x8080",
+                Some("magic close"),
+                None,
+            ),
+            (
+                (247, 4),
+                "dev/char/247:4",
+                "min_timeout=9",
+                Some("9 s at least"),
+                None,
+            ),
+            ((5, 1), "dev/char/5:1", "", Some("no watchdog"), None),
+            (FIRST, first, nowayout, Some("nowayout"), Some(true)),
+        ];
+        for (number, path, attributes, why, armed) in table {
+            device(path, attributes);
+            let found = of(number).check(8).err();
+            let named = |part: &str| found.as_ref().is_some_and(|found| found.contains(part));
+            assert!(why.map_or(found.is_none(), named), "{number:?}: {found:?}");
+            assert_eq!(of(number).is_armed(), armed, "{number:?}");
+        }
+        // Where sysfs shows nothing, the device itself is asked.
+        assert_eq!(of((247, 9)).check(8), Ok(()));
         std::fs::remove_dir_all(&sys).unwrap();
-        assert_eq!(armed, [false, true, false, true]);
     }
 }

@@ -47,7 +47,10 @@ pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
         None => {
             let table = table.unwrap_or_default();
             if !end_all(port, machine, life.as_ref(), &table) {
-                return;
+                let guarded = table.holders().next().is_some();
+                return dog
+                    .into_iter()
+                    .for_each(|dog| dog.leave_as_found(guarded).unwrap());
             }
             if let Some(dog) = dog {
                 dog.disarm().unwrap();

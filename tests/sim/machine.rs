@@ -606,6 +606,7 @@ pub fn process(pid: i32) -> ProcessId {
 pub struct KernelDevice {
     machine: Rc<Machine>,
     timeout: Cell<u32>,
+    found_armed: bool,
 }
 
 impl std::fmt::Debug for KernelDevice {
@@ -618,8 +619,12 @@ impl KernelDevice {
     /// Opens it, which arms it.
     pub fn open(machine: &Rc<Machine>) -> Self {
         let machine = Rc::clone(machine);
-        let timeout = Cell::new(1);
-        Self { machine, timeout }
+        let found_armed = machine.reset_at.get() != Instant::MAX;
+        Self {
+            machine,
+            timeout: Cell::new(1),
+            found_armed,
+        }
     }
 
     fn reset_after(&self, seconds: u64) {
@@ -647,9 +652,13 @@ impl Device for KernelDevice {
         Ok(())
     }
 
-    fn let_go(&mut self) -> io::Result<()> {
+    fn let_go(self) -> io::Result<()> {
         self.machine.reset_at.set(Instant::MAX);
         Ok(())
+    }
+
+    fn found_armed(&self) -> Option<bool> {
+        Some(self.found_armed)
     }
 }
 

@@ -72,9 +72,14 @@ struct Peer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Serving,
-    Stopping { strike_at: Moment },
+    Stopping {
+        strike_at: Moment,
+        give_up_at: Moment,
+    },
     Leaving,
-    Lost { strike_at: Moment },
+    Lost {
+        strike_at: Moment,
+    },
 }
 
 /// What comes of a message.
@@ -178,7 +183,7 @@ impl<'p> Server<'p> {
         let paced = |strike_at: Moment| strike_at.max(now.after(STRIKE_EVERY));
         let deadline = match self.stage {
             Stage::Serving => self.life.tenure.deadline(),
-            Stage::Stopping { strike_at } => paced(strike_at).min(self.life.tenure.deadline()),
+            Stage::Stopping { strike_at, .. } => paced(strike_at).min(self.life.tenure.deadline()),
             Stage::Leaving => now.after(LOOK_AROUND),
             Stage::Lost { strike_at } => paced(strike_at),
         };
@@ -194,8 +199,12 @@ impl<'p> Server<'p> {
     }
 
     fn is_guarding(&self) -> bool {
-        let unproven = self.table.holders().any(|(_, holder)| holder.ended());
-        self.is_busy() || unproven
+        self.may_run() || !self.giving_back.is_empty()
+    }
+
+    fn may_run(&self) -> bool {
+        let unproven = |(_, holder): (_, &Holder)| holder.link == Link::Unproven;
+        self.is_busy() || self.table.holders().any(unproven)
     }
 
     fn is_busy(&self) -> bool {
@@ -217,7 +226,15 @@ impl<'p> Server<'p> {
             Letter::Lost => self.lose(),
             Letter::Leave if self.stage == Stage::Serving => {
                 let strike_at = self.now().after(LEAVE_WITHIN);
-                self.stage = Stage::Stopping { strike_at };
+                let quiet_from = self.table.all_quiet_from().max(self.life.ballots_from);
+                let timing = self.machine.setup.timing;
+                let give_up_at = (strike_at.max(quiet_from))
+                    .after(timing.takeover_after())
+                    .after(2 * timing.renewal_period());
+                self.stage = Stage::Stopping {
+                    strike_at,
+                    give_up_at,
+                };
                 self.tell_all(&Tell::Stop);
             }
             Letter::Left(free) => {
@@ -273,25 +290,26 @@ impl<'p> Server<'p> {
     }
 
     fn end(&mut self) {
-        if self.is_busy() {
-            return;
-        }
+        let now = self.now();
         match self.stage {
             Stage::Serving | Stage::Leaving => {}
-            Stage::Lost { .. } => {
-                if !self.is_guarding() {
-                    self.disarm();
-                }
-                self.over = true;
-            }
-            Stage::Stopping { .. } => match self.table.holders().next() {
-                None => {
+            Stage::Lost { .. } => self.over = !self.is_busy(),
+            Stage::Stopping { give_up_at, .. } => {
+                let left = self.table.holders().next().is_some();
+                let unproven = |(_, holder): (_, &Holder)| holder.link == Link::Unproven;
+                if now >= give_up_at && left {
+                    self.over = true;
+                } else if !self.is_busy() && !left {
                     self.stage = Stage::Leaving;
                     let letter = Letter::GiveBack(self.table.all_quiet_from());
                     self.machine.shared.post(self.heart, letter);
+                } else if !self.is_busy() {
+                    self.over = self.table.holders().all(unproven);
                 }
-                Some((_, holder)) => self.over = holder.link == Link::Unproven,
-            },
+            }
+        }
+        if self.over && !self.may_run() {
+            self.disarm();
         }
     }
 
@@ -548,7 +566,7 @@ impl<'p> Server<'p> {
     }
 
     fn strike_those_who_stay(&self) {
-        let (Stage::Stopping { strike_at } | Stage::Lost { strike_at }) = self.stage else {
+        let (Stage::Stopping { strike_at, .. } | Stage::Lost { strike_at }) = self.stage else {
             return;
         };
         if self.now() < strike_at {

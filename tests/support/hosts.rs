@@ -60,6 +60,12 @@ impl Host {
         self
     }
 
+    /// The same host by another name.
+    pub fn called(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
     /// The same host, in the run directory of another.
     pub fn in_place_of(mut self, other: &Host) -> Self {
         self.run_dir.clone_from(&other.run_dir);

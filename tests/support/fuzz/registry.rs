@@ -118,6 +118,7 @@ pub(super) fn good_files(rng: &mut Rng) -> Vec<u8> {
         host: host(1),
         host_name: LOCKSPACE.name,
         timing: Timing::new(1, 2).unwrap(),
+        watchdog: Some("/dev/watchdog0".to_owned()).filter(|_| rng.bool()),
         completed: Generation(rng.u64(1..3)),
         former: Former {
             generation,
