@@ -30,6 +30,15 @@ impl Storage {
 
     /// With `resources` resources in any geometry.
     pub fn of(geometry: Geometry, resources: u64) -> Self {
+        Self::formatted(geometry, resources, &[])
+    }
+
+    /// With `resources` resources of 64 hosts each.
+    pub fn small(resources: u64) -> Self {
+        Self::formatted(Geometry::ALL[0], resources, &["--max-hosts", "64"])
+    }
+
+    fn formatted(geometry: Geometry, resources: u64, options: &[&str]) -> Self {
         let storage = Self {
             dir: directory(),
             geometry,
@@ -42,6 +51,7 @@ impl Storage {
         for number in 1..=resources {
             args.extend(["-r".into(), storage.resource(number)]);
         }
+        args.extend(options.iter().map(|option| (*option).to_owned()));
         let ran = run(storage.path(), "lease-init", &args);
         assert_eq!(ran.code, 0, "{ran:?}");
         storage
