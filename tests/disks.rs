@@ -303,6 +303,7 @@ fn a_disk_without_its_ballot_records_counts_with_its_leader() {
 #[test]
 fn an_attempt_comes_to_an_end_where_a_leader_cannot_be_read_again() {
     let mut stage = with_the_newest_leader_on_disk_0();
+    put(&mut stage, [&block(1, 1, None); 3]);
     let attempt = attempt_without_reads(&mut stage, |len| len == 512);
     let refused = matches!(attempt, Some(Ok(Attempt::Refused(Refusal::Contended, _))));
     assert!(refused, "{attempt:?}");
@@ -477,6 +478,11 @@ fn what_was_accepted_on_one_disk_is_resolved_though_the_others_have_a_later_star
 #[test]
 fn what_was_accepted_and_forgotten_may_be_decided_and_is_resolved() {
     let (mut stage, [accepted, started]) = started_once_more();
+    for disk in &mut stage.disks {
+        // So host 2 looks at all records before its ballot.
+        let sector = block(1, 2, None).to_sector(geometry().sector());
+        disk.write(area_offset(1) + 3 * 512, &sector);
+    }
     let (second, attempt) = stage.act(1, on_stage);
     stage.until(second, writes_block(2));
     put(&mut stage, [&accepted, &started, &started]);

@@ -260,18 +260,36 @@ fn a_damaged_ballot_record_ends_the_attempt() {
 
 // ---- 6. sharers that come between the look and the commit
 
-#[test]
-fn a_share_that_appears_before_the_commit_bars_the_exclusive_lease() {
+/// Host 2 lives and was the last owner: it had version 1, and let go of it.
+fn owned_last_by_host_2() -> (World, Sightings) {
     let world = World::formatted();
     let heartbeat = world.put_heartbeat(2, 5);
     let mut seen = Sightings::default();
     seen.look(host_id(2), &heartbeat, timing(), world.clock.now());
     world.put_heartbeat(2, 6);
+    let two = accepted(2, 2, 1).value.unwrap();
+    let leader = world.leader().committed(Lver(1), two, two, Some(true));
+    world.disk.put_at(AREA, &leader.released(two).to_sector());
+    let released = BallotSector {
+        ballot: accepted(2, 2, 1),
+        released: true,
+        ..BallotSector::default()
+    };
+    world.put_ballot(2, &released);
+    (world, seen)
+}
+
+/// Its write has landed late, or it was stopped, and goes on.
+#[test]
+fn a_share_that_appears_before_the_commit_bars_the_exclusive_lease() {
+    let (world, mut seen) = owned_last_by_host_2();
     world.disk.rule(|io, bytes| {
         if io.writes(AREA) {
             let share = BallotSector {
+                ballot: accepted(2, 2, 1),
+                released: true,
                 shared: Some(Generation(1)),
-                ..BallotSector::default()
+                note: None,
             };
             put(bytes, ballot_at(2), &share.to_sector(geometry().sector()));
         }

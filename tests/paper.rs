@@ -89,9 +89,31 @@ fn ballot_from(
     let replicas = shelves.iter().map(|disk| Replica { disk, offset: 0 });
     let quorum = Quorum::new(replicas.collect());
     let host = proposer.host.get();
-    let candidate = (value(host), &note(host));
-    let mbal = BallotNumber(mbal);
-    paxos::run(&quorum, proposer, mbal, own, candidate, &|| true)
+    run(
+        &quorum,
+        proposer,
+        mbal,
+        own,
+        (value(host), &note(host)),
+        &|| true,
+    )
+}
+
+/// Both phases of one ballot.
+fn run(
+    quorum: &Quorum<'_>,
+    proposer: &Proposer,
+    mbal: u64,
+    own: &mut BallotSector,
+    candidate: (Stamp, &HolderNote),
+    permit: &dyn Fn() -> bool,
+) -> Result<Outcome, BallotError> {
+    let promised = paxos::phase_1(quorum, proposer, BallotNumber(mbal), own, permit)?;
+    let Some(promised) = promised else {
+        return Ok(Outcome::Outbid);
+    };
+    let ended = paxos::phase_2(quorum, proposer, &promised, own, candidate, permit)?;
+    Ok(ended.0)
 }
 
 fn ballot(shelves: &[Shelf], host: u64, mbal: u64) -> Result<Outcome, BallotError> {
@@ -550,8 +572,7 @@ fn nothing_is_written_once_the_host_id_is_lost() {
         }]);
         let mut own = BallotSector::default();
         let candidate = (value(1), &note(1));
-        let mbal = BallotNumber(1);
-        let lost = paxos::run(&quorum, &proposer(1), mbal, &mut own, candidate, &permit);
+        let lost = run(&quorum, &proposer(1), 1, &mut own, candidate, &permit);
         assert_eq!(lost, Err(BallotError::Lost));
         let writes = log.borrow().matches('w').count();
         assert_eq!(

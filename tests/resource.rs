@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "resource/cost.rs"]
+mod cost;
+
 use lease_core::clock::{Clock, Interrupted, Moment};
 use lease_core::id::{BallotNumber, Generation, Lver};
 use lease_core::liveness::Sightings;
@@ -90,26 +93,12 @@ fn before_read(world: &World, nth: usize, at: u64, sector: Vec<u8>) {
 
 /// Host 2 outbids host 1 in the first phase of its ballot, with this record.
 fn outbid(world: &World, record: &BallotSector) {
-    // The look, the leader again, then the area after our write.
+    // The leader, then the area after our write.
     let sector = record.to_sector(geometry().sector());
-    before_read(world, 3, ballot_at(2), sector);
+    before_read(world, 2, ballot_at(2), sector);
 }
 
 // ---- acquire
-
-#[test]
-fn an_uncontended_lease_costs_four_writes_and_is_looked_at_before_and_after() {
-    let world = World::formatted();
-    let held = world.acquired(1);
-    // The look, and the leader again; two phases; the commit between two looks at the leader; the
-    // mode records and the leader after it. "leader" is also the area, which starts with it.
-    let acquire = "r leader r leader w block 1 r leader w block 1 r leader r leader w leader \
-                   r leader r leader";
-    assert_eq!(told(&world.disk.log()).join(" "), acquire);
-    world.release(1, &held).unwrap();
-    let release = ["r leader", "w leader", "w block 1"];
-    assert_eq!(told(&world.disk.log()), release);
-}
 
 /// One of 0 would say that the lease is free.
 #[test]
@@ -336,7 +325,8 @@ fn who_is_outbid_looks_again_once_for_each_ballot() {
     outbid(&world, &block(1, 2002, None));
     world.acquired(1);
     let log = told(&world.disk.log()).join(" ");
-    let outbid = "r leader r leader w block 1 r leader r leader w block 1 r leader";
+    // The first time by a glance; then all is looked at, and the leader again.
+    let outbid = "r leader r block 1 w block 1 r leader r leader r leader w block 1 r leader";
     assert!(log.starts_with(outbid), "{log}");
 }
 
@@ -389,11 +379,11 @@ fn a_value_that_was_accepted_is_in_doubt_until_the_next_look_whatever_ended_the_
     let mut reads = 0;
     world.disk.rule(move |io, bytes| {
         reads += usize::from(io.written.is_none() && io.offset == AREA);
-        if reads == 5 {
+        if reads == 4 {
             put(bytes, AREA, &changed);
         }
         match reads {
-            6 => Fate::Fails,
+            5 => Fate::Fails,
             _ => Fate::Done,
         }
     });
@@ -486,10 +476,12 @@ fn a_leader_that_moves_on_between_two_parts_of_a_look_is_not_behind() {
         ..block(1, 2, Some(stamp(2, 1)))
     };
     world.put_ballot(2, &released);
-    before_read(&world, 2, AREA, freed.to_sector());
+    // We have started that version before.
+    world.put_ballot(1, &block(1, 1, None));
+    before_read(&world, 3, AREA, freed.to_sector());
     assert_eq!(world.acquired(1).lver, Lver(2));
     let log = told(&world.disk.log()).join(" ");
-    let looks = "r leader r leader r leader w block 1";
+    let looks = "r leader r block 1 r leader r leader r leader w block 1";
     assert!(log.starts_with(looks), "{log}");
 }
 
@@ -501,29 +493,22 @@ fn a_leader_that_stays_behind_is_looked_at_twice() {
         ..block(4, 2, Some(stamp(2, 1)))
     };
     world.put_ballot(2, &released);
+    world.put_ballot(1, &block(1, 1, None));
     assert_eq!(world.acquired(1).lver, Lver(5));
     let log = told(&world.disk.log()).join(" ");
-    let looks = "r leader r leader r leader w block 1";
+    let looks = "r leader r block 1 r leader r leader r leader w block 1";
     assert!(log.starts_with(looks), "{log}");
 }
 
 // ---- waiting
 
-/// How long a waiter waits for host 2, which has version 5, to let go: `what` is put at `at` on
-/// the disk after a second and a half.
-fn waits(owner: bool, what: Option<(u64, Vec<u8>)>) -> Duration {
+/// A waiter waits for host 2, which has version 5, to let go: `what` is put at `at` on the disk
+/// just before it looks for the fifth time. For how long it waits, and how often it looks.
+fn waits(owner: bool, what: Option<(u64, Vec<u8>)>) -> (Duration, usize) {
     let world = World::formatted();
     put_leader(&world, 5, stamp(2, 1), stamp(3, 1), false);
     world.put_ballot(2, &block(5, 2, Some(stamp(2, 1))));
     world.put_heartbeat(2, 5);
-    let mut looks = 0;
-    world.disk.rule(move |io, bytes| {
-        looks += usize::from(io.offset == AREA);
-        if let Some((at, sector)) = what.as_ref().filter(|_| looks == 4) {
-            put(bytes, *at, sector);
-        }
-        Fate::Done
-    });
     let before = world.clock.now();
     world.with(1, |resource, member, wanted| {
         let mut seen = Sightings::default();
@@ -534,18 +519,22 @@ fn waits(owner: bool, what: Option<(u64, Vec<u8>)>) -> Duration {
             }) => (owner, snapshot),
             other => panic!("{other:?}"),
         };
-        let patience = Duration::from_secs(10);
-        resource
-            .watch(
-                member,
-                &snapshot,
-                owner.then_some(life),
-                &mut seen,
-                patience,
-            )
-            .unwrap();
+        let mut looks = 0;
+        world.disk.rule(move |io, bytes| {
+            looks += usize::from(io.offset == AREA);
+            if let Some((at, sector)) = what.as_ref().filter(|_| looks == 5) {
+                put(bytes, *at, sector);
+            }
+            Fate::Done
+        });
+        world.disk.log();
+        let (owner, patience) = (owner.then_some(life), Duration::from_secs(10));
+        let watched = resource.watch(member, &snapshot, owner, &mut seen, patience);
+        watched.unwrap();
     });
-    world.clock.now().since(before)
+    let log = world.disk.log();
+    let looks = log.iter().filter(|io| io.offset == AREA).count();
+    (world.clock.now().since(before), looks)
 }
 
 #[test]
@@ -560,27 +549,29 @@ fn a_waiter_goes_on_as_soon_as_anything_has_changed_and_not_before() {
     let freed = world.leader().released(stamp(2, 1)).to_sector();
     let gone = world.put_heartbeat(2, 0).to_sector();
     let heartbeat = geometry().heartbeat_at(host_id(2)) as u64;
-    let millis = Duration::from_millis;
     let table = [
-        ("nothing changes", true, None, millis(10_000)),
-        (
-            "released",
-            true,
-            Some((ballot_at(2), released)),
-            millis(1500),
-        ),
-        ("freed", true, Some((AREA, freed)), millis(1500)),
-        ("left", true, Some((heartbeat, gone.clone())), millis(1500)),
-        (
-            "left, and nobody asked",
-            false,
-            Some((heartbeat, gone)),
-            millis(10_000),
-        ),
+        ("released", true, (ballot_at(2), released)),
+        ("freed", true, (AREA, freed)),
+        ("left", true, (heartbeat, gone.clone())),
     ];
-    for (story, owner, what, waited) in table {
-        assert_eq!(waits(owner, what), waited, "{story}");
+    for (story, owner, what) in table {
+        assert_eq!(waits(owner, Some(what)).1, 5, "{story}");
     }
+    let patience = Duration::from_secs(10);
+    assert_eq!(waits(true, None).0, patience, "nothing changes");
+    let unasked = waits(false, Some((heartbeat, gone)));
+    assert_eq!(unasked.0, patience, "left, and nobody asked");
+}
+
+/// After a short wait it looks soon; in a long one it costs the storage little.
+#[test]
+fn a_waiter_looks_often_at_first_and_less_with_time() {
+    let mut freed = World::formatted().leader().to_sector();
+    freed.truncate(512);
+    let soon = waits(true, Some((AREA, freed)));
+    assert!(soon.0 <= Duration::from_millis(100), "{soon:?}");
+    let (_, looks) = waits(true, None);
+    assert!((50..=100).contains(&looks), "{looks}");
 }
 
 // ---- what is in doubt, or was left behind

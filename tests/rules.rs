@@ -857,11 +857,11 @@ fn a_dead_sharers_record_is_no_obstacle_and_nobody_writes_in_it() {
 }
 
 #[test]
-fn an_exclusive_owner_looks_at_the_mode_records_again_after_its_commit() {
+fn a_share_that_appears_after_the_glance_is_seen_in_phase_1() {
     let mut stage = Stage::joined(2);
     let (second, attempt) = stage.act(1, |r, m| try_once(r, m, Exclusive));
     stage.until(second, writes_block(2));
-    // Its look is over; now host 1 comes to share.
+    // Its glance is over; now host 1 comes to share.
     let first = stage.hold(0, errand(Shared, 30));
     stage.until_held(first);
     // Ballot numbers and leader as host 2 saw them: as if all that had happened in one read.

@@ -38,15 +38,20 @@ impl Blocks {
     }
 }
 
+/// Of hosts in the order of their ids.
+impl FromIterator<(HostId, BallotSector)> for Blocks {
+    fn from_iter<I: IntoIterator<Item = (HostId, BallotSector)>>(blocks: I) -> Self {
+        let used = |(_, block): &(HostId, BallotSector)| *block != BallotSector::UNUSED;
+        Self {
+            used: blocks.into_iter().filter(used).collect(),
+        }
+    }
+}
+
 /// From the block of host 1 on.
 impl FromIterator<BallotSector> for Blocks {
     fn from_iter<I: IntoIterator<Item = BallotSector>>(blocks: I) -> Self {
-        let all = HostId::all(u64::MAX).zip(blocks);
-        Self {
-            used: all
-                .filter(|(_, block)| *block != BallotSector::UNUSED)
-                .collect(),
-        }
+        HostId::all(u64::MAX).zip(blocks).collect()
     }
 }
 
@@ -64,7 +69,7 @@ pub enum Judgement {
 pub enum Outcome {
     /// This value is decided, for ever.
     Chosen(Stamp),
-    /// A larger ballot has started. Whether ours was accepted somewhere: see `own`.
+    /// A larger ballot has started. Ours may have been accepted somewhere.
     Outbid,
 }
 
@@ -147,55 +152,66 @@ pub fn next_number(proposer: &Proposer, disks: &[Blocks]) -> Result<BallotNumber
     }
 }
 
-/// Runs one ballot with number `mbal`: phase 1, choose, phase 2.
+/// Phase 1 of the ballot with number `mbal`: our block, and then everybody's from the disks that
+/// took it; or nothing, if a larger ballot has started.
 ///
 /// `own` is our block as it stands on the disk and is kept up to date with what was (perhaps)
-/// written: after an error or [`Outcome::Outbid`], `own.bal == mbal` says that phase 2 had begun,
-/// and that its value may yet be decided; so may any that we have accepted before. `permit` is
-/// asked before each write and after it.
-pub fn run(
+/// written. `permit` is asked before each write and after it.
+pub fn phase_1(
     quorum: &Quorum<'_>,
     proposer: &Proposer,
     mbal: BallotNumber,
     own: &mut BallotSector,
-    candidate: (Stamp, &HolderNote),
     permit: &dyn Fn() -> bool,
-) -> Result<Outcome, BallotError> {
+) -> Result<Option<Vec<Blocks>>, BallotError> {
     // What was accepted in this version stays (the daemon forgets it here), and what it says.
     let (bal, value, note) = match own.ballot {
         kept if kept.lver == proposer.lver => (kept.bal, kept.value, own.note.take()),
         _ => (BallotNumber(0), None, None),
     };
-    let phase_1 = Ballot {
-        mbal,
-        bal,
-        value,
-        lver: proposer.lver,
-    };
     *own = BallotSector {
-        ballot: phase_1,
+        ballot: Ballot {
+            mbal,
+            bal,
+            value,
+            lver: proposer.lver,
+        },
         note,
         ..BallotSector::default()
     };
     let blocks = write_and_read(quorum, proposer, own, permit)?;
-    if judge_all(proposer, mbal, &blocks) == Judgement::Outbid {
-        return Ok(Outcome::Outbid);
+    match judge_all(proposer, mbal, &blocks) {
+        Judgement::Outbid => Ok(None),
+        Judgement::Unopposed => Ok(Some(blocks)),
     }
+}
 
+/// The end of phase 1, choose, and phase 2 of the same ballot. `promised` is what phase 1 has read.
+/// Returns what phase 2 has read, too.
+///
+/// After an error or [`Outcome::Outbid`] the value may yet be decided, and `own` says which; so
+/// may any that we have accepted before.
+pub fn phase_2(
+    quorum: &Quorum<'_>,
+    proposer: &Proposer,
+    promised: &[Blocks],
+    own: &mut BallotSector,
+    candidate: (Stamp, &HolderNote),
+    permit: &dyn Fn() -> bool,
+) -> Result<(Outcome, Vec<Blocks>), BallotError> {
+    let mbal = own.ballot.mbal;
     let (candidate, note) = candidate;
-    let chosen = choose(proposer.lver, &blocks, candidate);
-    own.ballot = Ballot {
-        bal: mbal,
-        value: Some(chosen),
-        ..phase_1
-    };
+    let chosen = choose(proposer.lver, promised, candidate);
+    own.ballot.bal = mbal;
+    own.ballot.value = Some(chosen);
     let ours = chosen.same_life(candidate.host, candidate.generation);
     own.note = ours.then(|| note.clone());
     let blocks = write_and_read(quorum, proposer, own, permit)?;
-    match judge_all(proposer, mbal, &blocks) {
-        Judgement::Outbid => Ok(Outcome::Outbid),
-        Judgement::Unopposed => Ok(Outcome::Chosen(chosen)),
-    }
+    let outcome = match judge_all(proposer, mbal, &blocks) {
+        Judgement::Outbid => Outcome::Outbid,
+        Judgement::Unopposed => Outcome::Chosen(chosen),
+    };
+    Ok((outcome, blocks))
 }
 
 /// Reads every host's block from a slice that starts at the area's first byte.

@@ -19,35 +19,40 @@
 
 mod deciding;
 mod ending;
+mod looking;
 mod outcome;
 mod view;
 
 pub use outcome::{AcquireError, Attempt, Held, Refusal, Snapshot, Wanted};
 
-use self::deciding::{Course, Decided};
-use self::view::{View, is_written_by_owner, newest, newest_own};
+use self::deciding::{Course, Decided, Won};
+use self::view::{View, is_written_by_owner};
 use crate::clock::{Clock, Moment};
 use crate::delta::{Lockspace, Tenure};
 use crate::disk::Disk;
 use crate::id::{Generation, HostId, Lver, Name};
 use crate::layout::Geometry;
 use crate::liveness::{Sightings, Verdict};
-use crate::paxos::{self, BallotError, Proposer};
+use crate::paxos;
 use crate::quorum::Quorum;
 use crate::record::ballot::BallotSector;
 use crate::record::leader::{Leader, Stamp};
 use crate::spec::Mode;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// How often a waiting host looks at the owner's heartbeat and at the leader: a release is taken
-/// within a second.
-pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A waiting host looks at the leader, and at the owner's heartbeat, this soon at first,
+const LOOK_FIRST: Duration = Duration::from_millis(20);
+/// and at least this often: each time it has waited for a sixteenth longer.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// That part.
+const LOOK_AFTER: u32 = 16;
 /// Ballots in one attempt, before it reports that others keep winning.
 const BALLOTS_MAX: u32 = 32;
 /// How often a leader is brought forward: each late write takes it back once.
 const REPAIRS_MAX: u32 = 32;
-/// Reads of one area until its parts agree.
-const LOOKS_MAX: u32 = 16;
+/// Records that are read one by one rather than all at once.
+const FEW: usize = 8;
 
 /// A resource on its disks.
 pub struct Resource<'a> {
@@ -135,10 +140,14 @@ impl Resource<'_> {
         let mut course = Course::default();
         let mut at_stake = false;
         let mut started = None;
+        let mut glance = self.glance(member, wanted)?;
         loop {
-            let view = self.look(member).map_err(|e| e.doubtful(at_stake))?;
-            if let Some(own) = self.became_ours(member, &view, started) {
-                return self.finish(member, wanted, &view.leader, own, seen);
+            let view = match glance.take() {
+                Some(view) => view,
+                None => self.look(member).map_err(|e| e.doubtful(at_stake))?,
+            };
+            if let Some(won) = self.became_ours(member, &view, started) {
+                return self.finish(member, wanted, won, seen);
             }
             at_stake = view.at_stake() || course.at_stake(view.version());
             if course.ballots >= BALLOTS_MAX {
@@ -147,7 +156,7 @@ impl Resource<'_> {
                     false => Ok(Attempt::Refused(Refusal::Contended, view.snapshot(&[]))),
                 };
             }
-            if !at_stake {
+            if !at_stake && view.whole {
                 // Nothing of ours can be decided yet: this is a good moment to turn back.
                 if let Some(attempt) = self.turned_back(member, wanted, &view, seen)? {
                     return Ok(attempt);
@@ -158,10 +167,9 @@ impl Resource<'_> {
                 }
             }
             started = started.or(Some(view.version()));
-            match self.ballot_until_decided(member, wanted, view, &mut course)? {
-                Decided::Ours(leader, own) => {
-                    return self.finish(member, wanted, &leader, *own, seen);
-                }
+            match self.ballot_until_decided(member, wanted, view, &mut course, seen)? {
+                Decided::Ours(won) => return self.finish(member, wanted, *won, seen),
+                Decided::TurnedBack(attempt) => return Ok(*attempt),
                 Decided::Theirs(lver, value) => {
                     (at_stake, course.proposed) = (false, None);
                     if let Some(attempt) = self.theirs(member, lver, value, seen)? {
@@ -176,16 +184,15 @@ impl Resource<'_> {
 
     /// A ballot of this attempt has come out for us, and another host has committed that: one of
     /// sanlock's kind, or one that took us for dead.
-    fn became_ours(
-        &self,
-        member: &Member<'_>,
-        view: &View,
-        started: Option<Lver>,
-    ) -> Option<BallotSector> {
+    fn became_ours(&self, member: &Member<'_>, view: &View, started: Option<Lver>) -> Option<Won> {
         let own = view.newest_of(member.host);
         let lver = own.ballot.lver;
         let ours = started.is_some_and(|first| first <= lver);
-        (ours && self.owns(member, &view.leader, lver)).then_some(own)
+        (ours && self.owns(member, &view.leader, lver)).then_some(Won {
+            leader: view.leader,
+            own,
+            may_share: None,
+        })
     }
 
     /// What comes of an attempt without a ballot, if it comes to that.
@@ -261,13 +268,16 @@ impl Resource<'_> {
         seen: &mut Sightings,
         patience: Duration,
     ) -> Result<(), AcquireError> {
-        let until = member.clock.now().after(patience);
+        let since = member.clock.now();
+        let until = since.after(patience);
         loop {
-            let left = until.since(member.clock.now());
+            let now = member.clock.now();
+            let left = until.since(now);
             if left.is_zero() {
                 return Ok(());
             }
-            member.clock.wait(left.min(LOOK_EVERY))?;
+            let pause = (now.since(since) / LOOK_AFTER).clamp(LOOK_FIRST, LOOK_EVERY);
+            member.clock.wait(left.min(pause))?;
             member.check()?;
             if self.snapshot_again(member, snapshot)? != *snapshot {
                 return Ok(());
@@ -322,125 +332,6 @@ impl Resource<'_> {
             own,
             leader,
         }))
-    }
-
-    // ---- looking
-
-    fn proposer(&self, member: &Member<'_>, lver: Lver) -> Proposer {
-        Proposer {
-            host: member.host,
-            geometry: self.geometry,
-            num_hosts: self.num_hosts,
-            lver,
-        }
-    }
-
-    /// Reads leader and ballots, until they are of one moment: a leader that has only moved on
-    /// between the parts of one read is not behind.
-    fn look(&self, member: &Member<'_>) -> Result<View, AcquireError> {
-        let mut view = self.read_view(member)?;
-        for _ in 0..LOOKS_MAX {
-            if !view.is_behind() {
-                break;
-            }
-            let again = self.read_view(member)?;
-            let same = again.leader == view.leader;
-            view = again;
-            if same {
-                break;
-            }
-        }
-        Ok(view)
-    }
-
-    /// What `snapshot` spoke of, as it stands now.
-    fn snapshot_again(
-        &self,
-        member: &Member<'_>,
-        snapshot: &Snapshot,
-    ) -> Result<Snapshot, AcquireError> {
-        let leader = self.read_leader()?;
-        let mark = |(host, ..): &(HostId, bool, Option<Generation>)| {
-            let block = self.read_own(&Member {
-                host: *host,
-                ..*member
-            })?;
-            Ok((*host, block.released, block.shared))
-        };
-        let marks = snapshot
-            .marks
-            .iter()
-            .map(mark)
-            .collect::<Result<_, AcquireError>>()?;
-        Ok(Snapshot { leader, marks })
-    }
-
-    fn read_view(&self, member: &Member<'_>) -> Result<View, AcquireError> {
-        if member.host.get() > self.num_hosts {
-            return Err(AcquireError::NumHosts {
-                num_hosts: self.num_hosts,
-            });
-        }
-        let proposer = self.proposer(member, Lver(0));
-        let len = self.geometry.ballots_len(self.num_hosts);
-        let votes = self.quorum.read(0, len, |area| {
-            let leader = self.check_leader(area)?;
-            Ok::<_, AcquireError>((leader, paxos::decode_blocks(&proposer, area)?))
-        })?;
-        let (leaders, disks): (Vec<_>, Vec<_>) = votes.into_iter().map(|(_, seen)| seen).unzip();
-        let mut leader = newest(&leaders)?;
-        let all = disks.len() == self.quorum.disks();
-        if !all {
-            // A disk whose ballot records cannot be read may alone have the newest leader.
-            leader = newest(&[leader, self.read_leader()?])?;
-        }
-        let everywhere = all && leaders.iter().all(|l| *l == leader);
-        Ok(View::new(member, leader, disks, everywhere))
-    }
-
-    fn read_leader(&self) -> Result<Leader, AcquireError> {
-        let len = self.geometry.sector_bytes();
-        let votes = self
-            .quorum
-            .read(0, len, |sector| self.check_leader(sector))?;
-        let leaders: Vec<_> = votes.into_iter().map(|(_, leader)| leader).collect();
-        newest(&leaders)
-    }
-
-    fn check_leader(&self, sector: &[u8]) -> Result<Leader, AcquireError> {
-        let leader = Leader::decode(sector)?;
-        if *leader.lockspace() != self.lockspace {
-            return Err(AcquireError::Lockspace {
-                found: *leader.lockspace(),
-            });
-        }
-        if *leader.resource() != self.name {
-            return Err(AcquireError::Resource {
-                found: *leader.resource(),
-            });
-        }
-        if (leader.geometry(), leader.num_hosts()) != (self.geometry, self.num_hosts) {
-            return Err(AcquireError::Geometry {
-                found: leader.geometry(),
-            });
-        }
-        Ok(leader)
-    }
-
-    /// Our own ballot record: the newest of what the disks have.
-    fn read_own(&self, member: &Member<'_>) -> Result<BallotSector, AcquireError> {
-        let at = self.geometry.ballot_at(member.host);
-        let votes = self
-            .quorum
-            .read(at, self.geometry.sector_bytes(), |bytes| {
-                BallotSector::decode(bytes).map_err(|error| {
-                    AcquireError::from(BallotError::Record {
-                        host: member.host,
-                        error,
-                    })
-                })
-            })?;
-        Ok(newest_own(votes.into_iter().map(|(_, block)| block)).unwrap_or_default())
     }
 
     // ---- judging
@@ -596,32 +487,36 @@ impl Resource<'_> {
         &self,
         member: &Member<'_>,
         wanted: &Wanted,
-        leader: &Leader,
-        own: BallotSector,
+        won: Won,
         seen: &mut Sightings,
     ) -> Result<Attempt, AcquireError> {
         let held = Held {
-            lver: leader.lver(),
+            lver: won.leader.lver(),
             mode: wanted.mode,
-            own,
-            leader: *leader,
+            own: won.own,
+            leader: won.leader,
         };
         match wanted.mode {
-            Mode::Exclusive => self.become_exclusive(member, held, seen),
+            Mode::Exclusive => self.become_exclusive(member, held, won.may_share, seen),
             Mode::Shared => self.become_shared(member, held),
         }
         .map_err(|e| e.doubtful(true))
     }
 
-    /// We own the leader; now nobody may share. The mode records are read again, after the commit.
+    /// We own the leader; now nobody may share. The mode records are read again, after the commit:
+    /// those of the few that may share, where these are known.
     /// A dead host's share is no obstacle, and is left: nobody writes in another host's record.
     fn become_exclusive(
         &self,
         member: &Member<'_>,
         held: Held,
+        may_share: Option<BTreeSet<HostId>>,
         seen: &mut Sightings,
     ) -> Result<Attempt, AcquireError> {
-        let view = self.look(member)?;
+        let view = match may_share {
+            Some(hosts) if hosts.len() <= FEW => self.look_at(member, held.leader, hosts)?,
+            _ => self.look(member)?,
+        };
         if !self.still_leads(member, &held)? {
             return Ok(Attempt::Refused(Refusal::Contended, view.snapshot(&[])));
         }

@@ -3,18 +3,63 @@
 
 use super::*;
 
+/// Hosts that all live, and have all started this version before: so each looks at all records
+/// before its ballot.
+fn all_started(hosts: u64) -> Stage {
+    let mut stage = all_seen(hosts);
+    for host in 1..=hosts {
+        put_block(&mut stage, host, &block(1, host, None));
+    }
+    stage
+}
+
 #[test]
 fn whoever_has_not_proposed_itself_is_in_nobodys_way_who_has() {
-    let mut stage = all_seen(2);
+    let mut stage = all_started(2);
     let first = stage.hold(0, errand(Exclusive, 1));
     stage.until(first, accepts(1));
     stage.step(first);
     let (second, told) = tries(&mut stage, 1, Exclusive);
     stage.finish(second);
     assert_eq!(note_of(told.borrow().as_ref().unwrap()), "refused: held");
-    assert_eq!(stage.block(0, 2), BallotSector::default());
+    assert_eq!(stage.block(0, 2), block(1, 2, None));
     stage.finish(first);
     assert_eq!(stage.leader(0).lver(), Lver(1));
+    assert_safe(&stage);
+}
+
+/// Phase 1 shows it what a glance does not: it leaves it at that, and the next time it looks first.
+#[test]
+fn whoever_has_glanced_only_is_in_the_way_once() {
+    for mode in [Exclusive, Shared] {
+        let mut stage = all_seen(2);
+        let first = stage.hold(0, errand(mode, 1));
+        stage.until(first, accepts(1));
+        stage.step(first);
+        for _ in 0..2 {
+            let (second, told) = tries(&mut stage, 1, Exclusive);
+            stage.finish(second);
+            let said = told.take().unwrap();
+            assert!(matches!(said, Ok(Attempt::Refused(..))), "{said:?}");
+            assert_eq!(stage.block(0, 2), block(1, 2, None), "{}", stage.story());
+        }
+        stage.finish(first);
+        assert_safe(&stage);
+    }
+}
+
+/// Live sharers are seen in phase 1, and no value of ours is accepted.
+#[test]
+fn whoever_has_glanced_only_sees_who_shares_before_it_proposes_itself() {
+    let mut stage = all_seen(2);
+    let first = stage.hold(0, errand(Shared, 30));
+    stage.until_held(first);
+    assert_eq!(stage.leader(0).owner(), None);
+    let (second, told) = tries(&mut stage, 1, Exclusive);
+    stage.finish(second);
+    let said = note_of(told.borrow().as_ref().unwrap());
+    assert_eq!(said, "refused: shared", "{}", stage.story());
+    assert_eq!(stage.block(0, 2).ballot.bal, BallotNumber(0));
     assert_safe(&stage);
 }
 
@@ -25,7 +70,7 @@ fn what_a_ballot_decides_for_a_live_host_is_left_to_it_and_told_as_it_is() {
         (Exclusive, "refused: held"),
         (Shared, "refused: short hold"),
     ] {
-        let mut stage = all_seen(2);
+        let mut stage = all_started(2);
         let before = stage.leader(0);
         let first = stage.hold(0, errand(mode, 1));
         let (second, told) = tries(&mut stage, 1, mode);
@@ -74,7 +119,7 @@ fn one_accepts_itself(stage: &mut Stage, [one, two, three]: [Actor; 3]) {
 /// Host 1 has accepted itself, then, since it was outbid, host 2; host 3 has finished what was
 /// accepted first. Host 1 does not know, and nobody but it will write that leader.
 fn decided_for_one_that_has_accepted_another() -> (Stage, Actor) {
-    let mut stage = all_seen(4);
+    let mut stage = all_started(4);
     let one = stage.hold(0, errand(Exclusive, 1));
     let (two, _) = tries(&mut stage, 1, Exclusive);
     let (three, told) = tries(&mut stage, 2, Exclusive);
@@ -141,7 +186,7 @@ fn a_fresh_attempt_sees_in_others_records_what_may_be_decided_for_it() {
 /// Another's value stands with a larger ballot; one that is larger yet, for its own, is under way.
 #[test]
 fn a_fresh_attempt_does_not_turn_back_while_its_own_value_may_be_decided() {
-    let mut stage = all_seen(4);
+    let mut stage = all_started(4);
     let one = stage.hold(0, errand(Exclusive, 1));
     let two = stage.hold(1, errand(Exclusive, 1));
     let (three, _) = tries(&mut stage, 2, Exclusive);

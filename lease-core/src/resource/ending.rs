@@ -3,6 +3,7 @@
 use super::deciding::{Course, Decided};
 use super::view::{View, is_written_by_owner};
 use super::{AcquireError, BALLOTS_MAX, Held, Member, Resource, Wanted};
+use crate::liveness::Sightings;
 use crate::record::ballot::BallotSector;
 use crate::record::leader::Stamp;
 use crate::spec::Mode;
@@ -57,9 +58,10 @@ impl Resource<'_> {
             // A version that we have started may be decided for us: a disk that is not seen, and
             // others, may have our value, or be about to, though no record has it any more.
             if own.ballot.lver == view.version() {
-                match self.ballot_until_decided(member, &wanted, view, &mut course)? {
+                let (course, seen) = (&mut course, &mut Sightings::default());
+                match self.ballot_until_decided(member, &wanted, view, course, seen)? {
                     Decided::Theirs(..) => return Ok(()),
-                    Decided::Ours(..) | Decided::Unknown => continue,
+                    Decided::Ours(..) | Decided::TurnedBack(_) | Decided::Unknown => continue,
                 }
             }
             let leader = view.leader;

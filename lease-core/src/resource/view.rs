@@ -11,13 +11,16 @@ use std::borrow::Borrow;
 use std::collections::BTreeSet;
 
 /// One look at a whole resource area, on every disk that counts, and what follows from every
-/// record of it: worked out once, since there may be thousands.
+/// record of it: worked out once, since there may be thousands. Or a glance: at the leader, and
+/// some hosts' records alone.
 pub(super) struct View {
     /// The newest leader.
     pub(super) leader: Leader,
     pub(super) disks: Vec<Blocks>,
     /// All disks were read, and all have this leader.
     pub(super) everywhere: bool,
+    /// The records of all hosts were read.
+    pub(super) whole: bool,
     /// All versions before this one have ended, whatever the leader says.
     started: Lver,
     at_stake: bool,
@@ -40,6 +43,7 @@ impl View {
             leader,
             disks,
             everywhere,
+            whole: true,
             started,
             at_stake: false,
         };
@@ -47,6 +51,19 @@ impl View {
         let at_stake = view.used().any(|block| is_at_stake(member, block, lver));
         view.at_stake = at_stake;
         view
+    }
+
+    /// A glance: as `member` sees it in these records alone.
+    pub(super) fn glance(
+        member: &Member<'_>,
+        leader: Leader,
+        records: impl IntoIterator<Item = (HostId, BallotSector)>,
+    ) -> Self {
+        let records = records.into_iter().collect();
+        Self {
+            whole: false,
+            ..Self::new(member, leader, vec![records], false)
+        }
     }
 
     /// Every block that has been used, on every disk.
@@ -121,6 +138,20 @@ impl View {
             })
         };
         hosts.into_iter().filter_map(life).collect()
+    }
+
+    /// Seen in phase 2 of a ballot for the version after the leader's: the hosts that share a
+    /// version before, or may yet come to. Nothing, if the leader is not of the version before.
+    ///
+    /// Whoever shares has owned that version, and has said so in its record before it let go of
+    /// it. All versions before ours have ended, so the records that this ballot has read say it;
+    /// but for the last owner's, if that was taken for dead and has gone on, or its write has
+    /// landed late.
+    pub(super) fn may_share(&self, except: HostId) -> Option<BTreeSet<HostId>> {
+        let sharers = self.sharers(except).into_iter().map(|sharer| sharer.host);
+        let last = self.leader.last_owner().map(|owner| owner.host);
+        let last = last.filter(|host| *host != except);
+        (!self.is_behind()).then(|| sharers.chain(last).collect())
     }
 
     /// What the owner that this leader names says of itself.

@@ -1,0 +1,138 @@
+//! What an acquire and a release ask of the storage: every read and write, to the byte.
+
+use super::*;
+use lease_core::clock::Moment;
+use lease_core::delta::Tenure;
+use lease_core::disk::{Disk, Fault};
+use lease_core::format;
+use lease_core::quorum::{Quorum, Replica};
+use lease_core::resource::{Member, Resource};
+use std::cell::RefCell;
+use support::scene::{lockspace, name, timing};
+use support::script::ScriptClock;
+
+const SECTOR: usize = 512;
+
+/// A resource in memory, and the length of each read and write.
+struct Meter {
+    bytes: RefCell<Vec<u8>>,
+    ios: RefCell<Vec<(char, usize)>>,
+}
+
+impl Disk for Meter {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.ios.borrow_mut().push(('r', len));
+        Ok(self.bytes.borrow()[offset as usize..][..len].to_vec())
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.ios.borrow_mut().push(('w', bytes.len()));
+        put(&mut self.bytes.borrow_mut(), offset, bytes);
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// Sectors read and written, in their order: by an acquire, and by the release.
+fn costs(num_hosts: u64, mode: Mode, prepare: impl Fn(&mut [u8])) -> [String; 2] {
+    let resource = format::Resource {
+        geometry: geometry(),
+        lockspace: name("LS"),
+        name: name("RS"),
+        num_hosts,
+    };
+    let mut bytes = resource.area();
+    prepare(&mut bytes);
+    let disk = Meter {
+        bytes: RefCell::new(bytes),
+        ios: RefCell::default(),
+    };
+    let clock = ScriptClock::at(10_000);
+    let tenure = Tenure::new(timing(), clock.now());
+    let member = Member {
+        clock: &clock,
+        tenure: &tenure,
+        lockspace: lockspace(),
+        heartbeats: &disk,
+        host: host_id(1),
+        generation: Generation(1),
+        ballots_from: Moment::default(),
+    };
+    let replica = Replica {
+        disk: &disk,
+        offset: 0,
+    };
+    let resource = Resource {
+        quorum: Quorum::new(vec![replica]),
+        lockspace: name("LS"),
+        name: name("RS"),
+        geometry: geometry(),
+        num_hosts,
+    };
+    let wanted = World::formatted().with(1, |_, _, wanted| Wanted {
+        mode,
+        ..wanted.clone()
+    });
+    let told = || {
+        let ios = disk.ios.take();
+        let told = ios
+            .iter()
+            .map(|(what, len)| format!("{what}{}", len / SECTOR));
+        told.collect::<Vec<_>>().join(" ")
+    };
+    let held = held(resource.acquire(&member, &wanted, &mut Sightings::default()));
+    let acquire = told();
+    resource.release(&member, &held).unwrap();
+    [acquire, told()]
+}
+
+#[test]
+fn an_uncontended_acquire_reads_all_records_twice_whatever_the_number_of_hosts() {
+    for hosts in [64, 500, 2000] {
+        let all = hosts + 2;
+        let exclusive = costs(hosts, Mode::Exclusive, |_| {});
+        let acquire = format!("r1 r1 w1 r{all} w1 r{all} r1 w1 r1");
+        assert_eq!(exclusive, [acquire, "r1 w1 w1".to_owned()]);
+        let shared = costs(hosts, Mode::Shared, |_| {});
+        // Says that it shares, sees that the leader is its own, frees it, and says so.
+        let acquire = format!("r1 r1 w1 r{all} w1 r{all} r1 w1 w1 r1 r1 w1 w1");
+        assert_eq!(shared, [acquire, "w1".to_owned()]);
+    }
+}
+
+#[test]
+fn the_last_owners_record_is_read_before_the_ballot_and_after_the_commit() {
+    let last_was_host_2 = |bytes: &mut [u8]| {
+        let two = stamp(2, 1);
+        let leader = Leader::decode(bytes).unwrap();
+        let freed = leader
+            .committed(Lver(1), two, two, Some(false))
+            .released(two);
+        put(bytes, 0, &freed.to_sector());
+        let released = BallotSector {
+            released: true,
+            ..block(1, 2, Some(two))
+        };
+        let at = geometry().ballot_at(host_id(2)) as u64;
+        put(bytes, at, &released.to_sector(geometry().sector()));
+    };
+    let [acquire, _] = costs(2000, Mode::Exclusive, last_was_host_2);
+    assert_eq!(acquire, "r1 r1 r1 w1 r2002 w1 r2002 r1 w1 r1 r1");
+}
+
+#[test]
+fn an_uncontended_lease_costs_four_writes_and_is_looked_at_before_and_after() {
+    let world = World::formatted();
+    let held = world.acquired(1);
+    // A glance at the leader and our record; two phases; the commit between two looks at the
+    // leader. "leader" is also the area, which starts with it.
+    let acquire = "r leader r block 1 w block 1 r leader w block 1 r leader r leader w leader \
+                   r leader";
+    assert_eq!(told(&world.disk.log()).join(" "), acquire);
+    world.release(1, &held).unwrap();
+    let release = ["r leader", "w leader", "w block 1"];
+    assert_eq!(told(&world.disk.log()), release);
+}
