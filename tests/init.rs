@@ -653,13 +653,17 @@ fn rule_5_a_file_system_without_direct_io_or_for_reading_only_is_refused() {
     refused(&ran, 71, "no direct I/O (O_DIRECT)");
     assert_eq!(left, 1, "the new file was left behind");
     let (ran, _) = mounted("tmpfs", "ro", "--create -s LS:0:new:0");
-    refused(&ran, 77, "Read-only file system");
+    refused(&ran, 77, "its file system is mounted read-only");
     let (ran, left) = mounted(
         "tmpfs",
         "rw,size=1m",
         "--create -r LS:A:one:0 -r LS:B:two:1048576",
     );
-    refused(&ran, 73, "No space left on device");
+    refused(
+        &ran,
+        73,
+        "(2097152 bytes): no space is left on its file system",
+    );
     assert_eq!(left, 0, "files were left behind");
 }
 

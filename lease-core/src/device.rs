@@ -14,8 +14,9 @@ use self::presence::Looks;
 use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag};
+use nix::fcntl::{AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
+use nix::unistd::AccessFlags;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -47,7 +48,7 @@ pub enum OpenError {
     NoDirectIo,
     #[error("{0}")]
     Permission(String),
-    #[error("{}", .0.desc())]
+    #[error("{}", cause(*.0))]
     System(Errno),
     #[error("opening it got no answer within {0} s")]
     TimedOut(u64),
@@ -175,6 +176,13 @@ impl Device {
         self.found.failure_is_final
     }
 
+    /// Reads the second sector of an area of `geometry` at byte `offset` alone: fails where the
+    /// disk has larger sectors, so that not one of the area could be written.
+    pub fn try_sector(&self, offset: u64, geometry: Geometry) -> Result<(), Fault> {
+        let len = geometry.sector_bytes();
+        self.read(offset.saturating_add(len as u64), len).map(drop)
+    }
+
     /// Its bytes when it was opened.
     pub fn size(&self) -> u64 {
         self.found.size
@@ -258,7 +266,7 @@ impl Worker {
         let buffer = self.buffer.insert(answer.buffer);
         match answer.result {
             Ok(()) => Ok(buffer.bytes()),
-            Err(error) => Err(Fault::Failed(describe(&error))),
+            Err(error) => Err(fault(&error, offset, len)),
         }
     }
 
@@ -366,11 +374,15 @@ fn open_file(path: &Path, access: Access) -> Result<(File, Found), OpenError> {
     let file = match nix::fcntl::open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
         Err(Errno::EINVAL) => return Err(OpenError::NoDirectIo),
-        Err(errno @ (Errno::EACCES | Errno::EPERM)) => {
-            return Err(OpenError::Permission(permission_hint(&stat, errno)));
+        Err(errno @ (Errno::EACCES | Errno::EPERM | Errno::EROFS)) => {
+            let why = denied(path, &stat, access, errno);
+            return Err(OpenError::Permission(why));
         }
         Err(errno) => return Err(OpenError::System(errno)),
     };
+    if access == Access::Write && is_read_only(&stat) {
+        return Err(OpenError::Permission(READ_ONLY_DEVICE.to_owned()));
+    }
     let stat = nix::sys::stat::fstat(&file).map_err(OpenError::System)?;
     let found = find_out(&file, &stat).map_err(OpenError::System)?;
     Ok((file, found))
@@ -420,15 +432,46 @@ fn size_of(file: &File) -> Result<u64, Errno> {
     Ok(u64::try_from(end).unwrap_or(0))
 }
 
-fn permission_hint(stat: &FileStat, errno: Errno) -> String {
+const READ_ONLY_DEVICE: &str = "the device is read-only; make it writable where it comes from, \
+                                then with blockdev --setrw";
+
+/// Whether a block device takes no writes. Not every kernel says so when it is opened.
+fn is_read_only(stat: &FileStat) -> bool {
+    use nix::sys::stat::{major, minor};
+    let (major, minor) = (major(stat.st_rdev), minor(stat.st_rdev));
+    let says = || std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro"));
+    kind(stat) == SFlag::S_IFBLK && says().is_ok_and(|says| says.trim() == "1")
+}
+
+/// Why a path that is there may not be opened, as far as that can be told.
+fn denied(path: &Path, stat: &FileStat, access: Access, errno: Errno) -> String {
+    if access == Access::Write && is_read_only(stat) {
+        return READ_ONLY_DEVICE.to_owned();
+    }
+    if errno == Errno::EROFS {
+        return cause(errno);
+    }
     let uid = nix::unistd::geteuid();
     let (owner, mode) = (stat.st_uid, stat.st_mode & 0o7777);
-    let squash = match uid.is_root() {
-        true => "; root is refused: an NFS export with root_squash?",
-        false => "",
+    let wanted = match access {
+        Access::Read => AccessFlags::R_OK,
+        Access::Write => AccessFlags::R_OK | AccessFlags::W_OK,
+    };
+    let at = nix::fcntl::AT_FDCWD;
+    let allowed = nix::unistd::faccessat(at, path, wanted, AtFlags::AT_EACCESS).is_ok();
+    let hint = match (errno, kind(stat)) {
+        (Errno::EPERM, SFlag::S_IFBLK) => {
+            "; does the unit or container that this runs in allow the device (DeviceAllow=)?"
+        }
+        (Errno::EPERM, _) => "; is it immutable (lsattr), or forbidden by a security module?",
+        _ if allowed => {
+            "; its mode allows it, so SELinux or AppArmor may forbid it: see the kernel's log"
+        }
+        _ if uid.is_root() => "; root is refused: an NFS export with root_squash?",
+        _ => "",
     };
     format!(
-        "{} for uid {uid} (it belongs to uid {owner}, mode {mode:04o}){squash}",
+        "{} for uid {uid} (it belongs to uid {owner}, mode {mode:04o}){hint}",
         errno.desc()
     )
 }
@@ -456,12 +499,55 @@ fn is_local(file: &File) -> bool {
     fstatfs(file).is_ok_and(|fs| local.contains(&fs.filesystem_type()))
 }
 
-fn describe(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_owned(),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => "it ends before that".to_owned(),
-        None => error.to_string(),
+/// What has gone wrong with an I/O of `len` bytes at byte `offset`.
+fn fault(error: &io::Error, offset: u64, len: usize) -> Fault {
+    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
+        return match error.kind() {
+            io::ErrorKind::UnexpectedEof => Fault::Unfit(format!(
+                "it ends before byte {}: it has been cut short, or the offset is wrong",
+                offset.saturating_add(len as u64)
+            )),
+            _ => Fault::Failed(error.to_string()),
+        };
+    };
+    match errno {
+        Errno::EINVAL => Fault::Unfit(format!(
+            "it takes no I/O of {len} bytes: its sectors are larger; format it again with \
+             lease-init -Z 4096, or use a disk with sectors of {len} bytes"
+        )),
+        Errno::ESTALE => Fault::Unfit(cause(errno)),
+        Errno::EROFS => Fault::Refused(cause(errno)),
+        Errno::EPERM | Errno::EACCES => Fault::Refused(format!(
+            "{}: it has become read-only, or a security module forbids it",
+            errno.desc()
+        )),
+        _ => Fault::Failed(cause(errno)),
     }
+}
+
+/// What an error of the system means for storage.
+pub fn cause(errno: Errno) -> String {
+    let known = match errno {
+        Errno::EROFS => "its file system is mounted read-only; mount it writable",
+        Errno::ESTALE => {
+            "the NFS server does not know it any more (stale file handle): it was removed or \
+             replaced there, or is no longer exported; look there, and mount it again"
+        }
+        Errno::ENOSPC => "no space is left on its file system, or in the pool of its thin volume",
+        Errno::EDQUOT => "the disk quota there is used up",
+        Errno::EFBIG => "the file would be larger than its file system, or ulimit -f, allows",
+        Errno::ENXIO | Errno::ENODEV | Errno::ENOMEDIUM => {
+            "there is no device behind it, or not any more"
+        }
+        Errno::ETXTBSY => "it is in use: as swap, or by the kernel",
+        Errno::EBADE => "another host has reserved the device (SCSI reservation)",
+        Errno::ENOLINK => "the path to the device is down",
+        Errno::ENODATA => "the medium is defective there",
+        Errno::EREMOTEIO => "the storage reports an error of its own",
+        Errno::EIO => "I/O error (the kernel's log may say more)",
+        other => other.desc(),
+    };
+    known.to_owned()
 }
 
 /// Creates a regular file of `len` allocated zero bytes; fails with EEXIST if there is one. On any
@@ -524,4 +610,29 @@ fn write_zeros(file: &File, len: u64) -> Result<(), Errno> {
         at += part as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_said_as_its_cause_and_as_final_where_it_is() {
+        let of = |errno: Errno| fault(&errno.into(), 512, 512);
+        for errno in [Errno::EROFS, Errno::EPERM, Errno::EACCES] {
+            assert!(matches!(of(errno), Fault::Refused(_)), "{errno}");
+        }
+        for errno in [Errno::EINVAL, Errno::ESTALE] {
+            assert!(matches!(of(errno), Fault::Unfit(_)), "{errno}");
+        }
+        for errno in [Errno::EIO, Errno::ENOSPC, Errno::EDQUOT, Errno::EBADE] {
+            assert_eq!(of(errno), Fault::Failed(cause(errno)));
+            assert_ne!(cause(errno), errno.desc(), "{errno}");
+        }
+        let end = io::Error::from(io::ErrorKind::UnexpectedEof);
+        let Fault::Unfit(why) = fault(&end, 512, 1024) else {
+            panic!("the end of a file");
+        };
+        assert!(why.starts_with("it ends before byte 1536:"), "{why}");
+    }
 }

@@ -12,6 +12,13 @@ pub enum Fault {
     /// **later**: a network's client that has given up does not call back what it has sent.
     #[error("{0}")]
     Failed(String),
+    /// The I/O does not fit the storage: it ends before, has larger sectors, or is not there any
+    /// more. No other attempt would do better.
+    #[error("{0}")]
+    Unfit(String),
+    /// The storage may not be read or written. No other attempt would do better.
+    #[error("{0}")]
+    Refused(String),
     /// No answer in time. The I/O is **outstanding**: a write may still land at any later moment.
     #[error("no answer from the storage within {0} s")]
     TimedOut(u64),
@@ -45,9 +52,9 @@ pub trait Disk {
     /// Writes `bytes` at byte `offset`; on success they are on stable storage and every later
     /// read on any host returns them. Offset and length are multiples of the sector size.
     ///
-    /// On [`Fault::Failed`] and [`Fault::TimedOut`] they may be there or not, or **come to be there
-    /// later**, over what anyone has written since. On [`Fault::Outstanding`] and
-    /// [`Fault::Unsure`] nothing was written.
+    /// On [`Fault::Failed`], [`Fault::Unfit`], [`Fault::Refused`] and [`Fault::TimedOut`] they may
+    /// be there or not, or **come to be there later**, over what anyone has written since. On
+    /// [`Fault::Outstanding`] and [`Fault::Unsure`] nothing was written.
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault>;
 
     /// Waits until no write can land any more, for as long as one I/O may take; fails with

@@ -405,7 +405,7 @@ impl Image {
         }
         match disk.read(offset, end) {
             Ok(bytes) => image.bytes[..end].copy_from_slice(&bytes),
-            Err(Fault::Failed(_)) => image.read_blocks(disk, offset)?,
+            Err(Fault::Failed(_) | Fault::Unfit(_)) => image.read_blocks(disk, offset)?,
             Err(fault) => return Err(fault),
         }
         Ok(image)
@@ -415,7 +415,9 @@ impl Image {
         for at in (0..self.end).step_by(BLOCK) {
             match disk.read(offset + at as u64, BLOCK) {
                 Ok(bytes) => self.bytes[at..at + BLOCK].copy_from_slice(&bytes),
-                Err(fault @ Fault::Failed(_)) => self.unreadable.push((at, fault)),
+                Err(fault @ (Fault::Failed(_) | Fault::Unfit(_))) => {
+                    self.unreadable.push((at, fault));
+                }
                 Err(fault) => return Err(fault),
             }
         }

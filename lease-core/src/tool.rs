@@ -68,10 +68,20 @@ impl Status {
         }
     }
 
+    /// For an I/O that failed.
+    pub fn of_fault(fault: &Fault) -> Self {
+        match fault {
+            Fault::Unfit(_) => Self::Invalid,
+            Fault::Refused(_) => Self::Permission,
+            Fault::Failed(_) | Fault::TimedOut(_) | Fault::Outstanding | Fault::Unsure => Self::Io,
+        }
+    }
+
     /// For a system call on a path.
     pub fn of_errno(errno: Errno) -> Self {
         match errno {
             Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG => Self::NoPath,
+            Errno::ENXIO | Errno::ENODEV | Errno::ENOMEDIUM | Errno::ESTALE => Self::NoPath,
             Errno::EACCES | Errno::EPERM | Errno::EROFS => Self::Permission,
             Errno::EIO | Errno::ENOSPC | Errno::EDQUOT => Self::Io,
             _ => Self::System,
@@ -108,10 +118,10 @@ impl Failure {
 
     /// The storage failed: what was tried, and how it ended.
     pub fn of_fault(tried: impl fmt::Display, fault: &Fault) -> Self {
-        let failure = Self::new(Status::Io, format!("{tried}: {fault}"));
+        let failure = Self::new(Status::of_fault(fault), format!("{tried}: {fault}"));
         match fault {
             Fault::TimedOut(_) => failure.numbered(-202),
-            Fault::Failed(_) | Fault::Outstanding | Fault::Unsure => failure,
+            _ => failure,
         }
     }
 

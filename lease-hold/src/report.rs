@@ -64,7 +64,8 @@ pub(crate) fn notice(
 /// The storage or what is on it failed.
 pub(crate) fn failure(hub: &Hub, index: usize, error: &AcquireError) -> Failure {
     let status = match error {
-        AcquireError::Disk(_) | AcquireError::InDoubt(_) => Status::Io,
+        AcquireError::Disk(fault) => Status::of_fault(fault),
+        AcquireError::InDoubt(_) => Status::Io,
         AcquireError::Lost => Status::Lost,
         AcquireError::Interrupted => Status::Internal,
         _ => Status::Invalid,

@@ -175,9 +175,11 @@ fn open_one(spec: &ResourceSpec, place: &Place) -> Result<(Device, Leader), Fail
         let why = format!("{place}: it has only {} bytes", device.size());
         return Err(cannot(Status::Invalid, why));
     }
-    let sector = device
-        .read(place.offset, FIRST_SECTOR)
-        .map_err(|fault| cannot(Status::Io, format!("{place}: {fault}")).numbered(-202))?;
+    let failed = |fault: Fault| {
+        let failure = cannot(Status::of_fault(&fault), format!("{place}: {fault}"));
+        failure.numbered(-202)
+    };
+    let sector = device.read(place.offset, FIRST_SECTOR).map_err(failed)?;
     let leader = Leader::decode(&sector).map_err(|error| {
         cannot(Status::Invalid, format!("{place}: {error}")).numbered(error.sanlock_number())
     })?;
@@ -208,6 +210,9 @@ fn open_one(spec: &ResourceSpec, place: &Place) -> Result<(Device, Leader), Fail
         );
         return Err(cannot(Status::Invalid, why));
     }
+    device
+        .try_sector(place.offset, leader.geometry())
+        .map_err(failed)?;
     Ok((device, leader))
 }
 

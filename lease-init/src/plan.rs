@@ -2,6 +2,7 @@
 
 use crate::Args;
 use lease_core::device::{self, Access, Device, Identity};
+use lease_core::disk::Disk as _;
 use lease_core::format::{Lockspace, Resource};
 use lease_core::id::Name;
 use lease_core::layout::{Geometry, SectorSize};
@@ -269,17 +270,18 @@ impl Disk {
         let Some(last) = self.areas.last() else {
             return Ok(());
         };
-        let failed = |status, doing: &str, errno: Errno| {
-            let why = format!("{doing} {}: {}", self.show(), errno.desc());
-            cannot(status, &last.text, why)
+        let failed = |doing: &str, errno: Errno| {
+            let (path, len) = (self.show(), last.end());
+            let why = format!("{doing} {path} ({len} bytes): {}", device::cause(errno));
+            cannot(Status::CannotCreate, &last.text, why)
         };
         match &self.device {
             Some(device) if device.size() < last.end() => device::grow(&self.path, last.end())
-                .map_err(|errno| failed(Status::CannotCreate, "growing", errno)),
-            Some(_) => Ok(()),
+                .map_err(|errno| failed("cannot lengthen", errno))?,
+            Some(_) => {}
             None => {
                 device::create(&self.path, last.end(), mode)
-                    .map_err(|errno| failed(Status::CannotCreate, "creating", errno))?;
+                    .map_err(|errno| failed("cannot create", errno))?;
                 created.push(self.path.clone());
                 let opened = Device::open(&self.path, Access::Write, IO_LIMIT);
                 self.device = Some(opened.map_err(|error| {
@@ -289,9 +291,32 @@ impl Disk {
                         format!("{}: {error}", self.show()),
                     )
                 })?);
-                Ok(())
             }
         }
+        self.try_sectors()
+    }
+
+    /// A file may lie on a disk whose sectors are larger than its own are to be. Where nothing was
+    /// ever written, only a write asks that disk: of the zeros that are there.
+    fn try_sectors(&self) -> Result<(), Failure> {
+        let Some(device) = &self.device else {
+            return Ok(());
+        };
+        for area in &self.areas {
+            let len = area.geometry().sector_bytes();
+            let at = area.offset + len as u64;
+            let read = device.read(at, len);
+            let tried = read.and_then(|bytes| match bytes.iter().all(|byte| *byte == 0) {
+                true => device.write(at, &bytes),
+                false => Ok(()),
+            });
+            tried.map_err(|fault| {
+                let path = self.show();
+                let status = Status::of_fault(&fault);
+                cannot(status, &area.text, format!("{path}: {fault}"))
+            })?;
+        }
+        Ok(())
     }
 
     fn write(&self, area: &Area, formatted: &[&str]) -> Result<(), Failure> {
@@ -324,11 +349,14 @@ impl Disk {
 impl Area {
     /// The byte after its last.
     pub(crate) fn end(&self) -> u64 {
-        let geometry = match &self.content {
+        self.offset + self.geometry().align().bytes()
+    }
+
+    fn geometry(&self) -> Geometry {
+        match &self.content {
             Content::Lockspace(lockspace) => lockspace.geometry,
             Content::Resource(resource) => resource.geometry,
-        };
-        self.offset + geometry.align().bytes()
+        }
     }
 }
 
@@ -383,7 +411,7 @@ fn missing_key(wish: &Wish, create: bool) -> Result<Key, Failure> {
             Status::Permission => Status::Permission,
             _ => Status::CannotCreate,
         };
-        let why = format!("{shown} cannot be created: {}", errno.desc());
+        let why = format!("{shown} cannot be created: {}", device::cause(errno));
         cannot(status, &wish.text, why)
     };
     let directory = canonical_directory(path).map_err(cannot_create)?;

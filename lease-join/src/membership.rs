@@ -10,7 +10,7 @@ use anyhow::Context;
 use lease_core::clock::{BootClock, Moment};
 use lease_core::delta::{self, Claim, HostLease, JoinError, Lockspace, Waiting};
 use lease_core::device::{Access, Device};
-use lease_core::disk::Disk;
+use lease_core::disk::{Disk, Fault};
 use lease_core::id::Name;
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::registry::message::AreaId;
@@ -93,9 +93,8 @@ pub(crate) fn open(spec: &Spec) -> Result<Found, Failure> {
             "the offset is not a multiple of the area size".into(),
         ));
     }
-    let sector = device
-        .read(offset, FIRST_SECTOR)
-        .map_err(|fault| cannot(Status::Io, fault.to_string()))?;
+    let failed = |fault: Fault| cannot(Status::of_fault(&fault), fault.to_string());
+    let sector = device.read(offset, FIRST_SECTOR).map_err(failed)?;
     let record = Heartbeat::decode(&sector).map_err(|error| {
         cannot(Status::Invalid, format!("no lockspace there: {error}"))
             .numbered(error.sanlock_number())
@@ -124,6 +123,7 @@ pub(crate) fn open(spec: &Spec) -> Result<Found, Failure> {
         );
         return Err(cannot(Status::Usage, why));
     }
+    device.try_sector(offset, geometry).map_err(failed)?;
     Ok(Found {
         device,
         lockspace: found,
@@ -326,7 +326,7 @@ fn claim(
     let area = disk
         .lockspace
         .read_all(&disk.device)
-        .map_err(|fault| cannot(Status::Io, fault.to_string()))?;
+        .map_err(|fault| cannot(Status::of_fault(&fault), fault.to_string()))?;
     let former = remains.map(|remains| &remains.life);
     let io_timeout = args
         .io_timeout
@@ -390,9 +390,8 @@ fn describe_wait(spec: &Spec, waiting: Waiting) -> String {
 fn join_failure(spec: &Spec, error: &JoinError) -> Failure {
     let text = format!("cannot join {}: {error}", spec.lockspace);
     match error {
-        JoinError::Disk(_) | JoinError::TooSlow(_) | JoinError::Lost(_) => {
-            Failure::new(Status::Io, text).numbered(-202)
-        }
+        JoinError::Disk(fault) => Failure::new(Status::of_fault(fault), text).numbered(-202),
+        JoinError::TooSlow(_) | JoinError::Lost(_) => Failure::new(Status::Io, text).numbered(-202),
         JoinError::Record(_) => Failure::new(Status::Invalid, text),
         JoinError::InUse { .. } => {
             Failure::new(Status::Busy, format!("{text}; choose another host id")).numbered(-262)

@@ -119,10 +119,17 @@ pub struct Loop {
 impl Loop {
     /// A device over `file` with logical sectors of `sector_size` bytes.
     pub fn over(file: &Path, sector_size: &str) -> Self {
+        Self::with(file, &["--sector-size", sector_size])
+    }
+
+    /// A device over `file` that takes no writes.
+    pub fn read_only(file: &Path) -> Self {
+        Self::with(file, &["--read-only"])
+    }
+
+    fn with(file: &Path, options: &[&str]) -> Self {
         let mut losetup = Command::new("losetup");
-        losetup
-            .args(["--show", "--find", "--sector-size", sector_size])
-            .arg(file);
+        losetup.args(["--show", "--find"]).args(options).arg(file);
         let ran: Ran = losetup.output().expect("losetup is installed").into();
         assert_eq!(ran.code, 0, "a loop device (needs root): {ran:?}");
         let path = ran.stdout.trim().to_owned();
