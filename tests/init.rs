@@ -202,25 +202,6 @@ fn a_block_device_of_512_byte_sectors_gets_areas_of_one_mebibyte() {
     assert_eq!(written[MIB as usize..][..4], 0x0615_2010_u32.to_le_bytes());
 }
 
-#[test]
-fn a_mounted_device_is_refused() {
-    let dir = directory();
-    let backing = dir.path().join("disk");
-    filled(&backing, 64, 0);
-    let device = Loop::over(&backing, "512");
-    let command = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).output().unwrap();
-        assert!(output.status.success(), "{program}: {output:?}");
-    };
-    command("mkfs.ext4", &["-q", &device.path]);
-    let mount_point = dir.path().join("mounted");
-    std::fs::create_dir(&mount_point).unwrap();
-    command("mount", &[&device.path, &mount_point.display().to_string()]);
-    let ran = init(dir.path(), &format!("--force -s LS:0:{}:0", device.path));
-    command("umount", &[&mount_point.display().to_string()]);
-    refused(&ran, 75, "the device is in use");
-}
-
 // ---- what stands there
 
 #[test]

@@ -1,11 +1,13 @@
 //! What stands where an area is to be formatted, and whether it may go.
 //!
-//! Without --force only zeros may. With it, anything that is not alive: a lockspace in which no
-//! heartbeat changes for 3t, a resource that nobody owns or shares. An owner that may be dead
-//! counts: only in its own lockspace can that be judged, and the version of a lease that is
-//! formatted anew starts at 0 under a holder that still runs.
+//! Without --force only zeros may, and those on a disk that carries nothing else. With it,
+//! anything that is not alive: a lockspace in which no heartbeat changes for 3t, a resource that
+//! nobody owns or shares. An owner that may be dead counts: only in its own lockspace can that be
+//! judged, and the version of a lease that is formatted anew starts at 0 under a holder that still
+//! runs.
 
 use crate::TOOL;
+use crate::foreign;
 use crate::plan::{Area, Disk, Plan, cannot};
 use lease_core::clock::{BootClock, Clock};
 use lease_core::device::Device;
@@ -22,6 +24,7 @@ pub(crate) fn at(plan: &Plan, force: bool) -> Result<(), Failure> {
     let mut watched = Vec::new();
     for disk in &plan.disks {
         let Disk {
+            path,
             device: Some(device),
             areas,
             ..
@@ -29,6 +32,9 @@ pub(crate) fn at(plan: &Plan, force: bool) -> Result<(), Failure> {
         else {
             continue;
         };
+        if let (false, Some(area)) = (force, areas.first()) {
+            foreign::refuse(path, &area.text)?;
+        }
         for area in areas {
             Look { device, area }.judge(force, &mut watched)?;
         }

@@ -3,6 +3,7 @@
 //! In the order of execution: everything that was asked for is checked ([`plan`]), every place is
 //! looked at ([`look`]), and only then the first byte is written.
 
+mod foreign;
 mod look;
 mod plan;
 

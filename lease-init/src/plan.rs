@@ -29,7 +29,7 @@ pub(crate) struct Plan {
 
 /// A file or device, with the areas that are to be formatted on it.
 pub(crate) struct Disk {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     /// `None`: it is still to be created.
     pub(crate) device: Option<Device>,
     key: Key,
