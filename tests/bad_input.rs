@@ -9,7 +9,7 @@ use lease_core::record::leader::{LEADER_LEN, Leader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::files::{Ran, binary, bytes, patch};
+use support::files::{Ran, binary, bytes, directory, patch, run};
 use support::hosts::Host;
 use support::process::Process;
 use support::storage::Storage;
@@ -416,4 +416,28 @@ fn no_permission() {
         refused(&[&resource], &ran, 77, &format!("mode 0{file_mode:03o}"));
         assert!(bytes(storage.file()) == before);
     }
+}
+
+#[test]
+fn what_is_there_as_a_path_is_that_path_whatever_colons_are_in_it() {
+    let dir = directory();
+    let escaped = r"pci-0000\:00\:11.5-scsi-0\:0\:0\:1:0";
+    let spec = format!("LS:vm1:{escaped}");
+    let ran = run(dir.path(), "lease-init", &["--create", "-r", &spec]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for operand in ["pci-0000:00:11.5-scsi-0:0:0:1", escaped] {
+        let ran = run(dir.path(), "lease-dump", &[operand]);
+        let is_it = ran.stdout.contains(r#""resource":"vm1""#);
+        assert!(ran.code == 0 && is_it, "{operand}: {ran:?}");
+    }
+    let colons = r"a colon in a path is written \:";
+    let none = "none-0000:00:11.5-scsi-0";
+    refused(&[none], &run(dir.path(), "lease-dump", &[none]), 64, colons);
+    for spec in ["0000:00:11.5-scsi-0:0:0:1:0", "0000:00:11.5-scsi-0:0"] {
+        let args = ["--create", "-r", &format!("LS:vm2:pci-{spec}")];
+        let ran = run(dir.path(), "lease-init", &args);
+        assert!(ran.code == 64 && ran.stderr.contains(colons), "{ran:?}");
+    }
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 1, "something was created");
 }

@@ -2,9 +2,11 @@
 //! other attempt would do better, the exit code is not the one for trouble that may pass.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use lease_core::record::checksum;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
-use support::files::{Loop, Ran, directory, filled, run};
+use support::files::{Loop, MIB, Ran, bytes, directory, filled, golden, patch, run};
 use support::hosts::Host;
 use support::process::Process;
 use support::storage::Storage;
@@ -125,6 +127,54 @@ fn a_file_that_was_cut_short() {
     assert!(ran.stderr.contains("it ends before byte"), "{ran:?}");
     let ran = host.hold(&[&first], &["true"]);
     refused(&ran, 65, "it has only 1048576 bytes");
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_shown_as_that() {
+    let dir = directory();
+    let args = ["--create", "-s", "LS:0:f:0", "-r", "LS:R1:f:1048576"];
+    assert_eq!(run(dir.path(), "lease-init", &args).code, 0);
+    let file = dir.path().join("f");
+    let changed = |at: u64, field: usize, byte: u8, sum_at: usize| {
+        let start = usize::try_from(at).unwrap();
+        let mut record = bytes(&file)[start..start + 512].to_vec();
+        record[field] = byte;
+        let sum = checksum(&record[..sum_at]).to_le_bytes();
+        record[sum_at..sum_at + 4].copy_from_slice(&sum);
+        patch(&file, at, &record);
+    };
+    changed(2 * 512, 4, 5, 168);
+    changed(3 * 512, 8, 0x11, 168);
+    changed(MIB, 9, 2, 168);
+    patch(&file, MIB + 3 * 512, &golden("res_dblock1_shared.bin"));
+    changed(MIB + 3 * 512, 128, 3, 48);
+    let ran = run(dir.path(), "lease-dump", &["f"]);
+    assert_eq!(ran.code, 65, "{ran:?}");
+    let objects = ran.stdout.lines().map(serde_json::from_str);
+    let objects: Vec<Value> = objects.map(Result::unwrap).collect();
+    let errors = |object: usize| objects[object]["errors"].clone();
+    let newer = "(a newer sanlock's?); nothing is written over it";
+    let flags = |record: &str, bits: &str| {
+        format!(
+            "{record} have bits that are not known here ({bits}; a newer sanlock's?); nothing is \
+             written over it"
+        )
+    };
+    assert_eq!(
+        errors(0),
+        json!([
+            {"sector": 2, "error": format!("heartbeat record: it is of version 3.5, which is not \
+                known here {newer}")},
+            {"sector": 3, "error": flags("heartbeat record: its flags", "0x1")},
+        ])
+    );
+    assert_eq!(
+        errors(1),
+        json!([
+            {"sector": 0, "error": flags("leader record: its flags", "0x200")},
+            {"sector": 3, "error": flags("ballot record: its mode flags", "0x2")},
+        ])
+    );
 }
 
 /// A file system, mounted on a directory for as long as this lives.

@@ -20,10 +20,14 @@ pub const DISKS_MAX: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum SpecError {
-    #[error("it has {0} fields; a LOCKSPACE is name:host_id:path:offset")]
+    #[error(
+        "it has {0} fields; a LOCKSPACE is name:host_id:path:offset, and a colon in a path is \
+         written \\:"
+    )]
     LockspaceFields(usize),
     #[error(
-        "it has {0} fields; a RESOURCE is lockspace:resource:path:offset[:path:offset...][:lver|:SH]"
+        "it has {0} fields; a RESOURCE is lockspace:resource:path:offset[:path:offset...][:lver|:SH], \
+         and a colon in a path is written \\:"
     )]
     ResourceFields(usize),
     #[error("lockspace name: {0}")]
@@ -38,11 +42,15 @@ pub enum SpecError {
     LongPath,
     #[error("a backslash can only stand before a colon or a space of a path")]
     Backslash,
-    #[error("offset {0:?}: an offset is a decimal number of bytes")]
+    #[error(
+        "offset {0:?}: an offset is a decimal number of bytes; a colon in a path is written \\:"
+    )]
     Offset(String),
-    #[error("lver {0:?}: the last field is SH or a version from 1 up")]
+    #[error(
+        "lver {0:?}: the last field is SH or a version from 1 up; a colon in a path is written \\:"
+    )]
     Lver(String),
-    #[error("more than {DISKS_MAX} disks")]
+    #[error("more than {DISKS_MAX} disks; a colon in a path is written \\:")]
     Disks,
     #[error("the same place stands there twice")]
     SamePlace,
@@ -289,8 +297,11 @@ fn parse_place(path: &Field, offset: &Field) -> Result<Place, SpecError> {
     if path.bytes.len() > PATH_MAX {
         return Err(SpecError::LongPath);
     }
+    // A part of a path between two colons that were not escaped: pci-0000:00:1f.2.
+    let led_by_zero = offset.bytes.len() > 1 && offset.bytes.starts_with(b"0");
     let offset = offset
         .number()
+        .filter(|_| !led_by_zero)
         .ok_or_else(|| SpecError::Offset(offset.text()))?;
     Ok(Place {
         path: OsString::from_vec(path.bytes.clone()).into(),
@@ -389,7 +400,7 @@ mod tests {
             lockspace(&format!("LS:1:{}:0", "p".repeat(1024))),
             Err(SpecError::LongPath)
         );
-        for offset in ["-1", "", "1M", "0x0", "18446744073709551616"] {
+        for offset in ["-1", "", "1M", "0x0", "00", "18446744073709551616"] {
             assert_eq!(
                 lockspace(&format!("LS:1:/p:{offset}")),
                 Err(SpecError::Offset(offset.into()))

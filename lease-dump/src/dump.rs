@@ -2,7 +2,7 @@
 
 use crate::TOOL;
 use crate::live::Watched;
-use crate::object::{Error, Object, View};
+use crate::object::{Object, View};
 use crate::operand::{self, Expected, Target};
 use crate::output::Output;
 use lease_core::clock::{BootClock, Clock};
@@ -181,7 +181,9 @@ impl Dump {
     }
 
     fn show(&mut self, object: &Object) -> Result<(), Failure> {
-        if !object.errors.is_empty() {
+        // A pipe loses the exit code, and whoever looks at the owner may not look at the errors.
+        if let Some(text) = object.damage() {
+            tool::say(TOOL, text);
             self.wrong.get_or_insert(Status::Invalid);
         }
         self.out.print(object)
@@ -234,7 +236,7 @@ fn read_one(device: &Device, offset: u64) -> Result<Area, Failure> {
 fn object(device: &Device, expected: Expected, area: &Area, view: View<'_>) -> Object {
     let mut object = Object::new(device.path(), area, view);
     if let Some(error) = expected.mismatch(area) {
-        object.errors.insert(0, Error::of_area(error));
+        object.mistaken(error);
     }
     object
 }

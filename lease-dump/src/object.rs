@@ -20,7 +20,13 @@ pub(crate) struct Object {
     #[serde(flatten)]
     of: Kind,
     /// What does not check, sector by sector.
-    pub(crate) errors: Vec<Error>,
+    errors: Vec<Error>,
+    /// That it is not what it was called: one of the errors.
+    #[serde(skip)]
+    mistake: Option<String>,
+    /// What it is, and where.
+    #[serde(skip)]
+    shown: String,
 }
 
 #[derive(Serialize)]
@@ -196,16 +202,59 @@ impl Object {
             Content::Index(header) => Kind::Index(Index::new(at, header)),
         };
         let errors = area.damage.iter().map(Error::of).collect();
-        Self { of, errors }
+        let (mistake, shown) = (None, describe(area, path));
+        Self {
+            of,
+            errors,
+            mistake,
+            shown,
+        }
+    }
+
+    /// Notes that the area is not what it was called.
+    pub(crate) fn mistaken(&mut self, mistake: String) {
+        let error = mistake.clone();
+        self.errors.insert(0, Error { sector: 0, error });
+        self.mistake = Some(mistake);
+    }
+
+    /// One line for people: what is wrong with it, if anything is.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let mut found = Vec::new();
+        if let Some(mistake) = &self.mistake {
+            found.push(mistake.clone());
+        }
+        match self.errors.len() - found.len() {
+            0 => {}
+            1 => found.push("1 record does not check".to_owned()),
+            count => found.push(format!("{count} records do not check")),
+        }
+        let shown = &self.shown;
+        (!found.is_empty()).then(|| {
+            let found = found.join("; ");
+            format!("found damage in {shown}: {found}; \"errors\" in its object says which")
+        })
     }
 }
 
-impl Error {
-    /// Something about the area as a whole, found in its first sector.
-    pub(crate) fn of_area(error: String) -> Self {
-        Self { sector: 0, error }
-    }
+/// `lockspace LS at PATH:OFFSET`.
+fn describe(area: &Area, path: &Path) -> String {
+    let what = match &area.content {
+        Content::Lockspace(Hosts { lockspace, .. }) => match lockspace {
+            Some(name) => format!("lockspace {name}"),
+            None => "a lockspace".to_owned(),
+        },
+        Content::Resource(lease) => match lease.names {
+            Some((lockspace, name)) => format!("resource {lockspace}:{name}"),
+            None => "a resource".to_owned(),
+        },
+        Content::Index(header) => format!("the resource index of {}", header.lockspace),
+    };
+    let path = escape(path.as_os_str().as_bytes());
+    format!("{what} at {path}:{}", area.offset)
+}
 
+impl Error {
     fn of(damage: &Damage) -> Self {
         Self {
             sector: damage.sector,

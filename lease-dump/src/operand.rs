@@ -24,8 +24,18 @@ pub(crate) enum Expected {
     Either(Name, Name),
 }
 
-/// The places that an operand speaks of: several for a resource on several disks.
+/// The places that an operand speaks of: several for a resource on several disks. What is there as
+/// a path is that path, whatever colons are in it.
 pub(crate) fn parse(text: &OsString) -> Result<Vec<Target>, SpecError> {
+    let path = PathBuf::from(text);
+    if text.as_encoded_bytes().contains(&b':') && path.exists() {
+        let (offset, expected) = (None, Expected::Anything);
+        return Ok(vec![Target {
+            path,
+            offset,
+            expected,
+        }]);
+    }
     if count_fields(text)? <= 2 {
         let (path, offset) = parse_path(text)?;
         let expected = Expected::Anything;
