@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// The modules of lease-core from the ground up. A module may use those above it only.
 const FLOORS: [&str; 22] = [
     "id", "layout", "spec", "record", "disk", "clock", "timing", "deadline", "delta", "quorum",
-    "paxos", "liveness", "resource", "format", "survey", "device", "priority", "process",
+    "paxos", "liveness", "resource", "format", "survey", "priority", "device", "process",
     "contain", "registry", "voice", "tool",
 ];
 

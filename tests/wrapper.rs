@@ -329,6 +329,57 @@ fn whoever_carries_the_last_deadline_has_its_turn_before_others() {
     });
 }
 
+#[test]
+fn lease_io_queues_with_that_of_others_unless_ionice_says_otherwise() {
+    let storage = Storage::new(1);
+    let a = Host::new(&storage, 1);
+    let by_ionice = |class: &str, tool: &Command| {
+        let mut command = Command::new("ionice");
+        command.args(["-c", class]).arg(tool.get_program());
+        command.args(tool.get_args());
+        command
+    };
+    let resource = storage.resource(1);
+    // As a shell starts them, and idle: 0 is none, 3 is idle.
+    for (class, own) in [("0", "best-effort: prio 0"), ("3", "idle")] {
+        let join = Process::start(&mut by_ionice(class, &a.join_command()));
+        join.wait_for_stdout("joined");
+        let hold = a.hold_command(&[&resource], &["sh", "-c", "echo held; ionice; read x"]);
+        let hold = Process::start_with(&mut by_ionice(class, &hold), Stdio::piped());
+        hold.wait_for_stdout("held");
+        for tool in [&join, &hold] {
+            let classes = io_classes(tool.pid());
+            assert!(classes.iter().any(|class| class == own), "{classes:?}");
+            // What is not said is real-time, as the thread is; that thread does no I/O on a disk.
+            let known = |class: &String| class == own || class.starts_with("none");
+            assert!(classes.iter().all(known), "{classes:?}");
+        }
+        let before = if class == "0" { "none" } else { own };
+        wait_until("the command's class", SOON, || {
+            let said = hold.stdout();
+            let said = said.lines().nth(1)?;
+            assert!(said.starts_with(before), "{said}");
+            Some(())
+        });
+        drop(hold);
+        join.signal(Signal::SIGTERM);
+        assert_eq!(join.finish().code, 0);
+    }
+}
+
+/// The class of I/O of each thread of a process, as ionice shows it.
+fn io_classes(pid: i32) -> Vec<String> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let threads = threads.map(|thread| thread.unwrap().file_name());
+    let class = |thread| {
+        let shown = Command::new("ionice").arg("-p").arg(thread).output();
+        String::from_utf8_lossy(&shown.unwrap().stdout)
+            .trim()
+            .to_owned()
+    };
+    threads.map(class).collect()
+}
+
 /// How each thread of a process is scheduled.
 fn policies(pid: i32) -> Vec<i32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();

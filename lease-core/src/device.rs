@@ -13,6 +13,7 @@ pub use self::presence::Presence;
 use self::presence::Looks;
 use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};
+use crate::priority;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
@@ -114,14 +115,17 @@ impl Device {
         let (tell, told) = channel();
         let owned = path.to_owned();
         // Opening may hang as any I/O may.
-        let work = move || match open_file(&owned, access) {
-            Ok((file, found)) => {
-                let file = Arc::new(file);
-                // If nobody waits any more, nobody asks either, and it is closed again.
-                let _ = tell.send(Ok((found, Arc::downgrade(&file))));
-                serve(&file, &inbox, &outbox);
+        let work = move || {
+            priority::queue_with_others();
+            match open_file(&owned, access) {
+                Ok((file, found)) => {
+                    let file = Arc::new(file);
+                    // If nobody waits any more, nobody asks either, and it is closed again.
+                    let _ = tell.send(Ok((found, Arc::downgrade(&file))));
+                    serve(&file, &inbox, &outbox);
+                }
+                Err(error) => drop(tell.send(Err(error))),
             }
-            Err(error) => drop(tell.send(Err(error))),
         };
         let started = std::thread::Builder::new().spawn(work);
         started.map_err(|why| OpenError::System(Errno::try_from(why).unwrap_or(Errno::EAGAIN)))?;

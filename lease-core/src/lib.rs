@@ -6,7 +6,7 @@
 //! when a guarded command is to end. [`delta`]: a host id held by
 //! a heartbeat. [`quorum`], [`paxos`]: one ballot. [`liveness`]: is a host dead? [`resource`]: a
 //! lease from acquire to release. [`mod@format`], [`survey`]: whole areas, written and read.
-//! Then what only the tools use: [`device`], [`priority`], [`process`], [`contain`],
+//! Then what only the tools use: [`priority`], [`device`], [`process`], [`contain`],
 //! [`registry`], [`tool`].
 
 pub mod clock;

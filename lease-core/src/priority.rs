@@ -1,12 +1,13 @@
 //! Being there in time: memory that is not swapped out, a turn before others, no death by the
 //! out-of-memory killer. All of it as far as this process is allowed to; what is not, is not said.
 
+use ioprio::{BePriorityLevel, Class, Pid, Priority, Target};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use std::fs;
 use thread_priority::{
     RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
-    set_thread_priority_and_policy, thread_native_id,
+    set_thread_priority_and_policy, thread_native_id, thread_schedule_policy,
 };
 
 /// Lock pages when they are first touched, not all that could ever be (`MCL_ONFAULT`).
@@ -33,6 +34,26 @@ pub fn go_first() {
     if let Ok(lowest) = ThreadPriority::try_from(LOWEST) {
         let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
         let _ = set_thread_priority_and_policy(thread_native_id(), lowest, policy);
+    }
+}
+
+/// The I/O of this thread has its turn among that of others, the first of the usual class.
+///
+/// Unless something else was asked for (ionice(1)), the I/O of a real-time thread is of the
+/// real-time class. A scheduler may let nothing else through while such a request is under way
+/// (mq-deadline: none for 10 s), so one write of ours that hangs would hold up all that the guarded
+/// command writes to that disk. Among the others ours waits too, but for the seconds at most after
+/// which each of them has its turn.
+pub fn queue_with_others() {
+    let this_thread = Target::Process(Pid::from_raw(0));
+    let real_time = matches!(
+        thread_schedule_policy(),
+        Ok(ThreadSchedulePolicy::Realtime(_))
+    );
+    let asked_for = ioprio::get_priority(this_thread).is_ok_and(|now| now.class().is_some());
+    if real_time && !asked_for {
+        let usual = Class::BestEffort(BePriorityLevel::highest());
+        let _ = ioprio::set_priority(this_thread, Priority::new(usual));
     }
 }
 
