@@ -314,6 +314,31 @@ fn a_standby_waits_trouble_out_as_it_waits_for_a_holder() {
 }
 
 #[test]
+fn who_is_patient_has_the_lease_in_the_end_at_whatever_moment_the_storage_fails() {
+    let moments: Vec<u64> = (0..8).collect();
+    together(
+        &moments,
+        |moment| moment.to_string(),
+        |moment| {
+            let site = Site::slow(1, 40);
+            let hold = ["-w", "100", &site.resource(1)];
+            let hold = site.host.start_hold(&hold, &["echo", "run"]);
+            // Of the acquire's I/O, each taking 40 ms, another one is the first to fail.
+            std::thread::sleep(Duration::from_millis(40 + 70 * moment));
+            site.path.refuse();
+            site.wait_for_age(4.0);
+            site.path.heal();
+            let ran = hold.finish_within(Duration::from_secs(100));
+            println!("{moment}: {} {}", ran.code, ran.stderr);
+            assert_eq!((ran.code, ran.stdout.as_str()), (0, "run\n"), "{ran:?}");
+            wait_until("it is free", SOON, || {
+                site.storage.owner(1).0.is_none().then_some(())
+            });
+        },
+    );
+}
+
+#[test]
 fn a_first_look_that_fails_is_tried_again_unless_nothing_is_to_be_waited_for() {
     let site = Site::new(1);
     let resource = site.resource(1);

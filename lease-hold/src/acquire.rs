@@ -117,7 +117,7 @@ pub(crate) fn acquire_all(
     let mut said = None;
     let mut passing: Option<(Snapshot, Moment)> = None;
     loop {
-        let (index, block) = match round(hub, first)? {
+        let (index, block) = match round(hub, first, give_up)? {
             Ok(held) => {
                 trouble.end();
                 return Ok(held);
@@ -246,7 +246,11 @@ fn check_ending(hub: &Hub) -> Result<(), End> {
 
 /// One round: all that can be had, and if that is not all, back with it. The outer failure ends
 /// everything; the inner one says what is in the way.
-fn round(hub: &mut Hub, all_at_once: bool) -> Result<Result<Vec<HeldLease>, (usize, Block)>, End> {
+fn round(
+    hub: &mut Hub,
+    all_at_once: bool,
+    give_up: Option<Moment>,
+) -> Result<Result<Vec<HeldLease>, (usize, Block)>, End> {
     let mut order: Vec<usize> = (0..hub.resources()).collect();
     order.sort_by_key(|index| {
         let (spec, _) = hub.of_resource(*index);
@@ -259,7 +263,7 @@ fn round(hub: &mut Hub, all_at_once: bool) -> Result<Result<Vec<HeldLease>, (usi
     let mut held = Vec::new();
     let mut stopped = None;
     for batch in batches {
-        for (index, progress) in attempt(hub, &batch) {
+        for (index, progress) in attempt(hub, &batch, give_up) {
             match progress {
                 Progress::Held(lease) => held.push(HeldLease { index, held: lease }),
                 other if stopped.is_none() => stopped = Some((index, other)),
@@ -294,7 +298,7 @@ fn round(hub: &mut Hub, all_at_once: bool) -> Result<Result<Vec<HeldLease>, (usi
 
 /// Tries a batch of resources at the same time. Each that lease-join gives no turn for, or that
 /// must wait, is blocked before anything is written.
-fn attempt(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Progress)> {
+fn attempt(hub: &mut Hub, batch: &[usize], give_up: Option<Moment>) -> Vec<(usize, Progress)> {
     let turns = ask_for_turns(hub, batch);
     let mut results = Vec::new();
     let mut running = 0;
@@ -309,7 +313,12 @@ fn attempt(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Progress)> {
             }
             Ok(Turn::Ballot { not_before }) => {
                 let wanted = wanted(hub, index);
-                hub.give(index, Job::Acquire(wanted, not_before));
+                let job = Job::Acquire {
+                    wanted,
+                    not_before,
+                    patient_until: give_up.unwrap_or_default(),
+                };
+                hub.give(index, job);
                 running += 1;
             }
         }
@@ -383,6 +392,16 @@ fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
         Answer::Attempted(Err(error @ AcquireError::Disk(_)), left) if !left.doubt => {
             let late = left.late;
             (Progress::Blocked(Block::Trouble { error, late }), left)
+        }
+        // It was in doubt, and is not any more.
+        Answer::Attempted(Err(AcquireError::InDoubt(error)), left)
+            if !left.doubt && matches!(*error, AcquireError::Disk(_)) =>
+        {
+            let error = AcquireError::InDoubt(error);
+            (
+                Progress::Blocked(Block::Trouble { error, late: true }),
+                left,
+            )
         }
         Answer::Attempted(Err(error), left) => (Progress::Failed(error), left),
         Answer::Replaced(why) => (Progress::Replaced(why), Left::NOTHING),

@@ -2,7 +2,8 @@
 
 use crate::TOOL;
 use crate::hub::{Event, Outbox};
-use lease_core::clock::{BootClock, Moment};
+use crate::trouble;
+use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::delta::{Lockspace, Tenure};
 use lease_core::device::{Access, Device, OpenError, Presence};
 use lease_core::disk::{Absent, Disk, Fault};
@@ -41,8 +42,15 @@ pub(crate) struct Opened {
 /// What a worker is asked to do.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// Try to acquire; no ballot before a renewal that was issued after this moment.
-    Acquire(Wanted, Moment),
+    /// Try to acquire; no ballot before a renewal that was issued after `not_before`. What comes to
+    /// be in doubt is brought to an end until `patient_until`.
+    Acquire {
+        wanted: Wanted,
+        not_before: Moment,
+        patient_until: Moment,
+    },
+    /// Bring what is in doubt to an end.
+    Resolve(Wanted, Moment),
     /// Take part in this host's share.
     Share,
     /// Wait until another attempt is worth its while.
@@ -58,6 +66,8 @@ pub(crate) enum Job {
 /// What came of it.
 #[derive(Debug)]
 pub(crate) enum Answer {
+    /// To [`Job::Resolve`]: what is left on the disk.
+    Resolved(Left),
     /// To [`Job::Acquire`]; what is left on the disk if it is not held.
     Attempted(Result<Attempt, AcquireError>, Left),
     /// To [`Job::Share`]; `None`: the share is gone.
@@ -383,17 +393,58 @@ impl Worker {
         {
             return Answer::Checked(Ok(Some(why)));
         }
-        if matches!(job, Job::Acquire(..) | Job::Share)
+        if matches!(job, Job::Acquire { .. } | Job::Share)
             && let Some(why) = self.refresh().or_else(|| self.opened.changed())
         {
             return Answer::Replaced(why);
         }
-        let answer = self.do_work(job);
+        let answer = match job {
+            Job::Acquire {
+                wanted,
+                not_before,
+                patient_until,
+            } => self.acquire(wanted, not_before, patient_until),
+            job => self.do_work(job),
+        };
         self.failed = match &answer {
             Answer::Attempted(Err(_), _) | Answer::Shared(Err(_)) | Answer::Watched(Err(_)) => true,
             Answer::Attempted(Ok(_), left) => left.late,
             _ => self.failed,
         };
+        answer
+    }
+
+    /// One attempt. As long as it is in doubt whether the lease is ours nobody on this host has
+    /// another turn: who is patient sees that through; else it is left to lease-join.
+    fn acquire(&mut self, wanted: Wanted, not_before: Moment, patient_until: Moment) -> Answer {
+        let (limit, mut quiet_from) = (self.tenure.timing().io_limit(), not_before);
+        let mut answer = self.do_work(Job::Acquire {
+            wanted: wanted.clone(),
+            not_before,
+            patient_until,
+        });
+        while let Answer::Attempted(Err(error), left) = &answer
+            && left.doubt
+            && self.clock.now() < patient_until
+        {
+            if left.late {
+                // On what is opened anew nothing is written before that.
+                let landed = self
+                    .clock
+                    .now()
+                    .after(self.tenure.timing().takeover_after());
+                quiet_from = quiet_from.max(landed);
+            }
+            self.failed = true;
+            if self.clock.wait(trouble::pause(limit)).is_err() || self.refresh().is_some() {
+                break;
+            }
+            let settled = self.do_work(Job::Resolve(wanted.clone(), quiet_from));
+            let Answer::Resolved(left) = settled else {
+                break;
+            };
+            answer = Answer::Attempted(Err(error.clone()), left);
+        }
         answer
     }
 
@@ -460,12 +511,19 @@ impl Worker {
             host: welcome.host,
             generation: welcome.generation,
             ballots_from: match &job {
-                Job::Acquire(_, not_before) => welcome.ballots_from.max(*not_before),
+                Job::Acquire { not_before, .. } | Job::Resolve(_, not_before) => {
+                    welcome.ballots_from.max(*not_before)
+                }
                 _ => welcome.ballots_from,
             },
         };
         match job {
-            Job::Acquire(wanted, _) => acquire(&resource, &member, &wanted, (seen, wrote)),
+            Job::Resolve(wanted, _) => {
+                let doubt = resource.resolve(&member, &wanted).is_err();
+                let left = left(&resource, doubt, wrote);
+                Answer::Resolved(left)
+            }
+            Job::Acquire { wanted, .. } => acquire(&resource, &member, &wanted, (seen, wrote)),
             Job::Share => Answer::Shared(resource.join_share(&member).map(|h| h.map(Box::new))),
             Job::Watch(snapshot, owner, patience) => {
                 Answer::Watched(resource.watch(&member, &snapshot, owner, seen, patience))
