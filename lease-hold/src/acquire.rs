@@ -230,16 +230,21 @@ fn watched(hub: &mut Hub, index: usize) -> Result<(), End> {
 }
 
 fn check_ending(hub: &Hub) -> Result<(), End> {
+    let failed = |status, why: &str| {
+        let names: Vec<String> = (0..hub.resources()).map(|i| report::name(hub, i)).collect();
+        let text = format!("cannot acquire {}: {why}", names.join(", "));
+        Err(End::Failed(Failure::new(status, text)))
+    };
     match &hub.ending {
         None => Ok(()),
         Some(Ending::Signal(number)) => Err(End::Signal(*number)),
         Some(Ending::Lost(why)) => {
-            let text = format!("nothing acquired: the host id was lost: {why}");
-            Err(End::Failed(Failure::new(Status::Lost, text)))
+            let why = format!("this host has lost its host id: {why}; join again, then try again");
+            failed(Status::Lost, &why)
         }
         Some(Ending::NotJoined) => {
-            let text = "nothing acquired: lease-join is leaving";
-            Err(End::Failed(Failure::new(Status::NotJoined, text)))
+            let why = "lease-join is leaving the lockspace; start it again first";
+            failed(Status::NotJoined, why)
         }
     }
 }

@@ -433,7 +433,10 @@ impl<'a> Watch<'a> {
         let aside = self.aside.iter().map(|(id, _)| *id);
         let spared: Vec<ProcessId> = aside.chain(self.keeper()).collect();
         let rest = tree::describe(&child.rest(&spared));
-        let verb = if self.stop { "ending" } else { "waiting for" };
+        let verb = match self.deadline {
+            Deadline::Running => "waiting for",
+            Deadline::Ending { .. } | Deadline::Killing { .. } => "ending",
+        };
         if let Some(rest) = rest {
             let command = &self.hub.command;
             say(TOOL, format!("{command} has ended ({code}); {verb} {rest}"));

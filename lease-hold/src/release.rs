@@ -126,6 +126,8 @@ fn released(
     session.released(number, left);
     let why = result.err()?;
     let name = report::name(hub, index);
-    let text = format!("cannot release {name}: {why}; it stays owned by this host");
+    let text = format!(
+        "cannot release {name}: {why}; it stays owned by this host until lease-join has released it"
+    );
     Some(Failure::new(Status::Io, text).numbered(-202))
 }

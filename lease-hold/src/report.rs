@@ -78,7 +78,11 @@ pub(crate) fn failure(hub: &Hub, index: usize, error: &AcquireError) -> Failure 
         AcquireError::NumHosts { .. } => Some(-228),
         _ => None,
     };
-    let text = format!("cannot acquire {}: {error}", name(hub, index));
+    let what_next = match status {
+        Status::Io => "; try again when the storage works",
+        _ => "",
+    };
+    let text = format!("cannot acquire {}: {error}{what_next}", name(hub, index));
     Failure {
         status,
         text,
