@@ -193,12 +193,12 @@ const HOLD: &[(&str, i32, &str)] = &[
     (
         "LS:R1:DIR/zeros:0",
         65,
-        "there is none (magic 0x00000000) [-223]",
+        "there is none, but zeros: nothing was formatted there",
     ),
     (
         "LS:R1:DIR/disk:0",
         65,
-        "there is none (magic 0x12212010) [-223]",
+        "there is none, but a lockspace: is this the offset",
     ),
     ("LS:R1:DIR/disk:2097152", 65, "is resource R2 [-227]"),
     (
@@ -258,12 +258,12 @@ const JOIN: &[(&str, i32, &str)] = &[
     (
         "LS:1:DIR/zeros:0",
         65,
-        "there is none (magic 0x00000000) [-223]",
+        "there is none, but zeros: nothing was formatted there",
     ),
     (
         "LS:1:DIR/disk:1048576",
         65,
-        "there is none (magic 0x06152010) [-223]",
+        "there is none, but a resource: is this the offset",
     ),
     ("LX:1:DIR/disk:0", 65, "it belongs to lockspace LS [-226]"),
     ("-o 0 LS:1:DIR/disk:0", 64, "--io-timeout"),

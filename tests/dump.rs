@@ -390,11 +390,14 @@ fn everything_readable_is_printed_beside_the_errors() {
             .collect()
     };
     let lockspace = errors(&objects[0]);
-    let none = "heartbeat record: there is none (magic 0x00000000)";
+    let none = "heartbeat record: there is none, but zeros: nothing was formatted there, or its \
+                beginning was wiped";
     assert_eq!(lockspace[0], (0, none.to_owned()));
     assert_eq!(lockspace[1].0, 9);
     assert!(
-        lockspace[1].1.starts_with("heartbeat record: bad checksum"),
+        lockspace[1]
+            .1
+            .starts_with("heartbeat record: it is damaged"),
         "{lockspace:?}"
     );
     assert_eq!(lockspace.len(), 2);
@@ -405,7 +408,7 @@ fn everything_readable_is_printed_beside_the_errors() {
     let sectors: Vec<u64> = resource.iter().map(|(sector, _)| *sector).collect();
     assert_eq!(sectors, [0, 1, 7]);
     assert!(
-        resource[0].1.starts_with("leader record: bad checksum"),
+        resource[0].1.starts_with("leader record: it is damaged"),
         "{resource:?}"
     );
     assert!(
@@ -413,7 +416,7 @@ fn everything_readable_is_printed_beside_the_errors() {
         "{resource:?}"
     );
     assert!(
-        resource[2].1.starts_with("ballot record: bad checksum"),
+        resource[2].1.starts_with("ballot record: it is damaged"),
         "{resource:?}"
     );
     assert_eq!(
@@ -589,7 +592,11 @@ fn bad_input_has_its_line_and_exit_code() {
             "there are zeros: it was never formatted [-223]",
         ),
         ("garbage", 65, "no lockspace or resource is to be found"),
-        ("garbage:0", 65, "there is none (magic 0x5a5a5a5a)"),
+        (
+            "garbage:0",
+            65,
+            "there is none, but other data (it begins with 0x5a5a5a5a)",
+        ),
         ("short", 65, "in its 5 bytes"),
         ("missing", 66, "No such file or directory"),
         ("f/f", 66, "Not a directory"),

@@ -79,11 +79,14 @@ pub enum Outcome {
 pub enum BallotError {
     #[error("{0}")]
     Disk(#[from] Fault),
-    #[error("host {host}: {error}")]
+    #[error("of host {host}, the {error}")]
     Record { host: HostId, error: RecordError },
-    #[error("our own ballot record was overwritten")]
+    #[error(
+        "another host has overwritten this host's ballot record: does it use the same host id, or \
+         was the resource formatted meanwhile?"
+    )]
     Overwritten,
-    #[error("the ballot numbers on disk are used up")]
+    #[error("its ballot numbers are used up; format it again while nothing uses it")]
     NumbersUsedUp,
     #[error("the host id was lost")]
     Lost,

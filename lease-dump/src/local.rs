@@ -63,13 +63,17 @@ fn is_forbidden(why: &anyhow::Error) -> bool {
 
 fn failure(run_dir: &Path, name: &Name, why: &anyhow::Error) -> Failure {
     if is_forbidden(why) {
-        let text = format!("cannot ask lease-join of lockspace {name}: permission denied");
+        let text = format!(
+            "cannot ask lease-join of lockspace {name}: permission denied; ask as its user, or as root"
+        );
         return Failure::new(Status::Permission, text);
     }
     let shown = show(run_dir.as_os_str());
     Failure::new(
         Status::NotJoined,
-        format!("no live lease-join in {shown}: lockspace {name}: {why}"),
+        format!(
+            "no live lease-join for lockspace {name} in {shown}: {why}; start lease-join first"
+        ),
     )
 }
 

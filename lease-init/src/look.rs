@@ -116,11 +116,11 @@ impl<'a> Look<'a> {
     }
 
     fn judge_lease(self, found: &survey::Area, lease: &Lease) -> Result<(), Failure> {
-        let advice = "Take it and release it with lease-hold; or, when you are sure that nothing \
+        let advice = "take it and release it with lease-hold; or, when you are sure that nothing \
                       uses it any more, overwrite the area with zeros (dd)";
         let busy = |why: String| {
             let what = describe(found);
-            let why = format!("{what} {why}. {advice}");
+            let why = format!("{what} {why}; {advice}");
             Err(cannot(Status::Busy, &self.area.text, why).numbered(-243))
         };
         if let Some(owner) = lease.leader.and_then(|leader| leader.owner()) {

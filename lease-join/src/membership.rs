@@ -14,7 +14,7 @@ use lease_core::disk::{Disk, Fault};
 use lease_core::id::Name;
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::registry::message::AreaId;
-use lease_core::registry::place::{Lock, Place};
+use lease_core::registry::place::{Kept, Lock, Place};
 use lease_core::registry::table::Table;
 use lease_core::timing::{DEFAULT_IO_TIMEOUT, Timing};
 use lease_core::tool::{Failure, Status, say, show};
@@ -245,10 +245,11 @@ fn check_visible(place: &Place, remains: Option<&Remains>, here: u64) -> Result<
     if remains.is_none_or(seen) {
         return Ok(());
     }
+    let (shown, file) = (place.shown().display(), Kept::Heartbeat.name());
     let text = format!(
-        "cannot join {}: the lease-join before was in another PID namespace, and what it guarded \
-         is not seen from here; start it there, or end all of that and remove the state file",
-        place.shown().display()
+        "cannot join {shown}: the lease-join before was in another PID namespace, and what it \
+         guarded is not seen from here; start lease-join there, or end all of that and remove \
+         {shown}/{file}"
     );
     Err(Failure::new(Status::Busy, text))
 }

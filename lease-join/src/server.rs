@@ -543,8 +543,8 @@ impl Server {
             say(
                 TOOL,
                 format!(
-                    "{name} is dead, but what it started may still run: its leases stay owned by \
-                     this host; end what is left, then this lease-join"
+                    "{name} is dead, but what it started may still run, so its leases stay owned \
+                     by this host: end what is left of it, then stop lease-join and start it again"
                 ),
             );
         }

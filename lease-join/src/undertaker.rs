@@ -16,7 +16,7 @@ use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::holder_note::HolderNote;
 use lease_core::record::leader::Leader;
 use lease_core::registry::message::{Asked, HolderId};
-use lease_core::registry::place::Place;
+use lease_core::registry::place::{Kept, Place};
 use lease_core::registry::table::{Holder, Table};
 use lease_core::resource::{AcquireError, Member, Resource, Wanted};
 use lease_core::spec::{self, Mode};
@@ -135,10 +135,11 @@ pub(crate) fn end_all(
             }
         });
         if let Some(name) = unknown {
+            let shown = place.shown().display();
             let text = format!(
-                "cannot join {}: what {name} started under the former lease-join may still run; end \
-                 it, remove the state file in the run directory, and start again",
-                place.shown().display()
+                "cannot join {shown}: what {name} started under the former lease-join may still \
+                 run; end it, remove {shown}/{}, and start lease-join again",
+                Kept::Heartbeat.name()
             );
             return Err(Failure::new(Status::Busy, text));
         }
@@ -361,7 +362,7 @@ impl Task {
                 Err(why) => first_failure = first_failure.or(Some(why)),
             }
         }
-        Err(first_failure.unwrap_or_else(|| "it lies nowhere".to_owned()))
+        Err(first_failure.unwrap_or_else(|| "none of its disks can be opened".to_owned()))
     }
 
     /// The leader on one disk, if that holds this resource.

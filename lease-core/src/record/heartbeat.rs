@@ -15,7 +15,7 @@ use crate::layout::Geometry;
 /// Bytes at the start of a sector that say anything; in a larger one zeros follow.
 pub const RECORD_LEN: usize = BITMAP_AT + BITMAP_LEN;
 
-const MAGIC_HEARTBEAT: u32 = 0x1221_2010;
+pub(super) const MAGIC_HEARTBEAT: u32 = 0x1221_2010;
 const VERSION_HEARTBEAT: u32 = 0x0003_0004;
 const NAME: &str = "heartbeat record";
 const BITMAP_AT: usize = 256;

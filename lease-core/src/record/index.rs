@@ -8,7 +8,7 @@ use super::{RecordError, check_version};
 use crate::id::{NAME_LEN, Name};
 use crate::layout::{AlignSize, Geometry, SectorSize};
 
-const MAGIC_INDEX: u32 = 0x0104_2018;
+pub(super) const MAGIC_INDEX: u32 = 0x0104_2018;
 const VERSION_INDEX: u32 = 0x0001_0002;
 const NAME: &str = "index header";
 const VERSION_AT: usize = 4;

@@ -36,8 +36,8 @@ const WRITE_GENERATION: usize = 184;
 const WRITE_TIMESTAMP: usize = 192;
 const _: () = assert!(WRITE_TIMESTAMP + 8 == LEADER_LEN);
 
-const MAGIC_LEADER: u32 = 0x0615_2010;
-const MAGIC_CLEARED: u32 = 0x1128_2016;
+pub(super) const MAGIC_LEADER: u32 = 0x0615_2010;
+pub(super) const MAGIC_CLEARED: u32 = 0x1128_2016;
 const VERSION_LEADER: u32 = 0x0006_0004;
 const NAME: &str = "leader record";
 

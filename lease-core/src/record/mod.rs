@@ -19,7 +19,7 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum RecordError {
-    #[error("{record}: there is none (magic {found:#010x})")]
+    #[error("{record}: there is none, but {}", stands_there(*.found))]
     Magic { record: &'static str, found: u32 },
     #[error(
         "{record}: it is of version {}.{}, which is not known here (a newer sanlock's?); \
@@ -36,13 +36,16 @@ pub enum RecordError {
         field: &'static str,
         found: u32,
     },
-    #[error("{record}: bad checksum (it says {stored:#010x}, its bytes give {computed:#010x})")]
+    #[error(
+        "{record}: it is damaged: its checksum is {stored:#010x}, that of its bytes \
+         {computed:#010x}"
+    )]
     Checksum {
         record: &'static str,
         stored: u32,
         computed: u32,
     },
-    #[error("{record}: {field} is {found}, out of range")]
+    #[error("{record}: it is damaged: its {field} is {found}, which is out of range")]
     Range {
         record: &'static str,
         field: &'static str,
@@ -61,6 +64,18 @@ impl RecordError {
             Self::Checksum { .. } => -229,
             Self::Range { .. } => -223,
         }
+    }
+}
+
+/// What begins with such a magic number, for people.
+fn stands_there(magic: u32) -> String {
+    match magic {
+        0 => "zeros: nothing was formatted there, or its beginning was wiped".to_owned(),
+        heartbeat::MAGIC_HEARTBEAT => "a lockspace: is this the offset of another area?".to_owned(),
+        leader::MAGIC_LEADER => "a resource: is this the offset of another area?".to_owned(),
+        leader::MAGIC_CLEARED => "a resource that was cleared".to_owned(),
+        index::MAGIC_INDEX => "a resource index: is this the offset of another area?".to_owned(),
+        other => format!("other data (it begins with {other:#010x}): are path and offset right?"),
     }
 }
 

@@ -92,25 +92,32 @@ pub enum Refusal {
 pub enum AcquireError {
     #[error("{0}")]
     Disk(#[from] Fault),
-    #[error("{0}; whether the lease is ours is in doubt")]
+    #[error("{0}; whether this host owns it now is in doubt until lease-join has found out")]
     InDoubt(Box<Self>),
     #[error("{0}")]
     Record(#[from] RecordError),
-    #[error("ballot record of {0}")]
+    #[error("{0}")]
     Ballot(BallotError),
     #[error("it belongs to lockspace {found}")]
     Lockspace { found: Name },
     #[error("it is resource {found}")]
     Resource { found: Name },
-    #[error("its record says {found}")]
+    #[error("its record says {found}, but did not when it was opened: was it formatted meanwhile?")]
     Geometry { found: Geometry },
-    #[error("it takes host ids up to {num_hosts} only")]
+    #[error(
+        "it takes host ids up to {num_hosts} only; join with a smaller one, or format it again \
+         with a larger --max-hosts"
+    )]
     NumHosts { num_hosts: u64 },
     #[error("heartbeat of host {host}: {error}")]
     Heartbeat { host: HostId, error: HeartbeatError },
-    #[error("the heartbeat of host {} is older than its lease (generation {})", .owner.host, .owner.generation)]
+    #[error(
+        "the heartbeat of host {} is older than its lease (generation {}): was the lockspace \
+         formatted again? then format this, too",
+        .owner.host, .owner.generation
+    )]
     Unclear { owner: Stamp },
-    #[error("other hosts' ballots keep getting in the way")]
+    #[error("other hosts try at the same time and keep winning; try again")]
     Undecided,
     #[error("earlier writes of this host may still land")]
     TooEarly { until: Moment },
