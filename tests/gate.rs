@@ -456,6 +456,34 @@ fn for_each_containment(play: impl Fn(&Host, &Storage, Stuck) + Sync) {
 }
 
 #[test]
+fn killed_between_fork_and_exec_the_command_never_runs() {
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let path = StoragePath::slow(&storage, SLOW);
+        let host = patient(&storage);
+        let (other, _join) = Host::joined(&storage, 2);
+        let stuck = Stuck::start(&host, &storage, &path, contain);
+        stuck.hold.kill();
+        wait_for_end(stuck.child, SOON);
+        stuck.join.signal(Signal::SIGCONT);
+        // What a tree has left behind its gate may have been let through, for all that is known.
+        let said = wait_until("lease-join's word", SOON, || {
+            let said = stuck.join.stderr();
+            let over = ["its leases are free", "may still run"];
+            over.iter().any(|part| said.contains(part)).then_some(said)
+        });
+        match said.contains("may still run") {
+            true => assert_eq!(contain, "tree"),
+            false => {
+                let ran = other.hold(&["-w", "30", &storage.resource(1)], &["true"]);
+                assert_eq!(ran.code, 0, "{ran:?}");
+            }
+        }
+        assert_eq!(stuck.hold.stdout(), "");
+    });
+}
+
+#[test]
 fn a_gate_that_was_given_up_before_lease_join_heard_of_it_is_no_reason_to_kill() {
     for_each_containment(|_, _, stuck| {
         stuck.hold.signal(Signal::SIGTERM);

@@ -139,55 +139,6 @@ fn left_unproven(join: &Process, hold: &Process) -> bool {
 }
 
 #[test]
-fn killed_between_fork_and_exec_the_command_never_runs() {
-    const ATTEMPTS: u64 = 30;
-    in_each(&CONTAINMENTS, |contain| {
-        let storage = Storage::new(ATTEMPTS + 1);
-        let (a, join) = Host::joined(&storage, 1);
-        let (b, _join_b) = Host::joined(&storage, 2);
-        let mut caught = 0;
-        let mut pids = Vec::new();
-        for attempt in 1..=ATTEMPTS {
-            let resource = storage.resource(attempt);
-            let hold = a.start_hold(&["--contain", contain, &resource], &["echo", "run"]);
-            let child = loop {
-                match hold.child() {
-                    None if hold.code().is_none() => {}
-                    other => break other,
-                }
-            };
-            hold.signal(Signal::SIGSTOP);
-            let gated = child.is_some_and(|child| executes(child, "lease-hold"));
-            hold.kill();
-            child.into_iter().for_each(|child| {
-                wait_for_end(child, SOON);
-            });
-            wait_until("the registry's word", SOON, || {
-                (!known(&a, &hold)).then_some(())
-            });
-            pids.push(hold.pid());
-            let unproven = left_unproven(&join, &hold);
-            if !unproven {
-                wait_until_free(&b, &resource);
-            }
-            // A child that was let through before the signal is no such case: as a tree, it
-            // may not be proven gone.
-            caught += i32::from(gated && hold.stdout().is_empty() && !unproven);
-            if caught == 3 {
-                break;
-            }
-        }
-        assert!(caught == 3, "caught behind its gate only {caught} times");
-        assert_tidy(&a, &storage.resource(ATTEMPTS + 1), &pids);
-    });
-}
-
-fn executes(pid: i32, name: &str) -> bool {
-    let path = std::fs::read_link(format!("/proc/{pid}/exe"));
-    path.is_ok_and(|path| path.ends_with(name))
-}
-
-#[test]
 fn killed_while_it_waits_it_is_forgotten() {
     let storage = Storage::new(1);
     let resource = storage.resource(1);
@@ -375,7 +326,8 @@ fn killed_while_lease_join_is_stopped_it_takes_all_along() {
 fn what_was_told_while_it_was_stopped_counts_and_so_does_what_nobody_could_tell() {
     in_each(&CONTAINMENTS, |contain| {
         let storage = Storage::new(1);
-        let (a, join) = Host::joined(&storage, 1);
+        let a = host(&storage, 1);
+        let join = a.join();
         let family = Family::start(&a, contain, &[&storage.resource(1)]);
         family.hold.signal(Signal::SIGSTOP);
         // Its connection ends, and the next lease-join is one that it has never heard of.
@@ -395,7 +347,8 @@ fn what_was_told_while_it_was_stopped_counts_and_so_does_what_nobody_could_tell(
 fn rule_19_a_stopped_lease_hold_alone_loses_nothing() {
     in_each(&CONTAINMENTS, |contain| {
         let storage = Storage::new(1);
-        let (a, join) = Host::joined(&storage, 1);
+        let a = host(&storage, 1);
+        let join = a.join();
         let family = Family::start(&a, contain, &[&storage.resource(1)]);
         family.hold.signal(Signal::SIGSTOP);
         outlast(&a);
@@ -440,8 +393,7 @@ fn a_stopped_command_loses_nothing() {
 /// Waits until a lease that nobody had renewed since now would be over: 8t + W and some more.
 fn outlast(host: &Host) {
     let start = now();
-    let over = Duration::from_secs(8 + support::hosts::WATCHDOG);
-    while host.wait_for_renewal().since(start) < over {}
+    while host.wait_for_renewal().since(start) < host.dead_after() {}
 }
 
 /// A shell at a terminal of its own, and how a lease-hold with `script` is called there.

@@ -53,10 +53,18 @@ fn renewed(storage: &Storage, host: u64) -> f64 {
     storage.heartbeat(host).timestamp() as f64
 }
 
+/// A joined host on which a lease-hold has time to end what it guards, W/4, before lease-join does
+/// it, on a busy machine too.
+fn patient(storage: &Storage) -> (Host, Process) {
+    let host = Host::new(storage, 1).promising(60);
+    let join = host.join();
+    (host, join)
+}
+
 #[test]
 fn an_overwritten_heartbeat_is_a_loss_at_once() {
     let storage = Storage::new(2);
-    let (a, join) = Host::joined(&storage, 1);
+    let (a, join) = patient(&storage);
     let shared = format!("{}:SH", storage.resource(2));
     let (hold, pids) = with_daemon(&a, &[&storage.resource(1), &shared]);
     let before = [1, 2].map(|n| storage.area(n));
@@ -76,7 +84,7 @@ fn an_overwritten_heartbeat_is_a_loss_at_once() {
 #[test]
 fn a_damaged_heartbeat_is_a_loss_at_once() {
     let storage = Storage::new(1);
-    let (a, join) = Host::joined(&storage, 1);
+    let (a, join) = patient(&storage);
     let hold = a.holding(&[&storage.resource(1)]);
     support::files::patch(storage.file(), 60, b"damage");
     lost(&join.finish_within(AT_ONCE), "our heartbeat is damaged");

@@ -13,6 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// The watchdog time of these hosts, in seconds: as short as a test can be sure of. With t = 1
 /// a host is dead 10 s after its last renewal.
@@ -64,6 +65,13 @@ impl Host {
     pub fn called(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
+    }
+
+    /// 8t + W: so long after its last renewal all that it guards is dead, with the storage's t of 1
+    /// unless it was given another.
+    pub fn dead_after(&self) -> Duration {
+        let io_timeout = self.io_timeout.map_or(1, u64::from);
+        Duration::from_secs(8 * io_timeout + self.watchdog)
     }
 
     /// The same host, in the run directory of another.

@@ -41,7 +41,7 @@ impl StoragePath {
         let at = |name: &str| dir.path().join(name).display().to_string();
         let mount = dir.path().join("mount");
         std::fs::create_dir(&mount).expect("a directory");
-        let mut nbdkit = Command::new("nbdkit");
+        let mut nbdkit = first("nbdkit");
         nbdkit.args(["-f", "-U", &at("socket")]);
         nbdkit.args(["--filter=pause", "--filter=error", "--filter=delay", "file"]);
         nbdkit
@@ -61,7 +61,7 @@ impl StoragePath {
             let ready = ["socket", "control"].map(|name| dir.path().join(name).exists());
             (ready == [true; 2]).then_some(())
         });
-        let mut nbdfuse = Command::new("nbdfuse");
+        let mut nbdfuse = first("nbdfuse");
         nbdfuse
             .arg(mount.join("disk"))
             .args(["--unix", &at("socket")]);
@@ -154,6 +154,14 @@ impl Drop for StoragePath {
 fn unmount(path: &Path) {
     let mut unmount = Command::new("umount");
     let _ = unmount.arg("-l").arg(path).stderr(Stdio::null()).status();
+}
+
+/// A program that has its turn before others: storage has processors of its own, and is not slow
+/// because this machine is busy.
+fn first(program: &str) -> Command {
+    let mut command = Command::new("chrt");
+    command.args(["--rr", "1", program]);
+    command
 }
 
 fn start(command: &mut Command) -> Child {
