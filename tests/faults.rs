@@ -254,7 +254,8 @@ fn an_acquire_whose_io_fails_is_exit_74_and_its_lease_ends_up_free() {
         |moment| {
             let site = Site::slow(1, 40);
             let resource = site.resource(1);
-            let hold = site.host.start_hold(&["-v", &resource], &["echo", "run"]);
+            // Without -n it would wait trouble out, and lease-join not survive that.
+            let hold = site.host.start_hold(&["-vn", &resource], &["echo", "run"]);
             // Of the acquire's I/O, each taking 40 ms, another one is the first to fail.
             std::thread::sleep(Duration::from_millis(40 + 70 * moment));
             site.path.refuse();
