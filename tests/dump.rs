@@ -84,6 +84,7 @@ fn beat(number: u64, host_name: &[u8], timestamp: u64) -> Vec<u8> {
         host: host(number),
         generation: Generation(4),
         boot_id: *b"0123456789abcdef",
+        former_over: 1,
     };
     Heartbeat::new(Geometry::ALL[0], &name(b"LS"), 1)
         .joined(&name(host_name), timestamp, 1, note)
@@ -132,10 +133,12 @@ fn a_lockspace_field_by_field() {
              "held": true, "bitmap": [], "event": null, "note": null},
             {"host_id": 3, "generation": 4, "name": "ours", "timestamp": 99, "io_timeout": 1,
              "held": true, "bitmap": [], "event": null,
-             "note": {"watchdog": 10, "boot_id": "30313233-3435-3637-3839-616263646566"}},
+             "note": {"watchdog": 10, "boot_id": "30313233-3435-3637-3839-616263646566",
+                      "former_over": 1}},
             {"host_id": 4, "generation": 4, "name": "gone", "timestamp": 0, "io_timeout": 1,
              "held": false, "bitmap": [], "event": null,
-             "note": {"watchdog": 10, "boot_id": "30313233-3435-3637-3839-616263646566"}},
+             "note": {"watchdog": 10, "boot_id": "30313233-3435-3637-3839-616263646566",
+                      "former_over": 1}},
         ],
         "errors": [],
     });

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use lease_core::id::Generation;
+use lease_core::id::{Generation, Name};
 use lease_core::spec::Mode::{Exclusive, Shared};
 use lease_core::timing::Timing;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use support::sim::hold::Errand;
 use support::sim::machine::{Cage, Setup, Storage};
 use support::sim::mail::Group;
 use support::sim::stage::{
-    Actor, Late, Stage, errand, reads_leader, setup, writes_block, writes_heartbeat, writes_leader,
+    Actor, Late, Stage, errand, reads_leader, sanlock, setup, writes_block, writes_heartbeat,
+    writes_leader,
 };
 
 fn seconds(seconds: u64) -> Duration {
@@ -517,4 +518,38 @@ fn rule_21_a_machine_that_loses_its_host_id_when_all_is_proven_gone_is_not_reset
         "{}",
         stage.story()
     );
+}
+
+// ---- a life after another
+
+/// Whoever waits for the lease of a machine that was back at once, under its name, gets it when
+/// all of its former life must be over, and neither before nor much later.
+#[test]
+fn a_machine_that_is_back_at_once_opens_nothing_before_its_former_life_must_be_over() {
+    let name = Some(Name::new_host(b"host").unwrap());
+    for first in [setup(1), sanlock(1)] {
+        let first = Setup { name, ..first };
+        let mut stage = Stage::of(&[first, setup(2)]);
+        let holder = stage.hold(0, long());
+        stage.until_held(holder);
+        let machine = stage.machine(0);
+        let dead_after = machine.setup.dead_after();
+        let renewed = machine.live_member().unwrap().tenure.renewed();
+        let age = machine.face.now().since(renewed);
+        let power_off = stage.now();
+        stage.power_off(0);
+        stage.join(0);
+        let back = Duration::from_nanos(stage.now() - power_off);
+        assert!(back < seconds(7), "{}", stage.story());
+        let taker = stage.hold(1, long());
+        assert!(stage.comes_to_hold(taker, seconds(90)), "{}", stage.story());
+        let taken = age + Duration::from_nanos(stage.now() - power_off);
+        let (early, late) = (dead_after, dead_after + seconds(10));
+        assert!(
+            early <= taken && taken < late,
+            "{taken:?} {}",
+            stage.story()
+        );
+        assert_safe(&stage);
+    }
 }

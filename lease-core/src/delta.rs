@@ -20,7 +20,7 @@ use crate::disk::{Disk, Fault};
 use crate::id::{Generation, HostId, Name};
 use crate::record::heartbeat::Heartbeat;
 use crate::record::host_note::{BootId, HostNote};
-use crate::timing::Timing;
+use crate::timing::{Timing, by_another_clock};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use thiserror::Error;
@@ -113,6 +113,8 @@ struct Vacant {
     read_began: Moment,
     /// Until when writes of an earlier life of this host id may still land.
     quiet_from: Option<Moment>,
+    /// Until when anything of an earlier life may still run.
+    former_over: Moment,
 }
 
 /// Joins a host id.
@@ -168,6 +170,7 @@ pub fn join(
             renewed: issued,
             ballots_from,
             quiet_from: ballots_from,
+            former_over: Some(vacant.former_over),
         };
         lease.settle(disk, clock, vacant.timing(claim), tell)?;
         return Ok(lease);
@@ -200,19 +203,30 @@ impl Vacant {
 
     /// The record with us in it. It keeps the larger io_timeout until the join has settled.
     fn joined(&self, claim: &Claim, generation: Generation, now: Moment) -> Heartbeat {
+        let timestamp = next_timestamp(self.record.timestamp(), now);
         let note = HostNote {
             watchdog: claim.timing.watchdog(),
             host: claim.host,
             generation,
             boot_id: claim.boot_id,
+            former_over: over_from(timestamp, now, self.former_over),
         };
-        let timestamp = next_timestamp(self.record.timestamp(), now);
         self.record.joined(
             &claim.name,
             timestamp,
             self.timing(claim).io_timeout(),
             note,
         )
+    }
+}
+
+/// The timestamp from which nothing runs any more that is over at `over`, as a record says it that
+/// gets this timestamp now: timestamps may run ahead of the clock.
+fn over_from(timestamp: u64, now: Moment, over: Moment) -> u64 {
+    match over.since(now) {
+        Duration::ZERO => 1,
+        // Two more, for what both have lost of a second.
+        left => timestamp.saturating_add(left.as_secs() + 2),
     }
 }
 
@@ -270,16 +284,29 @@ impl Look {
         }
     }
 
+    /// Until when anything may run of the life whose record this is, or of one before that: of it,
+    /// as of any host, 8t + W after its last sign, which was before this look. That this machine
+    /// has rebooted since we know, and nobody else: a clone with our name may be live.
+    fn former_over(&self, claim: &Claim) -> Moment {
+        if self.record.is_free() {
+            return Moment::default();
+        }
+        let theirs = Timing::of_host(&self.record, claim.timing).takeover_after();
+        let before = self.record.former_over_in().unwrap_or_default();
+        self.ended.after(theirs.max(by_another_clock(before)))
+    }
+
     /// Until when the earlier life's writes may still land. It may have issued one until it died:
     /// before this boot, if it was ours; until all of it was dead, if it was another machine's (a
     /// write that was permitted before 8t may be issued by a process that stalled in between). It
     /// lands within 8t + W, or never.
     fn quiet_from(&self, claim: &Claim) -> Option<Moment> {
         let theirs = Timing::of_host(&self.record, claim.timing).takeover_after();
+        let over = self.former_over(claim);
         match self.is_us(claim) {
             _ if self.record.is_free() => None,
-            true => Some(self.ended.after(theirs)),
-            false => Some(self.ended.after(theirs).after(theirs)),
+            true => Some(over),
+            false => Some(over.after(theirs)),
         }
     }
 
@@ -322,6 +349,7 @@ fn wait_until_vacant(
                 record: now.record,
                 read_began: now.began,
                 quiet_from: first.quiet_from(claim),
+                former_over: first.former_over(claim),
             });
         }
         if !std::mem::replace(&mut told, true) {
@@ -368,6 +396,9 @@ pub struct HostLease {
     ballots_from: Moment,
     /// Before this moment the record is not freed.
     quiet_from: Moment,
+    /// Before this moment something of an earlier life may still run, for all that others know.
+    /// `None`: the lease-join that this one goes on from did not say.
+    former_over: Option<Moment>,
 }
 
 /// What an earlier process of the same boot knew of its host id.
@@ -495,6 +526,7 @@ impl HostLease {
             renewed: former.renewed,
             ballots_from: former.ballots_from,
             quiet_from: former.ballots_from,
+            former_over: record.former_over_in().map(|left| now.after(left)),
         })
     }
 
@@ -525,10 +557,7 @@ impl HostLease {
         if slowest != self.claim.timing {
             // From here on others may count by our own, shorter, io_timeout.
             let issued = clock.now();
-            let ours = self
-                .written
-                .stamped(self.later_timestamp(issued))
-                .timed(self.claim.timing.io_timeout());
+            let ours = self.stamped(issued).timed(self.claim.timing.io_timeout());
             self.lockspace.write_host(disk, self.claim.host, &ours)?;
             check_time(self.renewed, slowest, clock.now())?;
             (self.written, self.renewed) = (ours, issued);
@@ -577,7 +606,7 @@ impl HostLease {
         let read_ended = clock.now();
         self.check_ours(area.host(self.claim.host), read_began)?;
 
-        let record = self.written.stamped(self.later_timestamp(clock.now()));
+        let record = self.stamped(clock.now());
         self.check_time(clock)?;
         let issued = clock.now();
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &record) {
@@ -628,6 +657,14 @@ impl HostLease {
         }
         self.written = free;
         Ok(())
+    }
+
+    /// Our record with the timestamp of now.
+    fn stamped(&mut self, now: Moment) -> Heartbeat {
+        let timestamp = self.later_timestamp(now);
+        let over = self.former_over.map(|over| over_from(timestamp, now, over));
+        let record = self.written.stamped(timestamp);
+        record.after_former(over.unwrap_or(0))
     }
 
     /// Within one life no timestamp comes twice: whoever sees one again knows that nothing was

@@ -143,7 +143,7 @@ impl Timing {
     /// By the clock of another machine, which may run 1 % faster: what that machine waits for more
     /// than [`Timing::dead_after`] of ours. (8t + W) * 1.01.
     pub fn takeover_after(self) -> Duration {
-        self.dead_after() + self.dead_after() / 100
+        by_another_clock(self.dead_after())
     }
 
     /// How long a joiner looks at a record of its own name: longer than a renewal period. 3t.
@@ -167,6 +167,12 @@ impl Timing {
     pub fn seen_alive(self) -> Duration {
         self.times(4)
     }
+}
+
+/// How long to wait for what takes this long by the clock of another machine, which may run 1 %
+/// slower than ours.
+pub fn by_another_clock(theirs: Duration) -> Duration {
+    theirs.saturating_add(theirs / 100)
 }
 
 #[cfg(test)]
@@ -241,6 +247,7 @@ mod tests {
             host: HostId::new(3).unwrap(),
             generation: Generation(5),
             boot_id: [0; 16],
+            former_over: 1,
         };
         let with = Heartbeat::new(Geometry::ALL[0], &name, 1).joined(&name, 7, 1, note);
         let mut sector = with.to_sector();

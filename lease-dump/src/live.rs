@@ -103,6 +103,7 @@ mod tests {
             host: host(number),
             generation: Generation(2),
             boot_id: [0; 16],
+            former_over: 1,
         };
         let free = Heartbeat::new(Geometry::ALL[0], &name, 10);
         (

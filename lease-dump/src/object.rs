@@ -99,6 +99,7 @@ struct Event {
 struct Note {
     watchdog: u16,
     boot_id: String,
+    former_over: u64,
 }
 
 #[derive(Serialize)]
@@ -321,6 +322,7 @@ impl Note {
         Self {
             watchdog: note.watchdog,
             boot_id: groups.join("-"),
+            former_over: note.former_over,
         }
     }
 }

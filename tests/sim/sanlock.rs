@@ -94,6 +94,7 @@ fn joined(record: &Heartbeat, machine: &Machine, now: Moment) -> Heartbeat {
         host: machine.setup.host,
         generation: record.generation().next(),
         boot_id: [0; 16],
+        former_over: 0,
     };
     let io_timeout = machine.setup.timing.io_timeout();
     record.joined(&machine.name(), now.seconds().max(1), io_timeout, note)

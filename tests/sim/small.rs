@@ -484,6 +484,7 @@ fn beat(host: HostId) -> Heartbeat {
         host,
         generation: Generation(1),
         boot_id: [host.get() as u8; 16],
+        former_over: 1,
     };
     let free = Heartbeat::new(LOCKSPACE.geometry, &LOCKSPACE.name, 1);
     free.joined(&name, 5, 1, note)

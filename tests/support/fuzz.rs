@@ -138,6 +138,7 @@ fn host_note_of(number: u64) -> HostNote {
         host: host(number),
         generation: Generation(1),
         boot_id: [3; 16],
+        former_over: 1,
     }
 }
 

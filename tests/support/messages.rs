@@ -168,6 +168,9 @@ fn sighting(rng: &mut Rng) -> (HostId, Sighting) {
         timing: timing(rng),
         since: moment(rng),
         changed: some(rng, moment),
+        looked: moment(rng),
+        lost: rng.bool(),
+        former_over: moment(rng),
     };
     (host(rng), sighting)
 }

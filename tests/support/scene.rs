@@ -142,6 +142,7 @@ impl World {
             host: host_id(host),
             generation: Generation(1),
             boot_id: [0; 16],
+            former_over: 1,
         };
         let free = Heartbeat::new(geometry(), &name("LS"), 10);
         let joined = free.joined(&name("other"), timestamp, 10, note);

@@ -11,6 +11,7 @@ use super::leader::{LEADER_LEN, Raw};
 use super::{RecordError, leader};
 use crate::id::{Generation, HostId, Name};
 use crate::layout::Geometry;
+use std::time::Duration;
 
 /// Bytes at the start of a sector that say anything; in a larger one zeros follow.
 pub const RECORD_LEN: usize = BITMAP_AT + BITMAP_LEN;
@@ -151,6 +152,14 @@ impl Heartbeat {
         self.note.as_ref()
     }
 
+    /// How long after this timestamp, by its host's clock, nothing of an earlier life of the host id
+    /// runs any more: zero from then on. `None`: it does not say.
+    pub fn former_over_in(&self) -> Option<Duration> {
+        let said = self.note.filter(|note| note.former_over > 0)?;
+        let left = said.former_over.saturating_sub(self.timestamp());
+        Some(Duration::from_secs(left))
+    }
+
     /// The event fields.
     pub fn event(&self) -> Event {
         let [generation, number, data] = self.raw.tail();
@@ -183,6 +192,15 @@ impl Heartbeat {
     /// This record with another io_timeout, in seconds.
     pub fn timed(mut self, io_timeout: u8) -> Self {
         self.raw.set_io_timeout(u16::from(io_timeout));
+        self
+    }
+
+    /// This record, saying from which timestamp on its earlier lives are over; 0: not said.
+    pub fn after_former(mut self, former_over: u64) -> Self {
+        self.note = self.note.map(|note| HostNote {
+            former_over,
+            ..note
+        });
         self
     }
 
@@ -221,6 +239,7 @@ mod tests {
             host: host(1),
             generation: Generation(generation),
             boot_id: [7; 16],
+            former_over: 1,
         }
     }
 
@@ -324,6 +343,23 @@ mod tests {
             let read = Heartbeat::decode(&record.to_sector()).unwrap();
             assert_eq!(read.io_timeout(), told);
         }
+    }
+
+    #[test]
+    fn when_earlier_lives_are_over_is_said_in_timestamps_of_its_own() {
+        let joined = decoded(FREED).joined(&name("h"), 600, 2, note(2));
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (from, left) in [
+            (0, None),
+            (1, seconds(0)),
+            (600, seconds(0)),
+            (607, seconds(7)),
+        ] {
+            let sector = joined.after_former(from).to_sector();
+            let read = Heartbeat::decode(&sector).unwrap();
+            assert_eq!(read.former_over_in(), left);
+        }
+        assert_eq!(decoded(HELD).former_over_in(), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! sanlock keeps nothing.
 //!
 //! It says in how many seconds a watchdog (or a promise in its place) ends the host once its
-//! lease is lost, and which boot the host is in. A note that does not check, or that speaks of
+//! lease is lost, which boot the host is in, and from when on its earlier lives are over. A note that does not check, or that speaks of
 //! another host id or generation than the heartbeat beside it, is as good as absent.
 
 use super::bytes::{array_at, put, u16_at, u32_at, u64_at};
@@ -22,6 +22,7 @@ const WATCHDOG_AT: usize = 6;
 const HOST_ID_AT: usize = 8;
 const GENERATION_AT: usize = 16;
 const BOOT_ID_AT: usize = 24;
+const FORMER_OVER_AT: usize = 40;
 const CHECKSUM_AT: usize = HOST_NOTE_LEN - 4;
 
 /// Sixteen bytes that differ at every boot (`/proc/sys/kernel/random/boot_id`).
@@ -39,6 +40,9 @@ pub struct HostNote {
     pub generation: Generation,
     /// Of which boot.
     pub boot_id: BootId,
+    /// Nothing of an earlier life of the host id runs any more when the timestamp is as large as
+    /// this; 0: not said, as by a host that does not know of it.
+    pub former_over: u64,
 }
 
 impl HostNote {
@@ -57,6 +61,7 @@ impl HostNote {
             host: HostId::new(u64_at(bytes, HOST_ID_AT)).ok()?,
             generation: Generation(u64_at(bytes, GENERATION_AT)),
             boot_id: array_at(bytes, BOOT_ID_AT),
+            former_over: u64_at(bytes, FORMER_OVER_AT),
         })
     }
 
@@ -69,6 +74,7 @@ impl HostNote {
         put(&mut bytes, HOST_ID_AT, &self.host.get().to_le_bytes());
         put(&mut bytes, GENERATION_AT, &self.generation.0.to_le_bytes());
         put(&mut bytes, BOOT_ID_AT, &self.boot_id);
+        put(&mut bytes, FORMER_OVER_AT, &self.former_over.to_le_bytes());
         let sum = crc32fast::hash(&bytes[..CHECKSUM_AT]);
         put(&mut bytes, CHECKSUM_AT, &sum.to_le_bytes());
         bytes
@@ -85,6 +91,7 @@ mod tests {
             host: HostId::new(7).unwrap(),
             generation: Generation(3),
             boot_id: [0xAB; 16],
+            former_over: 0x0102,
         }
     }
 
@@ -96,6 +103,8 @@ mod tests {
             &bytes[8..24],
             [7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]
         );
+        assert_eq!(bytes[24..40], [0xAB; 16]);
+        assert_eq!(bytes[40..52], [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(HostNote::decode(&bytes), Some(note()));
     }
 
