@@ -362,3 +362,45 @@ fn a_lease_join_that_is_leaving_or_has_lost_its_host_id_counts_as_none() {
     hold.signal(Signal::SIGCONT);
     assert_eq!(second.finish().code, 124);
 }
+
+/// Under two host ids both live, until one reboots and takes the other's record for its own.
+#[test]
+fn two_live_hosts_with_one_name_are_told_of_each_other_once() {
+    let storage = Storage::new(0);
+    let hosts = [1, 2].map(|id| Host::new(&storage, id).called("same"));
+    let joins = hosts.each_ref().map(Host::join);
+    for (join, (ours, theirs)) in joins.iter().zip([(1, 2), (2, 1)]) {
+        join.wait_for_stderr(&format!(
+            "host id {theirs} is held by a live host that is called same, as this one with host id \
+             {ours} is; give each a name of its own"
+        ));
+    }
+    let [first, _] = &hosts;
+    for _ in 0..2 {
+        first.wait_for_renewal();
+    }
+    for join in joins {
+        assert_eq!(join.stderr().matches("called same").count(), 1);
+    }
+}
+
+#[test]
+fn a_host_id_that_is_in_use_by_our_own_name_may_be_a_clones() {
+    let storage = Storage::new(0);
+    let first = Host::new(&storage, 1).called("same");
+    let _join = first.join();
+    let elsewhere = Host::new(&storage, 3);
+    let clone = Host::new(&storage, 1)
+        .called("same")
+        .in_place_of(&elsewhere);
+    let ran = clone.start_join().finish();
+    assert_eq!(ran.code, 75, "{ran:?}");
+    let said = "in use by same; that is our own name: a clone? Choose another host id";
+    assert!(ran.stderr.contains(said), "{ran:?}");
+    let other = Host::new(&storage, 1)
+        .called("other")
+        .in_place_of(&elsewhere);
+    let ran = other.start_join().finish();
+    assert_eq!(ran.code, 75, "{ran:?}");
+    assert!(!ran.stderr.contains("a clone?"), "{ran:?}");
+}

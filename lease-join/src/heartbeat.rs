@@ -5,7 +5,9 @@ use crate::state::Logged;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::delta::{HostLease, RenewError};
 use lease_core::device::Presence;
+use lease_core::id::HostId;
 use lease_core::liveness::Sightings;
+use lease_core::record::heartbeat::Heartbeat as Record;
 use lease_core::registry::message::Renewal;
 use lease_core::timing::Timing;
 use lease_core::tool::show;
@@ -25,6 +27,8 @@ pub(crate) enum Beat {
         /// How it went.
         renewal: Renewal,
     },
+    /// A live host has our name under this host id. Reported once.
+    Namesake(HostId),
     /// It was not, and will be tried again.
     Failed(String),
     /// The host id is lost. The last report.
@@ -52,6 +56,7 @@ impl Heartbeat {
             report,
             wake,
             failures: 0,
+            namesake: None,
         };
         std::thread::Builder::new().spawn(move || thread.run(&told))?;
         Ok(Self { leave, beats })
@@ -78,6 +83,8 @@ struct Thread {
     wake: Wake,
     /// Attempts that have failed since the last renewal.
     failures: u32,
+    /// The first live host that was seen to have our name.
+    namesake: Option<HostId>,
 }
 
 impl Thread {
@@ -127,6 +134,7 @@ impl Thread {
             Ok(scan) => {
                 for (host, record) in scan.area.joined() {
                     hosts.look(host, &record, timing, scan.read_ended);
+                    self.look_for_namesake(host, &record, hosts);
                 }
                 let [read_ms, write_ms] = self.disk.took();
                 Beat::Renewed {
@@ -145,6 +153,18 @@ impl Thread {
                 Beat::Failed(fault.to_string())
             }
             Err(RenewError::Lost(lost)) => Beat::Lost(lost.to_string()),
+        }
+    }
+
+    /// A record that stands there may be our own, of another host id before; one that changes is
+    /// not.
+    fn look_for_namesake(&mut self, host: HostId, record: &Record, hosts: &Sightings) {
+        let ours = self.lease.claim();
+        let lives = hosts.of(host).is_some_and(|seen| seen.changed.is_some());
+        let same = host != ours.host && record.host_name() == Some(ours.name);
+        if same && lives && self.namesake.is_none() {
+            self.namesake = Some(host);
+            self.tell(Beat::Namesake(host));
         }
     }
 

@@ -309,7 +309,7 @@ fn join_anew(
     match delta::join(lockspace, disk, &signals.clock, claim, &mut tell) {
         Ok(lease) => Ok(Some(lease)),
         Err(JoinError::Interrupted) => Ok(None),
-        Err(error) => Err(join_failure(spec, &error)),
+        Err(error) => Err(join_failure(spec, claim.name, &error)),
     }
 }
 
@@ -388,14 +388,18 @@ fn describe_wait(spec: &Spec, waiting: Waiting) -> String {
     }
 }
 
-fn join_failure(spec: &Spec, error: &JoinError) -> Failure {
+fn join_failure(spec: &Spec, ours: Name, error: &JoinError) -> Failure {
     let text = format!("cannot join {}: {error}", spec.lockspace);
     match error {
         JoinError::Disk(fault) => Failure::new(Status::of_fault(fault), text).numbered(-202),
         JoinError::TooSlow(_) | JoinError::Lost(_) => Failure::new(Status::Io, text).numbered(-202),
         JoinError::Record(_) => Failure::new(Status::Invalid, text),
-        JoinError::InUse { .. } => {
-            Failure::new(Status::Busy, format!("{text}; choose another host id")).numbered(-262)
+        JoinError::InUse { name } => {
+            let what_to_do = match *name == Some(ours) {
+                true => "that is our own name: a clone? Choose another host id, and another name",
+                false => "choose another host id",
+            };
+            Failure::new(Status::Busy, format!("{text}; {what_to_do}")).numbered(-262)
         }
         JoinError::Interrupted => Failure::new(Status::Internal, text),
     }

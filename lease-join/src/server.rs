@@ -15,6 +15,7 @@ use anyhow::Context;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::contain::Remains;
 use lease_core::delta::Tenure;
+use lease_core::id::HostId;
 use lease_core::liveness::Sightings;
 use lease_core::registry::message::{HolderId, Left, Phase, Renewal, Tell};
 use lease_core::registry::table::{Answer, Holder, Link, OutOfOrder, Table};
@@ -365,6 +366,7 @@ impl Server {
                     self.note(renewal);
                     self.renewed(renewed, hosts);
                 }
+                Beat::Namesake(host) => self.warn_of(host),
                 Beat::Failed(why) => self.not_renewed(&why),
                 Beat::Lost(why) => self.lose(&why),
                 Beat::Left(Ok(free)) => {
@@ -379,6 +381,17 @@ impl Server {
             }
         }
         Ok(None)
+    }
+
+    /// Whoever has our name may take a record of ours for its own.
+    fn warn_of(&self, namesake: HostId) {
+        let (shown, name, host) = (&self.shown, self.life.host_name, self.life.host);
+        let text = format!(
+            "{shown}: host id {namesake} is held by a live host that is called {name}, as this one \
+             with host id {host} is; give each a name of its own (--host-name): after a reboot one \
+             may take the other's host id for its own"
+        );
+        say(TOOL, text);
     }
 
     fn note(&mut self, renewal: Renewal) {
