@@ -10,9 +10,11 @@
 //! lives and no I/O is outstanding. After a loss nothing at all is written.
 
 mod area;
+mod former;
 mod tenure;
 
 pub use area::{Area, HeartbeatError, Lockspace};
+pub use former::Former;
 pub use tenure::Tenure;
 
 use crate::clock::{Clock, Interrupted, Moment};
@@ -21,7 +23,6 @@ use crate::id::{Generation, HostId, Name};
 use crate::record::heartbeat::Heartbeat;
 use crate::record::host_note::{BootId, HostNote};
 use crate::timing::{Timing, by_another_clock};
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -399,59 +400,6 @@ pub struct HostLease {
     /// Before this moment something of an earlier life may still run, for all that others know.
     /// `None`: the lease-join that this one goes on from did not say.
     former_over: Option<Moment>,
-}
-
-/// What an earlier process of the same boot knew of its host id.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Former {
-    /// Which life of the host it was.
-    pub generation: Generation,
-    /// The timestamp of its last completed write.
-    pub written: u64,
-    /// The timestamps of writes that have not completed, and may still land.
-    #[serde(default)]
-    pub unsure: Vec<u64>,
-    /// The moment before the last completed renewal was issued.
-    pub renewed: Moment,
-    /// Its [`HostLease::ballots_from`].
-    pub ballots_from: Moment,
-}
-
-impl Former {
-    /// Of a host id as it stands, with nothing on its way.
-    pub fn of(lease: &HostLease) -> Self {
-        Self {
-            generation: lease.generation,
-            written: lease.written.timestamp(),
-            unsure: lease.unsure.iter().map(|(at, _)| at.timestamp()).collect(),
-            renewed: lease.renewed,
-            ballots_from: lease.ballots_from,
-        }
-    }
-
-    /// A write with this timestamp is about to be issued: to be kept before it is.
-    pub fn issue(&mut self, timestamp: u64, timing: Timing) {
-        // Twice as long as a write can be on its way: timestamps may run ahead of the clock.
-        let long = 2 * timing.takeover_after().as_secs();
-        self.unsure
-            .retain(|earlier| earlier.saturating_add(long) >= timestamp);
-        self.unsure.push(timestamp);
-    }
-
-    /// The write with this timestamp has completed; `issued` is the moment before it was issued.
-    pub fn complete(&mut self, timestamp: u64, issued: Moment) {
-        (self.written, self.renewed) = (timestamp, issued);
-        self.unsure.retain(|unsure| *unsure != timestamp);
-    }
-
-    /// From when on, as it looks at `now`, none of its writes can land any more. Nobody knows when
-    /// the last of them was issued, but it was before.
-    pub fn quiet_from(&self, timing: Timing, now: Moment) -> Moment {
-        match self.unsure.is_empty() {
-            true => Moment::default(),
-            false => now.after(timing.takeover_after()),
-        }
-    }
 }
 
 /// Why a renewal did not happen.

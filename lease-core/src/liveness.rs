@@ -36,8 +36,8 @@ pub enum Verdict {
     Alive,
     /// Its heartbeat has not changed for longer than everything it guarded can have lived.
     Dead,
-    /// Not seen to change, not yet for long enough: dead at `until`, if it does not change. Or joined
-    /// again, and something of the earlier life may run until then.
+    /// Not seen to change, not yet for long enough: dead at `until`, if it does not change. Or
+    /// joined again, and something of the earlier life may run until then.
     Unknown {
         /// When it will be known at the latest.
         until: Moment,

@@ -152,8 +152,8 @@ impl Heartbeat {
         self.note.as_ref()
     }
 
-    /// How long after this timestamp, by its host's clock, nothing of an earlier life of the host id
-    /// runs any more: zero from then on. `None`: it does not say.
+    /// How long after this timestamp, by its host's clock, nothing of an earlier life of the host
+    /// id runs any more: zero from then on. `None`: it does not say.
     pub fn former_over_in(&self) -> Option<Duration> {
         let said = self.note.filter(|note| note.former_over > 0)?;
         let left = said.former_over.saturating_sub(self.timestamp());

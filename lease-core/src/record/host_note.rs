@@ -2,8 +2,9 @@
 //! sanlock keeps nothing.
 //!
 //! It says in how many seconds a watchdog (or a promise in its place) ends the host once its
-//! lease is lost, which boot the host is in, and from when on its earlier lives are over. A note that does not check, or that speaks of
-//! another host id or generation than the heartbeat beside it, is as good as absent.
+//! lease is lost, which boot the host is in, and from when on its earlier lives are over. A note
+//! that does not check, or that speaks of another host id or generation than the heartbeat beside
+//! it, is as good as absent.
 
 use super::bytes::{array_at, put, u16_at, u32_at, u64_at};
 use crate::id::{Generation, HostId};
