@@ -44,6 +44,43 @@ fn an_io_that_timed_out_bars_all_others_until_it_has_come_back() {
     assert_eq!(device.read(0, 512).unwrap(), [1; 512]);
 }
 
+#[test]
+fn what_was_begun_is_done_once_and_its_outcome_is_told_to_who_asks_next() {
+    let storage = Storage::new(1);
+    let device = open(&storage.file());
+    device.begin_write(0, &[3; 512]);
+    assert_eq!(device.write(0, &[3; 512]), Ok(()));
+    device.begin_read(0, 512);
+    let mut seen: Vec<u8> = Vec::new();
+    device
+        .inspect(0, 512, &mut |bytes| seen.extend(bytes))
+        .unwrap();
+    assert_eq!(seen, [3; 512]);
+    let end = storage.offset(2);
+    device.begin_read(end, 512);
+    let read = device.read(end, 512);
+    assert!(matches!(read, Err(Fault::Unfit(_))), "{read:?}");
+    assert_eq!(device.settle(), Ok(()));
+}
+
+#[test]
+fn what_was_begun_is_outstanding_to_all_that_ask_for_something_else() {
+    let storage = Storage::new(1);
+    let path = StoragePath::to(&storage);
+    let mut device = open(&path.disk());
+    device.set_limit(SHORT);
+    path.hang();
+    device.begin_write(0, &[1; 512]);
+    device.begin_write(0, &[2; 512]);
+    assert_eq!(device.read(0, 512), Err(Fault::Outstanding));
+    assert_eq!(device.write(0, &[2; 512]), Err(Fault::Outstanding));
+    assert_eq!(device.settle(), Err(Fault::Outstanding));
+    path.go_on();
+    wait_until("it has come back", SOON, || device.settle().ok());
+    device.set_limit(SOON);
+    assert_eq!(device.read(0, 512).unwrap(), [1; 512]);
+}
+
 /// All that its user needs of it.
 const AREA: Range<u64> = 0..MIB;
 

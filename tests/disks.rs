@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use lease_core::disk::Fault;
+use lease_core::disk::{Disk, Fault};
 use lease_core::id::{Generation, Lver};
 use lease_core::liveness::Sightings;
 use lease_core::quorum::{Quorum, Replica};
@@ -10,6 +10,7 @@ use lease_core::record::ballot::BallotSector;
 use lease_core::record::leader::Leader;
 use lease_core::resource::{AcquireError, Attempt, Held, Member, Refusal, Resource, Wanted};
 use lease_core::spec::Mode;
+use std::cell::RefCell;
 use std::time::Duration;
 use support::scene::{AREA, World, block, geometry, stamp};
 use support::script::Fate;
@@ -32,6 +33,55 @@ fn while_one_disk_of_three_owes_an_answer_nothing_is_settled() {
     assert_eq!(quorum.settle(), Err(Fault::Outstanding));
     worlds[1].disk.land();
     assert_eq!(quorum.settle(), Ok(()));
+}
+
+/// A disk that says when it is asked to begin, and when its answer is waited for.
+struct Asked<'a>(char, &'a RefCell<String>);
+
+impl Asked<'_> {
+    fn note(&self, what: &str) {
+        self.1.borrow_mut().extend([what, &self.0.to_string(), " "]);
+    }
+}
+
+impl Disk for Asked<'_> {
+    fn read(&self, _: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.note("r");
+        Ok(vec![0; len])
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), Fault> {
+        self.note("w");
+        Ok(())
+    }
+
+    fn begin_read(&self, _: u64, _: usize) {
+        self.note("begin r");
+    }
+
+    fn begin_write(&self, _: u64, _: &[u8]) {
+        self.note("begin w");
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+#[test]
+fn every_disk_is_asked_before_the_answer_of_one_is_waited_for() {
+    let log = RefCell::default();
+    let disks = ['a', 'b', 'c'].map(|name| Asked(name, &log));
+    let replicas = disks.iter().map(|disk| Replica { disk, offset: 0 });
+    let quorum = Quorum::new(replicas.collect());
+    let written = quorum.write(0, &[0; 512]).unwrap();
+    let asked = "begin wa begin wb begin wc wa wb wc ";
+    assert_eq!(log.take(), asked);
+    let see = |_: &[u8]| Ok::<_, Fault>(());
+    quorum
+        .read_after(&written[1..].to_vec(), 0, 512, see)
+        .unwrap();
+    assert_eq!(log.take(), "begin rb begin rc rb rc ");
 }
 
 /// Two hosts; three disks.

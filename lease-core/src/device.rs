@@ -24,7 +24,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Alignment of every buffer: enough for both sector sizes.
@@ -86,10 +86,20 @@ struct Worker {
     /// Kept from one I/O to the next; `None` while one is under way: an I/O was sent and its answer
     /// has not been taken yet.
     buffer: Option<Buffer>,
+    /// The I/O that was begun and is to be asked for next, and since when it is under way.
+    begun: Option<(Aim, Instant)>,
     /// A write has failed that may still land.
     unsure: bool,
     /// Whether a write that has failed is over: it is on the disk or not, and stays so.
     failure_is_final: bool,
+}
+
+/// What an I/O is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Aim {
+    write: bool,
+    offset: u64,
+    len: usize,
 }
 
 /// An I/O: the bytes of `buffer`, read or written at `offset`.
@@ -138,6 +148,7 @@ impl Device {
                 requests,
                 answers,
                 buffer: Some(Buffer::default()),
+                begun: None,
                 unsure: false,
                 failure_is_final: found.failure_is_final,
             }),
@@ -202,6 +213,13 @@ impl Device {
         Geometry::default_for(self.found.sector)
     }
 
+    /// Gives its memory back, unless an I/O is under way: it is as large as the largest one was.
+    pub fn shed_memory(&self) {
+        if let Some(buffer) = &mut self.worker().buffer {
+            *buffer = Buffer::default();
+        }
+    }
+
     fn worker(&self) -> MutexGuard<'_, Worker> {
         self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,25 +228,35 @@ impl Device {
 impl Disk for Device {
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
         let mut worker = self.worker();
-        let bytes = worker.ask(false, offset, len, |_| {}, self.limit)?;
+        let bytes = worker.ask(Aim::read(offset, len), None, self.limit)?;
         Ok(bytes.to_vec())
     }
 
     fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
         let mut worker = self.worker();
-        see(worker.ask(false, offset, len, |_| {}, self.limit)?);
+        see(worker.ask(Aim::read(offset, len), None, self.limit)?);
         Ok(())
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let fill = |buffer: &mut [u8]| buffer.copy_from_slice(bytes);
         let mut worker = self.worker();
-        worker.ask(true, offset, bytes.len(), fill, self.limit)?;
+        let aim = Aim::write(offset, bytes.len());
+        worker.ask(aim, Some(bytes), self.limit)?;
         Ok(())
+    }
+
+    fn begin_read(&self, offset: u64, len: usize) {
+        self.worker().begin(Aim::read(offset, len), None);
+    }
+
+    fn begin_write(&self, offset: u64, bytes: &[u8]) {
+        let aim = Aim::write(offset, bytes.len());
+        self.worker().begin(aim, Some(bytes));
     }
 
     fn settle(&self) -> Result<(), Fault> {
         let mut worker = self.worker();
+        worker.begun = None;
         worker.buffer = Some(worker.collect(self.limit)?);
         match worker.unsure {
             true => Err(Fault::Unsure),
@@ -237,31 +265,28 @@ impl Disk for Device {
     }
 }
 
+impl Aim {
+    fn read(offset: u64, len: usize) -> Self {
+        let write = false;
+        Self { write, offset, len }
+    }
+
+    fn write(offset: u64, len: usize) -> Self {
+        let write = true;
+        Self { write, offset, len }
+    }
+}
+
 impl Worker {
-    /// One I/O, of `len` bytes that `fill` has made ready. Returns them as they are after it.
-    fn ask(
-        &mut self,
-        write: bool,
-        offset: u64,
-        len: usize,
-        fill: impl FnOnce(&mut [u8]),
-        limit: Duration,
-    ) -> Result<&[u8], Fault> {
-        let mut buffer = self.collect(Duration::ZERO)?;
-        if write && self.unsure {
-            self.buffer = Some(buffer);
-            return Err(Fault::Unsure);
-        }
-        fill(buffer.resize(len));
-        let request = Request {
-            write,
-            offset,
-            buffer,
+    /// One I/O, unless it was begun already, and the bytes as they are after it.
+    fn ask(&mut self, aim: Aim, bytes: Option<&[u8]>, limit: Duration) -> Result<&[u8], Fault> {
+        let since = match self.begun.take() {
+            Some((begun, since)) if begun == aim => since,
+            // One that nobody has asked for is outstanding, as any that has not come back.
+            _ => self.issue(aim, bytes)?,
         };
-        if self.requests.send(request).is_err() {
-            return Err(gone());
-        }
-        let answer = match self.answers.recv_timeout(limit) {
+        let left = limit.saturating_sub(since.elapsed());
+        let answer = match self.answers.recv_timeout(left) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => return Err(Fault::TimedOut(limit.as_secs())),
             Err(RecvTimeoutError::Disconnected) => return Err(gone()),
@@ -270,7 +295,40 @@ impl Worker {
         let buffer = self.buffer.insert(answer.buffer);
         match answer.result {
             Ok(()) => Ok(buffer.bytes()),
-            Err(error) => Err(fault(&error, offset, len)),
+            Err(error) => Err(fault(&error, aim.offset, aim.len)),
+        }
+    }
+
+    /// Issues an I/O that is asked for next. One that cannot be issued is found to be so then.
+    fn begin(&mut self, aim: Aim, bytes: Option<&[u8]>) {
+        if self.begun.is_none()
+            && let Ok(since) = self.issue(aim, bytes)
+        {
+            self.begun = Some((aim, since));
+        }
+    }
+
+    /// Issues an I/O, if none is under way; since when it is.
+    fn issue(&mut self, aim: Aim, bytes: Option<&[u8]>) -> Result<Instant, Fault> {
+        let Aim { write, offset, len } = aim;
+        let mut buffer = self.collect(Duration::ZERO)?;
+        if write && self.unsure {
+            self.buffer = Some(buffer);
+            return Err(Fault::Unsure);
+        }
+        let room = buffer.resize(len);
+        if let Some(bytes) = bytes {
+            room.copy_from_slice(bytes);
+        }
+        let request = Request {
+            write,
+            offset,
+            buffer,
+        };
+        let since = Instant::now();
+        match self.requests.send(request) {
+            Ok(()) => Ok(since),
+            Err(_) => Err(gone()),
         }
     }
 

@@ -57,6 +57,14 @@ pub trait Disk {
     /// [`Fault::Outstanding`] and [`Fault::Unsure`] nothing was written.
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault>;
 
+    /// The next call is [`Disk::inspect`] with the same arguments: a disk that can begins to read
+    /// meanwhile. Whatever stands in the way of it, that call says.
+    fn begin_read(&self, _offset: u64, _len: usize) {}
+
+    /// The same for [`Disk::write`]. The write is on its way from here on: that call must follow,
+    /// and none but it says how it went.
+    fn begin_write(&self, _offset: u64, _bytes: &[u8]) {}
+
     /// Waits until no write can land any more, for as long as one I/O may take; fails with
     /// [`Fault::Outstanding`] or [`Fault::Unsure`] if one still may.
     fn settle(&self) -> Result<(), Fault>;
@@ -100,6 +108,12 @@ impl Disk for Absent {
 }
 
 impl<D: Disk + ?Sized> Disk for &D {
+    fn begin_read(&self, offset: u64, len: usize) {
+        (**self).begin_read(offset, len);
+    }
+    fn begin_write(&self, offset: u64, bytes: &[u8]) {
+        (**self).begin_write(offset, bytes);
+    }
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
         (**self).read(offset, len)
     }

@@ -5,6 +5,8 @@
 //! of the disks that took the write, and only those count. Two majorities share a disk: of two
 //! hosts in a phase at once, one sees the other there.
 //!
+//! All disks are asked at the same time, and all answers are waited for.
+//!
 //! A disk with an outstanding I/O answers [`Fault::Outstanding`] at once and so stays out of
 //! every majority until that I/O has come back.
 
@@ -46,7 +48,11 @@ impl<'a> Quorum<'a> {
 
     /// Writes `bytes` at byte `at` of the area on every disk. On failure some disks may have it.
     pub fn write(&self, at: usize, bytes: &[u8]) -> Result<Votes<()>, Fault> {
-        self.collect(0..self.replicas.len(), |replica| {
+        let begin = |replica: &Replica<'_>| {
+            let offset = replica.offset + at as u64;
+            replica.disk.begin_write(offset, bytes);
+        };
+        self.collect(0..self.replicas.len(), begin, |replica| {
             replica.disk.write(replica.offset + at as u64, bytes)
         })
     }
@@ -83,21 +89,29 @@ impl<'a> Quorum<'a> {
 
     fn read_on<T, E: From<Fault>>(
         &self,
-        indices: impl Iterator<Item = usize>,
+        indices: impl Iterator<Item = usize> + Clone,
         at: usize,
         len: usize,
         check: impl Fn(&[u8]) -> Result<T, E>,
     ) -> Result<Votes<T>, E> {
-        self.collect(indices, |replica| {
+        let begin = |replica: &Replica<'_>| {
+            replica.disk.begin_read(replica.offset + at as u64, len);
+        };
+        self.collect(indices, begin, |replica| {
             read_as(replica.disk, replica.offset + at as u64, len, &check)?
         })
     }
 
     fn collect<T, E>(
         &self,
-        indices: impl Iterator<Item = usize>,
+        indices: impl Iterator<Item = usize> + Clone,
+        begin: impl Fn(&Replica<'_>),
         io: impl Fn(&Replica<'_>) -> Result<T, E>,
     ) -> Result<Votes<T>, E> {
+        if self.replicas.len() > 1 {
+            let asked = indices.clone();
+            asked.for_each(|index| begin(&self.replicas[index]));
+        }
         let mut votes = Vec::with_capacity(self.replicas.len());
         let mut first_error = None;
         for index in indices {

@@ -406,6 +406,10 @@ impl Worker {
             } => self.acquire(wanted, not_before, patient_until),
             job => self.do_work(job),
         };
+        if let Answer::Attempted(..) = answer {
+            let devices = self.opened.devices.iter().flatten();
+            devices.for_each(Device::shed_memory);
+        }
         self.failed = match &answer {
             Answer::Attempted(Err(_), _) | Answer::Shared(Err(_)) | Answer::Watched(Err(_)) => true,
             Answer::Attempted(Ok(_), left) => left.late,
@@ -610,6 +614,15 @@ struct Noted<'a> {
 }
 
 impl Disk for Noted<'_> {
+    fn begin_read(&self, offset: u64, len: usize) {
+        self.disk.begin_read(offset, len);
+    }
+
+    fn begin_write(&self, offset: u64, bytes: &[u8]) {
+        self.wrote.set(true);
+        self.disk.begin_write(offset, bytes);
+    }
+
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
         self.disk.read(offset, len)
     }
