@@ -270,6 +270,33 @@ fn nonsense_costs_the_others_nothing() {
 }
 
 #[test]
+fn an_acquire_beside_many_holders_writes_less_than_a_line_for_each_of_them() {
+    const HOLDERS: u64 = 40;
+    let storage = Storage::new(HOLDERS + 1);
+    let (a, join) = Host::joined(&storage, 1);
+    let holds: Vec<Process> = (1..=HOLDERS)
+        .map(|number| a.holding(&[&storage.resource(number)]))
+        .collect();
+    let written = || {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", join.pid())).unwrap();
+        let bytes = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+        bytes.unwrap().parse::<u64>().unwrap()
+    };
+    // Now and then all holders are written, in a file that is empty but for them.
+    let one_more = || {
+        let before = written();
+        let ran = a.hold(&[&storage.resource(HOLDERS + 1)], &["true"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        written() - before
+    };
+    let least = std::iter::repeat_with(one_more).take(4).min().unwrap();
+    println!("{least} bytes");
+    // Each holder has a line of more than this.
+    assert!(least < HOLDERS * 300, "{least} bytes");
+    assert!(holds.iter().all(|hold| hold.code().is_none()));
+}
+
+#[test]
 fn a_crowd_of_holders_dies_in_time() {
     let crowd: usize = std::env::var("CROWD").map_or(200, |n| n.parse().unwrap());
     // One of four has its resource alone, the others share one.

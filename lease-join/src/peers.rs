@@ -112,15 +112,19 @@ impl Server {
         })
     }
 
-    /// Hears every connection that has something to say.
+    /// Hears every connection that has something to say, and closes those that wait too long with
+    /// it. For one that is idle nothing is done, not even a system call.
     pub(crate) fn hear_peers(&mut self) -> anyhow::Result<()> {
         let now = self.clock.now();
-        let numbers: Vec<u64> = self.peers.keys().copied().collect();
-        for number in numbers {
+        let is_late =
+            |peer: &Peer| peer.holder.is_none() && now.since(peer.since) > REGISTER_WITHIN;
+        let late = self.peers.iter().filter(|(_, peer)| is_late(peer));
+        let late: Vec<u64> = late.map(|(number, _)| *number).collect();
+        for number in std::mem::take(&mut self.called).into_iter().chain(late) {
             let Some(peer) = self.peers.get_mut(&number) else {
                 continue;
             };
-            let late = peer.holder.is_none() && now.since(peer.since) > REGISTER_WITHIN;
+            let late = is_late(peer);
             // What was said before the connection broke is heard all the same, to the last word.
             let written = peer.wire.flush().is_ok();
             let filled = match written {
@@ -404,15 +408,18 @@ impl Server {
         self.scribe.ask()
     }
 
-    /// Hands over what was asked for since the last time: once for all, since with many holders a
-    /// page is long.
+    /// Hands over what was asked for since the last time, once for all: what has changed, and now
+    /// and then all of it.
     pub(crate) fn write_page(&mut self) -> anyhow::Result<()> {
         if self.scribe.is_asked() {
-            let holders = Holders {
-                generation: self.life.former.generation,
-                table: self.table.clone(),
-            };
-            self.scribe.write(serde_json::to_vec(&holders)?);
+            let changes = serde_json::to_vec(&self.table.take_changes())?;
+            if !self.scribe.change(changes) {
+                let holders = Holders {
+                    generation: self.life.former.generation,
+                    table: self.table.clone(),
+                };
+                self.scribe.page(serde_json::to_vec(&holders)?);
+            }
         }
         Ok(())
     }

@@ -38,6 +38,8 @@ const STRIKE_EVERY: Duration = Duration::from_millis(50);
 
 /// How long whoever reads stdout is waited for.
 const READ_WITHIN: Duration = Duration::from_secs(1);
+/// What is waited for besides the peers.
+const FDS_BEFORE_PEERS: usize = 2;
 const NO_THREAD: &str = "cannot start a thread";
 
 /// Where the server is in its life.
@@ -86,6 +88,8 @@ pub(crate) struct Server {
     pub(crate) table: Table,
     pub(crate) peers: BTreeMap<u64, Peer>,
     pub(crate) next_peer: u64,
+    /// The connections that have something to say.
+    pub(crate) called: Vec<u64>,
     pub(crate) connections_max: usize,
     /// Before this moment no new connection is looked for.
     pub(crate) deaf_until: Moment,
@@ -172,6 +176,7 @@ impl Server {
             table,
             peers: BTreeMap::new(),
             next_peer: 0,
+            called: Vec::new(),
             connections_max: raise_descriptor_limit(),
             deaf_until: Moment::default(),
             awaited,
@@ -286,13 +291,16 @@ impl Server {
             .map_or(most, |dog| most.min(dog.pause()));
         let left = self.next_deadline().since(self.clock.now()).min(most);
         let left = left.max(Duration::from_millis(1));
-        match poll(
-            &mut fds,
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO),
-        ) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        let most = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let calls = match poll(&mut fds, most) {
+            Ok(calls) => calls > 0,
+            Err(nix::errno::Errno::EINTR) => false,
             Err(errno) => return Err(errno).context("cannot wait for news"),
-        }
+        };
+        let has_news = |fd: &PollFd<'_>| fd.revents() != Some(PollFlags::empty());
+        let of_peers = fds[FDS_BEFORE_PEERS..].iter().zip(self.peers.keys());
+        let called = of_peers.filter(|(fd, _)| calls && has_news(fd));
+        self.called = called.map(|(_, number)| *number).collect();
         self.signals.wake.clear();
         Ok(())
     }

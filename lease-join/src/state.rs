@@ -10,6 +10,7 @@ use lease_core::disk::{Disk, Fault};
 use lease_core::id::{Generation, HostId, Name};
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::host_note::BootId;
+use lease_core::registry::journal;
 use lease_core::registry::message::AreaId;
 use lease_core::registry::place::{Kept, Place};
 use lease_core::registry::table::{Holder, Table};
@@ -17,6 +18,7 @@ use lease_core::timing::Timing;
 use lease_core::tool::{Failure, Status};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -160,7 +162,7 @@ impl Remains {
         let Some(life) = life.filter(|life| life.boot_id == *boot_id) else {
             return Ok(None);
         };
-        let holders: Option<Holders> = read_file(place, Kept::Holders)?;
+        let holders = read_holders(place)?;
         let of_this_life = |h: &Holders| life.is_joined() && h.generation == life.former.generation;
         let table = holders.map(|h| match of_this_life(&h) {
             true => h.table,
@@ -171,21 +173,38 @@ impl Remains {
 }
 
 fn read_file<T: DeserializeOwned>(place: &Place, file: Kept) -> Result<Option<T>, Failure> {
-    let failed = |why: String| {
-        let text = format!(
-            "cannot join {}: the file {} of an earlier lease-join cannot be read ({why}), and what \
-             that one guarded may still run; end it, remove the file, and start again",
-            place.shown().display(),
-            file.name()
-        );
-        Failure::new(Status::Busy, text)
-    };
-    let bytes = place.read(file).map_err(|why| failed(why.to_string()))?;
+    let bytes = place
+        .read(file)
+        .map_err(|why| unreadable(place, file, &why))?;
     let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
-    bytes
-        .map(parse)
-        .transpose()
-        .map_err(|why| failed(why.to_string()))
+    let parsed = bytes.map(parse).transpose();
+    parsed.map_err(|why| unreadable(place, file, &why))
+}
+
+/// The holders as they were written down, and then changed.
+fn read_holders(place: &Place) -> Result<Option<Holders>, Failure> {
+    let records = journal::read(place).map_err(|why| unreadable(place, Kept::Holders, &why))?;
+    let parse = |records: Vec<Vec<u8>>| {
+        let mut records = records.into_iter();
+        let page = records.next().unwrap_or_default();
+        let mut holders: Holders = serde_json::from_slice(&page)?;
+        for record in records {
+            holders.table.apply(serde_json::from_slice(&record)?);
+        }
+        Ok::<_, serde_json::Error>(holders)
+    };
+    let parsed = records.map(parse).transpose();
+    parsed.map_err(|why| unreadable(place, Kept::Holders, &why))
+}
+
+fn unreadable(place: &Place, file: Kept, why: &dyn Display) -> Failure {
+    let text = format!(
+        "cannot join {}: the file {} of an earlier lease-join cannot be read ({why}), and what \
+         that one guarded may still run; end it, remove the file, and start again",
+        place.shown().display(),
+        file.name()
+    );
+    Failure::new(Status::Busy, text)
 }
 
 /// The heartbeat's file. It says of each write that it is about to be issued, and that it has

@@ -137,10 +137,10 @@ impl Host {
         (ran.code == 0).then(|| serde_json::from_str(&ran.stdout).expect("JSON"))
     }
 
-    /// The next page of holders that its lease-join writes goes to a pipe, and waits there until
-    /// [`Page::let_go`].
+    /// The next change of its holders that its lease-join writes goes to a pipe, and waits there
+    /// until [`Page::let_go`].
     pub fn hold_back_page(&self) -> Page {
-        let page = Page(self.run_dir.join("LS/state.new"));
+        let page = Page(self.run_dir.join("LS/state"));
         let pipe = self.run_dir.join("LS/pipe");
         nix::unistd::mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
         std::fs::rename(&pipe, &page.0).expect("it takes the page's place");

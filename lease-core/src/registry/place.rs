@@ -15,7 +15,7 @@ use serde::Deserialize;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub const DEFAULT_RUN_DIR: &str = "/run/lease";
 const STATE_MAX: u64 = 64 << 20;
 
 /// Bytes of a checksum and its line ends.
-const SEAL: usize = 10;
+pub(super) const SEAL: usize = 10;
 /// Reads of a file that is being replaced.
 const READS_MAX: usize = 16;
 
@@ -185,7 +185,7 @@ impl Place {
         Err(io::Error::other("it is damaged"))
     }
 
-    fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => {
@@ -214,8 +214,13 @@ impl Place {
     /// synced. The old one is kept, to be written over the next time: where the file system is full
     /// there is still room for what is no longer than that.
     pub fn write(&self, file: Kept, bytes: &[u8]) -> io::Result<()> {
+        self.replace(file, &seal(bytes))
+    }
+
+    /// [`Place::write`] of what is sealed.
+    pub(super) fn replace(&self, file: Kept, sealed: &[u8]) -> io::Result<()> {
         let (new, name) = (file.name_of_new(), file.name());
-        self.fill(new, &seal(bytes))?;
+        self.fill(new, sealed)?;
         let exchanged = renameat2(&self.fd, new, &self.fd, name, RenameFlags::RENAME_EXCHANGE);
         match exchanged {
             // There was none, or the file system cannot do that.
@@ -224,6 +229,18 @@ impl Place {
             }
             other => Ok(other?),
         }
+    }
+
+    /// Writes to the holders' file behind the first `written` bytes of its `len`. Fails if there is
+    /// none of that length.
+    pub(super) fn append(&self, len: usize, written: usize, bytes: &[u8]) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&self.fd, Kept::Holders.name(), flags, Mode::empty())?;
+        let file = File::from(file);
+        if file.metadata()?.len() != len as u64 {
+            return Err(io::Error::other("it is another file"));
+        }
+        file.write_all_at(bytes, written as u64)
     }
 
     fn fill(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -281,7 +298,7 @@ impl Place {
 }
 
 /// With a checksum in a last line: a file may be written over while somebody reads it.
-fn seal(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn seal(bytes: &[u8]) -> Vec<u8> {
     let sum = crc32fast::hash(bytes);
     [bytes, format!("\n{sum:08x}\n").as_bytes()].concat()
 }

@@ -6,10 +6,12 @@
 //! reserved. Time is a parameter; nothing here does I/O.
 
 mod late;
+mod roll;
 #[cfg(test)]
 mod tests;
 
 use self::late::{LateWrites, overlap};
+use self::roll::Roll;
 use super::message::{AreaId, Asked, HolderId, Left, Phase, Rival, Tell, Turn};
 use crate::clock::Moment;
 use crate::contain::Guarded;
@@ -80,10 +82,20 @@ impl Holder {
 /// All holders of one host in one lockspace. What is serialised is what must survive a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
-    holders: BTreeMap<HolderId, Holder>,
+    holders: Roll,
     late: LateWrites,
     next: u64,
     /// The life of the host that they belong to is lost.
+    lost: bool,
+}
+
+/// What of a table has become another since it was written down the last time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Changes {
+    /// `None`: it is not there any more.
+    holders: BTreeMap<HolderId, Option<Holder>>,
+    late: LateWrites,
+    next: u64,
     lost: bool,
 }
 
@@ -108,7 +120,34 @@ impl Table {
 
     /// All holders.
     pub fn holders(&self) -> impl Iterator<Item = (HolderId, &Holder)> {
-        self.holders.iter().map(|(id, holder)| (*id, holder))
+        self.holders.iter()
+    }
+
+    /// What has changed since the last time that this was asked.
+    pub fn take_changes(&mut self) -> Changes {
+        Changes {
+            holders: self.holders.take_changes(),
+            late: self.late.clone(),
+            next: self.next,
+            lost: self.lost,
+        }
+    }
+
+    /// Makes a table that was written down before them what it was after them.
+    pub fn apply(&mut self, changes: Changes) {
+        let Changes {
+            holders,
+            late,
+            next,
+            lost,
+        } = changes;
+        for (id, holder) in holders {
+            match holder {
+                Some(holder) => self.holders.put(id, holder),
+                None => self.holders.remove(id),
+            }
+        }
+        (self.late, self.next, self.lost) = (late, next, lost);
     }
 
     /// Takes in a new holder. Refused, in words: too many resources, or one of them twice.
@@ -150,13 +189,13 @@ impl Table {
             guarded: None,
             link: Link::Connected,
         };
-        self.holders.insert(id, holder);
+        self.holders.put(id, holder);
         Ok(id)
     }
 
     /// Nobody has or had it, whatever was read back.
     fn number_of_new(&self) -> Result<u64, String> {
-        let last = self.holders.keys().next_back().map_or(0, |id| id.0);
+        let last = self.holders.last().map_or(0, |id| id.0);
         let next = self.next.max(last).checked_add(1);
         next.ok_or_else(|| "the numbers of holders are used up".into())
     }
@@ -216,7 +255,7 @@ impl Table {
     /// Notes the guarded process. Only a holder of all its resources has one. Asked again after a
     /// restart, it is the same one.
     pub fn guard(&mut self, id: HolderId, guarded: Guarded) -> Result<(), OutOfOrder> {
-        let holder = self.holders.get_mut(&id).ok_or(OutOfOrder)?;
+        let holder = self.holders.get_mut(id).ok_or(OutOfOrder)?;
         let other = holder
             .guarded
             .as_ref()
@@ -230,7 +269,7 @@ impl Table {
 
     /// After a restart of lease-join: nobody is connected any more.
     pub fn await_all(&mut self) {
-        for holder in self.holders.values_mut() {
+        for holder in self.holders.all_mut() {
             if holder.link == Link::Connected {
                 holder.link = Link::Awaited;
             }
@@ -247,7 +286,7 @@ impl Table {
         (now, late_until): (Moment, Moment),
     ) -> Result<(), OutOfOrder> {
         let phases = self.standing(id, phases, now);
-        let holder = self.holders.get_mut(&id).ok_or(OutOfOrder)?;
+        let holder = self.holders.get_mut(id).ok_or(OutOfOrder)?;
         let all = [phases.len(), late.len()] == [holder.claims.len(); 2];
         if holder.link != Link::Awaited || holder.process != process || !all {
             return Err(OutOfOrder);
@@ -273,7 +312,7 @@ impl Table {
             return Err(OutOfOrder);
         };
         claim.phase = Phase::Leaving(lver);
-        if let Some(holder) = self.holders.get_mut(&id) {
+        if let Some(holder) = self.holders.get_mut(id) {
             holder.guarded = None;
         }
         Ok(self.turns_to_release())
@@ -321,14 +360,14 @@ impl Table {
     /// something behind: it stays here until [`Table::proven_gone`] and what follows.
     pub fn disconnected(&mut self, id: HolderId) -> (Option<&Holder>, Vec<Answer>) {
         let idle = |holder: &Holder| holder.claims.iter().all(|c| c.phase == Phase::Idle);
-        if self.holders.get(&id).is_none_or(idle) {
-            self.holders.remove(&id);
+        if self.holders.get(id).is_none_or(idle) {
+            self.holders.remove(id);
             return (None, self.turns_to_release());
         }
-        if let Some(holder) = self.holders.get_mut(&id) {
+        if let Some(holder) = self.holders.get_mut(id) {
             holder.link = Link::Crashed;
         }
-        (self.holders.get(&id), Vec::new())
+        (self.holders.get(id), Vec::new())
     }
 
     /// A crashed holder, and all that it started, is proven gone: its leases can go back. Each
@@ -340,7 +379,7 @@ impl Table {
             self.others(id, index, areas).next().is_some()
         };
         let not_alone: Vec<bool> = claims.enumerate().map(rivals).collect();
-        let Some(holder) = self.holders.get_mut(&id) else {
+        let Some(holder) = self.holders.get_mut(id) else {
             return Vec::new();
         };
         let mut answers = Vec::new();
@@ -363,7 +402,7 @@ impl Table {
     /// A holder has seen the end of all that it started, and has released what it had or has lost
     /// it: nothing of it is left.
     pub fn gone(&mut self, id: HolderId) {
-        if let Some(holder) = self.holders.get_mut(&id) {
+        if let Some(holder) = self.holders.get_mut(id) {
             for claim in &mut holder.claims {
                 claim.phase = Phase::Idle;
             }
@@ -375,7 +414,7 @@ impl Table {
     pub fn left(&mut self, id: HolderId, phases: &[Phase], when: (Moment, Moment)) {
         let (now, late_until) = when;
         let phases = self.standing(id, phases, now);
-        let claims = self.holders.get_mut(&id).map(|holder| &mut holder.claims);
+        let claims = self.holders.get_mut(id).map(|holder| &mut holder.claims);
         for (claim, phase) in claims.into_iter().flatten().zip(phases) {
             claim.phase = phase;
             if phase == Phase::Doubt {
@@ -386,7 +425,7 @@ impl Table {
 
     /// What a crashed holder started can never be proven gone: its leases stay reserved.
     pub fn unproven(&mut self, id: HolderId) {
-        if let Some(holder) = self.holders.get_mut(&id) {
+        if let Some(holder) = self.holders.get_mut(id) {
             holder.link = Link::Unproven;
         }
     }
@@ -395,16 +434,16 @@ impl Table {
     pub fn forget(&mut self, id: HolderId) -> bool {
         let done =
             |h: &Holder| h.link == Link::Crashed && h.claims.iter().all(|c| c.phase == Phase::Idle);
-        let forgotten = self.holders.get(&id).is_some_and(done);
+        let forgotten = self.holders.get(id).is_some_and(done);
         if forgotten {
-            self.holders.remove(&id);
+            self.holders.remove(id);
         }
         forgotten
     }
 
     /// One holder.
     pub fn holder(&self, id: HolderId) -> Option<&Holder> {
-        self.holders.get(&id)
+        self.holders.get(id)
     }
 
     fn leave_behind(
@@ -437,7 +476,7 @@ impl Table {
                 h.claims
                     .iter()
                     .enumerate()
-                    .map(move |(i, c)| (*id, i, c.phase))
+                    .map(move |(i, c)| (id, i, c.phase))
             })
             .filter(|(.., phase)| matches!(phase, Phase::Leaving(_)))
             .map(|(id, index, _)| (id, index))
@@ -480,7 +519,7 @@ impl Table {
                     .claims
                     .iter()
                     .enumerate()
-                    .map(move |(i, claim)| (*id, i, claim, holder))
+                    .map(move |(i, claim)| (id, i, claim, holder))
             })
             .filter(move |(other, i, claim, _)| {
                 (*other, *i) != (id, index)
@@ -502,14 +541,14 @@ impl Table {
 
     fn claim(&self, id: HolderId, index: usize) -> Result<&Claimed, OutOfOrder> {
         self.holders
-            .get(&id)
+            .get(id)
             .and_then(|h| h.claims.get(index))
             .ok_or(OutOfOrder)
     }
 
     fn claim_mut(&mut self, id: HolderId, index: usize) -> Result<&mut Claimed, OutOfOrder> {
         self.holders
-            .get_mut(&id)
+            .get_mut(id)
             .and_then(|h| h.claims.get_mut(index))
             .ok_or(OutOfOrder)
     }

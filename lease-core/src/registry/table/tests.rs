@@ -457,3 +457,70 @@ fn a_connected_holder_is_not_forgotten_and_one_with_nothing_left_is_gone_at_once
     let (left, answers) = table.disconnected(first);
     assert_eq!((left, answers), (None, vec![]));
 }
+
+#[test]
+fn a_table_with_its_changes_is_the_one_that_was_changed() {
+    let mut table = Table::default();
+    let mut kept = table.clone();
+    let first = table.one(Mode::Shared);
+    let second = table.new_holder(&[asked(Mode::Exclusive, &[Some(1)])]);
+    let steps: [(&str, fn(&mut Table, [HolderId; 2])); 11] = [
+        ("registered", |_, _| {}),
+        ("turn", |t, [id, _]| drop(t.acquire(id, 0, Moment(0)))),
+        ("held", |t, [id, _]| {
+            drop(t.acquired(id, 0, Some(Lver(7)), Left::NOTHING, LATE))
+        }),
+        ("guarded", |t, [id, _]| t.guard(id, guarded(1)).unwrap()),
+        ("leaving", |t, [id, _]| drop(t.release(id, 0))),
+        ("released", |t, [id, _]| {
+            drop(t.released(id, 0, LATE_WRITE, LATE))
+        }),
+        ("gone", |t, [id, _]| drop(t.disconnected(id))),
+        ("another's turn", |t, [_, id]| {
+            drop(t.acquire(id, 0, Moment(0)))
+        }),
+        ("dead", |t, [_, id]| drop(t.disconnected(id))),
+        ("all are awaited", |t, _| t.await_all()),
+        ("lost", |t, _| t.lose()),
+    ];
+    for (what, step) in steps {
+        let before = table.clone();
+        step(&mut table, [first, second]);
+        let changes = serde_json::to_vec(&table.take_changes()).unwrap();
+        kept.apply(serde_json::from_slice(&changes).unwrap());
+        assert_eq!(kept, table, "{what}");
+        let nothing = ["registered", "all are awaited"].contains(&what);
+        assert!(nothing || before != table, "{what}");
+    }
+}
+
+#[test]
+fn what_is_written_of_a_change_is_no_more_where_there_are_many_holders() {
+    let bytes_beside = |others: u64| {
+        let mut table = Table::default();
+        for number in 0..others {
+            table.new_holder(&[asked(Mode::Exclusive, &[Some(number + 1)])]);
+        }
+        table.next = 1000;
+        table.take_changes();
+        let id = table.one(Mode::Exclusive);
+        let mut bytes = Vec::new();
+        let mut write = |table: &mut Table| {
+            let changes = serde_json::to_vec(&table.take_changes()).unwrap();
+            bytes.push(changes.len());
+        };
+        write(&mut table);
+        table.acquire(id, 0, Moment(0)).unwrap();
+        write(&mut table);
+        table
+            .acquired(id, 0, Some(Lver(7)), Left::NOTHING, LATE)
+            .unwrap();
+        write(&mut table);
+        table.release(id, 0).unwrap();
+        table.released(id, 0, Left::NOTHING, LATE).unwrap();
+        table.disconnected(id);
+        write(&mut table);
+        bytes
+    };
+    assert_eq!(bytes_beside(0), bytes_beside(600));
+}
