@@ -2,8 +2,9 @@
 //! path still leads to it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use lease_core::device::{Access, Device, Presence};
+use lease_core::device::Device;
 use lease_core::disk::{Disk, Fault};
+use lease_core::storage::{Access, Presence, Volume};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};

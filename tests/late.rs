@@ -5,12 +5,13 @@
 
 use lease_core::clock::Clock;
 use lease_core::delta::{self, Claim, HostLease, Lockspace, RenewError};
-use lease_core::device::{Access, Device};
+use lease_core::device::Device;
 use lease_core::disk::{Disk, Fault};
 use lease_core::format;
 use lease_core::id::{Generation, Name};
 use lease_core::layout::Geometry;
 use lease_core::record::heartbeat::Heartbeat;
+use lease_core::storage::{Access, Volume};
 use lease_core::timing::Timing;
 use nix::sys::signal::Signal;
 use std::path::Path;

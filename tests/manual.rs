@@ -177,7 +177,10 @@ fn tool(name: &str) -> Command {
 
 /// The numbers that a tool's sources can end it with.
 fn codes_given(name: &str) -> BTreeSet<u8> {
-    let sources = fs::read_dir(manual().join(format!("../{name}/src"))).unwrap();
+    let decides = Path::new("../lease-core/src").join(name.replace("lease-hold", "holder"));
+    let parts = [Path::new("..").join(name).join("src"), decides].into_iter();
+    let parts = parts.map(|part| manual().join(part));
+    let sources = parts.filter_map(|part| fs::read_dir(part).ok()).flatten();
     let mut codes: BTreeSet<_> = SHARED.iter().map(|status| status.code()).collect();
     for source in sources {
         let text = fs::read_to_string(source.unwrap().path()).unwrap();

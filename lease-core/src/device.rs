@@ -8,63 +8,26 @@
 
 mod presence;
 
-pub use self::presence::Presence;
-
 use self::presence::Looks;
 use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};
 use crate::priority;
+use crate::storage::{Access, Identity, OpenError, Presence, Storage, Volume, cause};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::AccessFlags;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use thiserror::Error;
 
 /// Alignment of every buffer: enough for both sector sizes.
 const BUFFER_ALIGN: usize = 4096;
-
-/// What a path is to be opened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Reading only.
-    Read,
-    /// Reading and writing.
-    Write,
-}
-
-/// Why a path cannot be used as a disk.
-#[derive(Debug, Error)]
-#[allow(missing_docs)]
-pub enum OpenError {
-    #[error("it is a {0}, not a file or block device")]
-    Kind(&'static str),
-    #[error("its file system has no direct I/O (O_DIRECT), and through a cache no lease is safe")]
-    NoDirectIo,
-    #[error("{0}")]
-    Permission(String),
-    #[error("{}", cause(*.0))]
-    System(Errno),
-    #[error("opening it got no answer within {0} s")]
-    TimedOut(u64),
-}
-
-/// What identifies a file or device, whatever path leads to it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-pub struct Identity {
-    /// The device: of the file system for a file, its own for a block device.
-    pub device: u64,
-    /// The inode of a file; 0 for a block device.
-    pub inode: u64,
-}
 
 /// An open file or block device.
 #[derive(Debug)]
@@ -158,49 +121,9 @@ impl Device {
         })
     }
 
-    /// Lets each I/O from now on take at most `limit`.
-    pub fn set_limit(&mut self, limit: Duration) {
-        self.limit = limit;
-    }
-
-    /// From now on a write that has failed bars no other: for a user that takes whichever of its
-    /// writes it finds for its own.
-    pub fn write_after_failures(&mut self) {
-        self.worker().failure_is_final = true;
-    }
-
     /// The path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// What it is, whatever path leads to it.
-    pub fn identity(&self) -> Identity {
-        self.found.identity
-    }
-
-    /// Whether an I/O is over, one way or the other, once the process that issued it is dead. So it
-    /// is where the kernel itself does the I/O and lets no process end before. A network file
-    /// system's client lets a killed process go, and the write may still land.
-    pub fn io_ends_with_process(&self) -> bool {
-        !self.found.is_file || self.found.failure_is_final
-    }
-
-    /// Whether a write that has failed is over: it is on the disk or not, and stays so.
-    pub fn failure_is_final(&self) -> bool {
-        self.found.failure_is_final
-    }
-
-    /// Reads the second sector of an area of `geometry` at byte `offset` alone: fails where the
-    /// disk has larger sectors, so that not one of the area could be written.
-    pub fn try_sector(&self, offset: u64, geometry: Geometry) -> Result<(), Fault> {
-        let len = geometry.sector_bytes();
-        self.read(offset.saturating_add(len as u64), len).map(drop)
-    }
-
-    /// Its bytes when it was opened.
-    pub fn size(&self) -> u64 {
-        self.found.size
     }
 
     /// Whether it is a regular file rather than a block device.
@@ -213,15 +136,58 @@ impl Device {
         Geometry::default_for(self.found.sector)
     }
 
-    /// Gives its memory back, unless an I/O is under way: it is as large as the largest one was.
-    pub fn shed_memory(&self) {
+    fn worker(&self) -> MutexGuard<'_, Worker> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Volume for Device {
+    fn identity(&self) -> Identity {
+        self.found.identity
+    }
+
+    fn size(&self) -> u64 {
+        self.found.size
+    }
+
+    fn failure_is_final(&self) -> bool {
+        self.found.failure_is_final
+    }
+
+    /// So it is where the kernel itself does the I/O and lets no process end before. A network
+    /// file system's client lets a killed process go, and the write may still land.
+    fn io_ends_with_process(&self) -> bool {
+        !self.found.is_file || self.found.failure_is_final
+    }
+
+    fn presence(&self, record: u64, area: &Range<u64>) -> Presence {
+        self.find_again(record, area)
+    }
+
+    fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
+    fn shed_memory(&self) {
         if let Some(buffer) = &mut self.worker().buffer {
             *buffer = Buffer::default();
         }
     }
 
-    fn worker(&self) -> MutexGuard<'_, Worker> {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    fn write_after_failures(&mut self) {
+        self.worker().failure_is_final = true;
+    }
+}
+
+/// The files and devices of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Devices;
+
+impl Storage for Devices {
+    type Volume = Device;
+
+    fn open(&self, path: &Path, access: Access, limit: Duration) -> Result<Device, OpenError> {
+        Device::open(path, access, limit)
     }
 }
 
@@ -585,31 +551,6 @@ fn fault(error: &io::Error, offset: u64, len: usize) -> Fault {
         )),
         _ => Fault::Failed(cause(errno)),
     }
-}
-
-/// What an error of the system means for storage.
-pub fn cause(errno: Errno) -> String {
-    let known = match errno {
-        Errno::EROFS => "its file system is mounted read-only; mount it writable",
-        Errno::ESTALE => {
-            "the NFS server does not know it any more (stale file handle): it was removed or \
-             replaced there, or is no longer exported; look there, and mount it again"
-        }
-        Errno::ENOSPC => "no space is left on its file system, or in the pool of its thin volume",
-        Errno::EDQUOT => "the disk quota there is used up",
-        Errno::EFBIG => "the file would be larger than its file system, or ulimit -f, allows",
-        Errno::ENXIO | Errno::ENODEV | Errno::ENOMEDIUM => {
-            "there is no device behind it, or not any more"
-        }
-        Errno::ETXTBSY => "it is in use: as swap, or by the kernel",
-        Errno::EBADE => "another host has reserved the device (SCSI reservation)",
-        Errno::ENOLINK => "the path to the device is down",
-        Errno::ENODATA => "the medium is defective there",
-        Errno::EREMOTEIO => "the storage reports an error of its own",
-        Errno::EIO => "I/O error (the kernel's log may say more)",
-        other => other.desc(),
-    };
-    known.to_owned()
 }
 
 /// Creates a regular file of `len` allocated zero bytes; fails with EEXIST if there is one. On any

@@ -2,12 +2,13 @@
 //!
 //! From the ground up; a module uses only what stands above it:
 //! [`id`], [`layout`], [`spec`]: values, places, names. [`record`]: bytes. [`disk`], [`clock`]:
-//! what the protocols ask of the world. [`timing`]: every duration. [`deadline`]:
+//! what the protocols ask of the world; [`storage`]: how a path becomes a disk. [`failure`]: why a
+//! tool ends. [`timing`]: every duration. [`deadline`]:
 //! when a guarded command is to end. [`delta`]: a host id held by
 //! a heartbeat. [`quorum`], [`paxos`]: one ballot. [`liveness`]: is a host dead? [`resource`]: a
 //! lease from acquire to release. [`mod@format`], [`survey`]: whole areas, written and read.
-//! Then what only the tools use: [`priority`], [`device`], [`process`], [`contain`],
-//! [`registry`], [`tool`].
+//! Then the machine: [`priority`], [`device`], [`process`], [`contain`]; [`surroundings`]: what the
+//! daemons ask of it; [`registry`], [`opened`], [`holder`], [`tool`], [`machine`].
 
 pub mod clock;
 pub mod contain;
@@ -15,10 +16,14 @@ pub mod deadline;
 pub mod delta;
 pub mod device;
 pub mod disk;
+pub mod failure;
 pub mod format;
+pub mod holder;
 pub mod id;
 pub mod layout;
 pub mod liveness;
+pub mod machine;
+pub mod opened;
 pub mod paxos;
 pub mod priority;
 pub mod process;
@@ -27,6 +32,8 @@ pub mod record;
 pub mod registry;
 pub mod resource;
 pub mod spec;
+pub mod storage;
+pub mod surroundings;
 pub mod survey;
 pub mod timing;
 pub mod tool;

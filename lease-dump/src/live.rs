@@ -11,6 +11,7 @@ use lease_core::id::HostId;
 use lease_core::liveness::{Sightings, Verdict};
 use lease_core::record::heartbeat::Heartbeat;
 use lease_core::record::host_note::WATCHDOG_MAX;
+use lease_core::storage::Volume;
 use lease_core::survey::{self, Area, Hosts};
 use lease_core::timing::{DEFAULT_IO_TIMEOUT, Timing};
 use std::time::Duration;

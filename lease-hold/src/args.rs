@@ -2,6 +2,7 @@
 
 use crate::cage::Wish;
 use clap::Parser;
+use lease_core::holder::acquire::Patience;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
 use lease_core::spec::ResourceSpec;
 use lease_core::tool::{Failure, Status, show};
@@ -65,17 +66,6 @@ pub(crate) struct Args {
     /// Where the lease-join of the lockspace is found
     #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     pub(crate) run_dir: PathBuf,
-}
-
-/// For how long to try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// Not at all.
-    None,
-    /// Until it is known whether an owner is alive.
-    UntilKnown,
-    /// For this long, whoever holds it.
-    For(Duration),
 }
 
 impl Args {

@@ -1,14 +1,14 @@
-//! Who carries the last deadline: the init of a PID namespace, or the [`Keeper`](crate::keeper).
-//! It acts even when lease-hold and lease-join are both stopped.
+//! What a carrier of the last deadline hears of its lease-hold, and reads of the lease-joins.
 
 use crate::alarm::Alarm;
 use lease_core::clock::{BootClock, Clock, Moment};
-use lease_core::id::{Generation, Name};
+use lease_core::holder::carrier::{
+    Carried, CarriedHost, CarrierSurroundings, LastMoment, Renewals,
+};
 use lease_core::registry::place::Place;
 use lease_core::registry::wire::Wire;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use serde::{Deserialize, Serialize};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,114 +17,52 @@ use std::time::Duration;
 
 /// How long is waited for lease-join's files to be read.
 const FILES_WITHIN: Duration = Duration::from_millis(50);
-/// How often they are looked at before the last moment, once lease-hold is silent.
-const LOOKS: u32 = 8;
 
-/// What lease-hold says to a carrier, again and again.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct LastMoment {
-    /// All is killed then.
-    pub(crate) at: Moment,
-}
-
-/// What one has to know to carry the last deadline.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Carried {
-    /// All is killed then, unless something was renewed meanwhile.
-    pub(crate) last_moment: Moment,
-    /// The hosts that hold the leases.
-    pub(crate) hosts: Vec<CarriedHost>,
-}
-
-/// One host that holds leases.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct CarriedHost {
-    /// Of which lockspace.
-    pub(crate) lockspace: Name,
-    /// The life of it that holds them.
-    pub(crate) generation: Generation,
-    /// From its last renewal to the last moment.
-    pub(crate) lapse: Duration,
-    /// From the loss of its lease to the last moment.
-    pub(crate) early: Duration,
-}
-
-/// The last deadline, as far as its carrier knows of it.
-pub(crate) struct Carrier {
+/// The machine, as a carrier sees it.
+pub(crate) struct Control {
     wire: Wire,
     files: Option<Files>,
     clock: BootClock,
-    last: Moment,
-    /// So long before it the files are looked at for the first time.
-    early: Duration,
-    /// When they were looked at.
-    looked: Moment,
+    alarm: Alarm,
 }
 
-impl Carrier {
-    /// It hears of renewals on `wire`, which must not wait. A lease-hold that is stopped hears of
-    /// none; then those count that lease-join's own files in `run_dir` tell of.
-    pub(crate) fn new(wire: Wire, run_dir: &Path, carried: &Carried) -> Self {
-        let early = carried.hosts.iter().map(|host| host.early).min();
-        Self {
+impl Control {
+    /// It hears its lease-hold on `wire`, which must not wait, and finds lease-joins' files in
+    /// `run_dir`.
+    pub(crate) fn new(wire: Wire, run_dir: &Path, carried: &Carried) -> Result<Self, Errno> {
+        Ok(Self {
             wire,
             files: Files::open(run_dir, &carried.hosts),
             clock: BootClock::default(),
-            last: carried.last_moment,
-            early: early.unwrap_or_default(),
-            looked: Moment::default(),
-        }
-    }
-
-    /// Whether all has to end: it is the last moment that is known of, or there is no lease-hold
-    /// any more.
-    pub(crate) fn is_over(&mut self) -> bool {
-        // Whatever is learned after this is true of this moment too.
-        let now = self.clock.now();
-        if !hear(&mut self.wire, &mut self.last) {
-            return true;
-        }
-        if now >= self.looks_at() {
-            self.looked = now;
-            let renewed = self.files.as_mut().and_then(Files::last_moment);
-            self.last = self.last.max(renewed.unwrap_or_default());
-        }
-        now >= self.last
-    }
-
-    /// When the files are looked at: at the last moment, and some times before, since a busy
-    /// machine may take long to show them.
-    fn looks_at(&self) -> Moment {
-        let again = self.looked.after(self.early / LOOKS);
-        self.last.before(self.early).max(again).min(self.last)
-    }
-
-    /// Waits until then. An error if it cannot wait.
-    pub(crate) fn carry(&mut self, alarm: &Alarm) -> Result<(), Errno> {
-        while !self.is_over() {
-            let fds = vec![PollFd::new(self.wire.stream().as_fd(), PollFlags::POLLIN)];
-            alarm.wait(fds, Some(self.looks_at()))?;
-        }
-        Ok(())
-    }
-
-    /// Whether there still is a lease-hold.
-    pub(crate) fn is_needed(&mut self) -> bool {
-        hear(&mut self.wire, &mut self.last)
+            alarm: Alarm::new()?,
+        })
     }
 }
 
-/// Takes what lease-hold has said. `false`: it is gone.
-fn hear(wire: &mut Wire, last: &mut Moment) -> bool {
-    let open = wire.drain().unwrap_or(false);
-    while let Ok(Some(LastMoment { at })) = wire.take_message() {
-        *last = at.max(*last);
+impl CarrierSurroundings for Control {
+    fn now(&self) -> Moment {
+        self.clock.now()
     }
-    open
-}
 
-/// What was last renewed of each host.
-type Renewals = Vec<Option<Moment>>;
+    fn hear(&mut self) -> (bool, Option<LastMoment>) {
+        let open = self.wire.drain().unwrap_or(false);
+        let mut last: Option<LastMoment> = None;
+        while let Ok(Some(LastMoment { at })) = self.wire.take_message() {
+            let at = last.map_or(at, |before| at.max(before.at));
+            last = Some(LastMoment { at });
+        }
+        (open, last)
+    }
+
+    fn renewals(&mut self) -> Option<Renewals> {
+        self.files.as_mut().and_then(Files::renewals)
+    }
+
+    fn wait(&mut self, until: Moment) -> bool {
+        let fds = vec![PollFd::new(self.wire.stream().as_fd(), PollFlags::POLLIN)];
+        self.alarm.wait(fds, Some(until)).is_ok()
+    }
+}
 
 /// The files in which the lease-joins note their renewals.
 #[derive(Debug)]
@@ -146,16 +84,6 @@ impl Files {
             places: Arc::new(all),
             look: None,
         })
-    }
-
-    /// The last moment by what they say; `None` if one of those lives is over.
-    fn last_moment(&mut self) -> Option<Moment> {
-        let renewals = self.renewals()?;
-        let hosts = self.places.iter().zip(renewals);
-        let of = |((_, host), renewed): (&(Place, CarriedHost), Option<Moment>)| {
-            Some(renewed?.after(host.lapse))
-        };
-        hosts.map(of).min().flatten()
     }
 
     /// The last renewal of each, as far as that can be read in a moment. What takes longer is
@@ -189,11 +117,18 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lease_core::holder::carrier::Carrier;
+    use lease_core::id::{Generation, Name};
     use lease_core::registry::place::Kept;
     use nix::sys::stat::Mode;
     use std::fs::File;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
+
+    fn carrier(stream: UnixStream, run_dir: &Path, carried: &Carried) -> Carrier<Control> {
+        let control = Control::new(Wire::new(stream), run_dir, carried).unwrap();
+        Carrier::new(control, carried)
+    }
 
     /// Carries a deadline that is so far away, and returns how long it took to end.
     fn carry_for(far: Duration, stream: UnixStream) -> Duration {
@@ -203,9 +138,7 @@ mod tests {
             last_moment: start.after(far),
             hosts: Vec::new(),
         };
-        let (alarm, nowhere) = (Alarm::new().unwrap(), Path::new("/proc/self"));
-        let mut carrier = Carrier::new(Wire::new(stream), nowhere, &carried);
-        carrier.carry(&alarm).unwrap();
+        assert!(carrier(stream, Path::new("/proc/self"), &carried).carry());
         BootClock::boot_time().since(start)
     }
 
@@ -233,7 +166,7 @@ mod tests {
             last_moment: BootClock::boot_time(),
             hosts: Vec::new(),
         };
-        let mut carrier = Carrier::new(Wire::new(theirs), Path::new("/proc/self"), &carried);
+        let mut carrier = carrier(theirs, Path::new("/proc/self"), &carried);
         assert!(carrier.is_over());
         // What lease-hold has said meanwhile counts.
         let at = BootClock::boot_time().after(Duration::from_secs(3600));
@@ -283,8 +216,7 @@ mod tests {
             last_moment: after(2000),
             hosts: vec![host],
         };
-        let mut carrier = Carrier::new(Wire::new(theirs), &run_dir, &carried);
-        carrier.carry(&Alarm::new().unwrap()).unwrap();
+        assert!(carrier(theirs, &run_dir, &carried).carry());
         let ended = BootClock::boot_time();
         writer.join().unwrap();
         std::fs::remove_dir_all(run_dir).unwrap();

@@ -4,9 +4,10 @@
 //! is left to it, and carries the last deadline. Signals reach the command itself, by a descriptor
 //! that lease-hold gets from here.
 
-use crate::alarm::Alarm;
-use crate::carrier::{Carried, Carrier};
-use crate::child;
+use crate::carrier::Control;
+use crate::command::Command;
+use crate::fork;
+use lease_core::holder::carrier::{Carried, Carrier};
 use lease_core::priority;
 use lease_core::registry::wire::Wire;
 use lease_core::tool::Status;
@@ -47,7 +48,7 @@ pub(crate) fn arguments(
     control: RawFd,
     carried: &Carried,
     run_dir: &Path,
-    command: &crate::command::Command,
+    command: &Command,
 ) -> anyhow::Result<Vec<CString>> {
     let words = [
         CALLED.to_owned(),
@@ -80,17 +81,18 @@ fn run(mut words: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let mut strings = words.map(|word| CString::new(word.into_vec()).ok());
     let file = strings.next()??;
     let arguments: Vec<CString> = strings.collect::<Option<_>>()?;
-    let control = UnixStream::from(child::inherited(control)?);
+    let control = UnixStream::from(fork::inherited(control)?);
     control.set_nonblocking(true).ok()?;
     let mut wire = Wire::new(control.try_clone().ok()?);
-    child::wait_for_children().ok()?;
-    let mut carrier = Carrier::new(Wire::new(control), &run_dir, &carried);
+    fork::wait_for_children().ok()?;
+    let control = Control::new(Wire::new(control), &run_dir, &carried).ok()?;
+    let mut carrier = Carrier::new(control, &carried);
     // Whoever was stopped since the gate opened may be too late.
     if carrier.is_over() {
         end();
     }
     carry_deadline(carrier)?;
-    match child::start(&file, &arguments) {
+    match fork::start(&file, &arguments) {
         Ok((pid, fd)) => {
             wire.send_with(&Report::Started, fd.as_fd()).ok()?;
             reap(pid, &mut wire);
@@ -129,13 +131,12 @@ fn reap(command: Pid, wire: &mut Wire) {
 }
 
 /// On a thread of its own: ends this process, and with it the namespace, when all has to end.
-fn carry_deadline(mut carrier: Carrier) -> Option<()> {
-    let alarm = Alarm::new().ok()?;
+fn carry_deadline(mut carrier: Carrier<Control>) -> Option<()> {
     let carry = move || {
         // The command is started by another thread, as lease-hold was.
         priority::go_first();
         // Whatever has kept it from waiting: nobody carries the deadline any more.
-        let _ = carrier.carry(&alarm);
+        let _ = carrier.carry();
         end();
     };
     std::thread::Builder::new().spawn(carry).ok().map(drop)

@@ -4,13 +4,13 @@
 //! It is forked first of all, while there is one thread, and never executes anything. Its end is
 //! none of those that lease-hold waits for: that nothing else is left is still seen.
 
-use crate::alarm::Alarm;
 use crate::cage::Cage;
-use crate::carrier::{Carried, Carrier, LastMoment};
-use crate::child;
+use crate::carrier::Control;
+use crate::fork;
 use anyhow::Context;
-use lease_core::clock::{BootClock, Clock, Moment};
+use lease_core::clock::Moment;
 use lease_core::contain::{CARRIER_NAME, Containment};
+use lease_core::holder::carrier::{Carried, Carrier, LastMoment};
 use lease_core::priority;
 use lease_core::process::{Process, ProcessId, descendants};
 use lease_core::registry::wire::Wire;
@@ -21,12 +21,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// Between two rounds of killing.
-const KILL_AGAIN: Duration = Duration::from_millis(50);
 
 /// The process, as lease-hold sees it. It ends with this.
+#[derive(Debug)]
 pub(crate) struct Keeper {
     pid: Pid,
     wire: Wire,
@@ -55,7 +52,7 @@ impl Keeper {
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
         ours.set_nonblocking(true).context("cannot make a socket")?;
         let work = || keep(theirs, target, run_dir);
-        let pid = child::fork_unseen(work).context("cannot fork")?;
+        let pid = fork::fork_unseen(work).context("cannot fork")?;
         Ok(Some(Self {
             pid,
             wire: Wire::new(ours),
@@ -82,7 +79,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        child::end_unseen(self.pid);
+        fork::end_unseen(self.pid);
     }
 }
 
@@ -119,27 +116,20 @@ impl Target {
 fn keep(control: UnixStream, mut target: Target, run_dir: PathBuf) {
     let group = target.group.as_ref().map(AsRawFd::as_raw_fd);
     let kept: Vec<i32> = group.into_iter().chain([control.as_raw_fd()]).collect();
-    if child::close_all_but(&kept).is_err() || stand_apart().is_err() {
+    if fork::close_all_but(&kept).is_err() || stand_apart().is_err() {
         return;
     }
     priority::raise();
     let mut wire = Wire::new(control);
-    let (Ok(carried), Ok(alarm)) = (wire.receive::<Carried>(), Alarm::new()) else {
+    let Ok(carried) = wire.receive::<Carried>() else {
         return;
     };
     if wire.stream().set_nonblocking(true).is_err() {
         return;
     }
     target.command = wire.take_descriptor();
-    let mut carrier = Carrier::new(wire, &run_dir, &carried);
-    let carries = carrier.carry(&alarm);
-    // For as long as there is a lease-hold: it may go on starting something.
-    while carries.is_ok() {
-        target.kill();
-        let again = BootClock::default().now().after(KILL_AGAIN);
-        if !carrier.is_needed() || alarm.wait(Vec::new(), Some(again)).is_err() {
-            return;
-        }
+    if let Ok(control) = Control::new(wire, &run_dir, &carried) {
+        Carrier::new(control, &carried).carry_and_kill(|| target.kill());
     }
 }
 

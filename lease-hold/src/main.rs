@@ -1,31 +1,34 @@
 //! lease-hold: run a command while this host holds leases on resources.
 
-mod acquire;
 mod alarm;
 mod args;
-mod attempts;
 mod cage;
 mod carrier;
 mod child;
 mod command;
-mod environment;
-mod guard;
-mod hub;
+mod fork;
+mod guarded;
+mod here;
 mod init;
+mod joins;
 mod keeper;
-mod release;
-mod report;
-mod session;
+mod outbox;
 mod signals;
 mod terminal;
 mod tree;
-mod trouble;
-mod worker;
+mod workers;
 
 use anyhow::Context;
 use args::Args;
+use lease_core::clock::BootClock;
+use lease_core::holder::guard::Orders;
+use lease_core::holder::hub::Hub;
+use lease_core::holder::{self, attempts};
+use lease_core::machine::Machine;
 use lease_core::priority;
+use lease_core::spec::ResourceSpec;
 use lease_core::tool;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// The name that messages start with.
@@ -48,25 +51,58 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     let unblocked = signals::block()?;
     let oom_score = priority::raise();
     let (cage, notes) = cage::Cage::build(args.contain)?;
-    let orders = guard::Orders {
-        keeper: keeper::Keeper::start(&cage, &args.run_dir)?,
-        cage,
-        signals: unblocked,
-        oom_score,
-        kill_signal: args.kill_signal,
-        grace: args.grace,
-        on_loss: args.on_loss.clone(),
-        end_rest: args.end_rest,
-    };
+    let keeper = keeper::Keeper::start(&cage, &args.run_dir)?;
     // Only now: the keeper is forked while there is one thread.
     tool::speak_aside().context("cannot start a thread")?;
     let notes = notes.iter().filter(|_| args.verbose);
     notes.for_each(|note| tool::say(TOOL, note));
-    let (mut hub, held) = match attempts::acquire(args, &specs, &tool::show(&command.name))? {
+    let machine = machine();
+    let wanted = (args.patience(), args.grace);
+    let held = attempts::acquire((&machine, &specs), wanted, |pause| {
+        let (run_dir, specs) = (args.run_dir.clone(), specs.clone());
+        let name = tool::show(&command.name);
+        signals::unless_ended(move || {
+            std::thread::sleep(pause);
+            begin(&run_dir, &specs, name)
+        })
+    })?;
+    let (mut hub, held) = match held {
         Ok(all) => all,
-        Err(end) => return end.exit(args.conflict_exit_code),
+        Err(end) => return Ok(end.exit(&machine, args.conflict_exit_code)?),
     };
-    let environment = environment::of(&hub, &held);
-    let ended = guard::run(&mut hub, &held, &command, &environment, orders)?;
-    release::after(&mut hub, held, ended)
+    let start = fork::Start {
+        signals: unblocked,
+        oom_score,
+    };
+    let loss = (args.kill_signal, args.on_loss.clone());
+    let guarded = guarded::Guarded::new((keeper, cage), (command, start), loss);
+    hub.around.set_guarded(Some(guarded));
+    let orders = Orders {
+        kill_signal: args.kill_signal as i32,
+        grace: args.grace,
+        end_rest: args.end_rest,
+    };
+    let ended = holder::run(&mut hub, held, &orders);
+    hub.around.set_guarded(None);
+    ended
+}
+
+/// Opens the disks and registers.
+fn begin(run_dir: &Path, specs: &[ResourceSpec], name: String) -> anyhow::Result<Hub<here::Here>> {
+    let opened = workers::open_all(specs)?;
+    let resources = opened.iter().map(|one| (one.spec.clone(), one.asked()));
+    let resources = resources.collect();
+    Hub::start(
+        here::Here::new(machine(), run_dir, opened)?,
+        resources,
+        name,
+    )
+}
+
+/// With a clock of its own: of one that is interrupted no wait passes any more.
+fn machine() -> Machine {
+    Machine {
+        tool: TOOL,
+        clock: BootClock::default(),
+    }
 }

@@ -1,8 +1,9 @@
 //! Signals as events: all that can be caught, told apart by who sent them.
 
-use crate::child;
+use crate::fork;
 use crate::terminal;
 use anyhow::Context;
+use lease_core::holder::signal;
 use lease_core::tool::{Failure, Status};
 use nix::errno::Errno;
 use nix::libc;
@@ -17,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 fn heard() -> SigSet {
     let mut set = SigSet::all();
     for signal in Signal::iterator().filter(|signal| *signal != Signal::SIGCHLD) {
-        if child::was_ignored(signal as i32) {
+        if fork::was_ignored(signal as i32) {
             set.remove(signal);
         }
     }
@@ -27,7 +28,7 @@ fn heard() -> SigSet {
 /// Blocks what is to be heard in this thread and in those that it starts. Returns what was blocked
 /// before, for the command. Before any other thread is started.
 pub(crate) fn block() -> anyhow::Result<SigSet> {
-    child::wait_for_children().context("cannot wait for children")?;
+    fork::wait_for_children().context("cannot wait for children")?;
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&heard()), Some(&mut before))
         .context("cannot block signals")?;
@@ -90,22 +91,14 @@ pub(crate) fn unless_ended<T: Send + 'static>(
             return worker.join().map_err(|_| lost())?.map(Ok);
         }
         while let Some((number, _)) = signals.next() {
-            if ends_waiting(number) {
+            if signal::ends_waiting(number) {
                 return Ok(Err(number));
             }
-            if terminal::stops(number) {
+            if signal::stops(number) {
                 terminal::stop();
             }
         }
     }
-}
-
-/// Whether a signal ends the waiting for leases.
-pub(crate) fn ends_waiting(number: i32) -> bool {
-    matches!(
-        number,
-        libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT
-    )
 }
 
 impl AsFd for Signals {
@@ -121,7 +114,7 @@ fn is_for_a_group(number: i32, leads_session: bool) -> bool {
     match number {
         libc::SIGINT | libc::SIGQUIT | libc::SIGWINCH => true,
         libc::SIGHUP | libc::SIGCONT => !leads_session,
-        _ => terminal::stops(number),
+        _ => signal::stops(number),
     }
 }
 

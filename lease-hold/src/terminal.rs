@@ -1,17 +1,12 @@
 //! The terminal, where there is one: when the command stops, whoever started lease-hold from there
 //! is to notice, as if it had started the command.
 
+use lease_core::holder::signal;
 use nix::fcntl::OFlag;
-use nix::libc;
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
-
-/// Whether a signal is one by which a terminal stops a job.
-pub(crate) fn stops(signal: i32) -> bool {
-    matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
-}
 
 /// Stops this process, so that the shell notices. lease-join goes on meanwhile.
 pub(crate) fn stop() {
@@ -27,7 +22,7 @@ pub(crate) fn follow(signal: i32, command: Option<Pid>) {
     let foreground = || tcgetpgrp(terminal.as_ref()?).ok();
     let group = foreground();
     let of_command = group.is_some() && group == command;
-    if !stops(signal) && !of_command && group != Some(ours) {
+    if !signal::stops(signal) && !of_command && group != Some(ours) {
         return;
     }
     stop();

@@ -5,7 +5,7 @@
 //! of /proc only finds whom to send a signal.
 
 use crate::command::Command;
-use crate::hub::Event;
+use lease_core::holder::surroundings::Event;
 use lease_core::id::escape;
 use lease_core::process::{self, ProcessId};
 use lease_core::tool::{Failure, Status, show};

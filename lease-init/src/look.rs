@@ -13,6 +13,7 @@ use lease_core::clock::{BootClock, Clock};
 use lease_core::device::Device;
 use lease_core::disk::{Disk as _, Fault};
 use lease_core::id::HostId;
+use lease_core::storage::Volume;
 use lease_core::survey::{self, Content, Hosts, Lease, STEP};
 use lease_core::timing::{DEFAULT_IO_TIMEOUT, Timing};
 use lease_core::tool::{self, Failure, Status};

@@ -1,12 +1,13 @@
 //! What is to be written where: every argument checked, every path opened, nothing written yet.
 
 use crate::Args;
-use lease_core::device::{self, Access, Device, Identity};
+use lease_core::device::{self, Device};
 use lease_core::disk::Disk as _;
 use lease_core::format::{Lockspace, Resource};
 use lease_core::id::Name;
 use lease_core::layout::{Geometry, SectorSize};
 use lease_core::spec::{LockspaceSpec, Mode, Place, ResourceSpec};
+use lease_core::storage::{Access, Identity, Volume, cause};
 use lease_core::tool::{Failure, Status, show};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
@@ -272,7 +273,7 @@ impl Disk {
         };
         let failed = |doing: &str, errno: Errno| {
             let (path, len) = (self.show(), last.end());
-            let why = format!("{doing} {path} ({len} bytes): {}", device::cause(errno));
+            let why = format!("{doing} {path} ({len} bytes): {}", cause(errno));
             cannot(Status::CannotCreate, &last.text, why)
         };
         match &self.device {
@@ -411,7 +412,7 @@ fn missing_key(wish: &Wish, create: bool) -> Result<Key, Failure> {
             Status::Permission => Status::Permission,
             _ => Status::CannotCreate,
         };
-        let why = format!("{shown} cannot be created: {}", device::cause(errno));
+        let why = format!("{shown} cannot be created: {}", cause(errno));
         cannot(status, &wish.text, why)
     };
     let directory = canonical_directory(path).map_err(cannot_create)?;

@@ -9,20 +9,17 @@ use crate::{TOOL, host, undertaker};
 use anyhow::Context;
 use lease_core::clock::{BootClock, Moment};
 use lease_core::delta::{self, Claim, HostLease, JoinError, Lockspace, Waiting};
-use lease_core::device::{Access, Device};
-use lease_core::disk::{Disk, Fault};
+use lease_core::device::{Device, Devices};
+use lease_core::disk::Disk;
 use lease_core::id::Name;
-use lease_core::record::heartbeat::Heartbeat;
+use lease_core::opened::open_lockspace;
 use lease_core::registry::message::AreaId;
 use lease_core::registry::place::{Kept, Lock, Place};
 use lease_core::registry::table::Table;
+use lease_core::storage::Volume;
 use lease_core::timing::{DEFAULT_IO_TIMEOUT, Timing};
 use lease_core::tool::{Failure, Status, say, show};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// Bytes that hold the first record of an area of either sector size.
-const FIRST_SECTOR: usize = 4096;
 
 /// The lockspace's directory on this host, and the proof that it is ours alone.
 #[derive(Debug)]
@@ -70,64 +67,16 @@ pub(crate) fn take_seat(args: &Args, spec: &Spec) -> Result<Seat, Failure> {
 
 /// Opens the lockspace's disk and reads what it is.
 pub(crate) fn open(spec: &Spec) -> Result<Found, Failure> {
-    let Spec {
-        lockspace: named,
-        host,
-    } = spec;
-    let cannot = |status, why: String| Failure::new(status, format!("cannot join {named}: {why}"));
-    let limit = Duration::from_secs(u64::from(DEFAULT_IO_TIMEOUT));
-    let mut device = Device::open(&named.place.path, Access::Write, limit)
-        .map_err(|error| Failure::of_open(&named.place.path, &error))?;
+    let (mut device, lockspace) = open_lockspace(&Devices, &spec.lockspace)?;
     device.write_after_failures();
-    let offset = named.place.offset;
-    if offset
-        .checked_add(FIRST_SECTOR as u64)
-        .is_none_or(|end| end > device.size())
-    {
-        let why = format!("it has only {} bytes", device.size());
-        return Err(cannot(Status::Invalid, why));
+    let most = lockspace.geometry.max_hosts();
+    if spec.host.get() > most {
+        let geometry = lockspace.geometry;
+        let why = format!("host ids go up to {most} there ({geometry})");
+        let text = format!("cannot join {}: {why}", spec.lockspace);
+        return Err(Failure::new(Status::Usage, text));
     }
-    if !offset.is_multiple_of(FIRST_SECTOR as u64) {
-        return Err(cannot(
-            Status::Usage,
-            "the offset is not a multiple of the area size".into(),
-        ));
-    }
-    let failed = |fault: Fault| cannot(Status::of_fault(&fault), fault.to_string());
-    let sector = device.read(offset, FIRST_SECTOR).map_err(failed)?;
-    let record = Heartbeat::decode(&sector).map_err(|error| {
-        cannot(Status::Invalid, format!("no lockspace there: {error}"))
-            .numbered(error.sanlock_number())
-    })?;
-    let geometry = record.geometry();
-    let found = Lockspace {
-        name: named.name,
-        offset,
-        geometry,
-    };
-    if *record.lockspace() != named.name {
-        let why = format!("it belongs to lockspace {}", record.lockspace());
-        return Err(cannot(Status::Invalid, why).numbered(-226));
-    }
-    if !offset.is_multiple_of(geometry.align().bytes()) {
-        let why = format!(
-            "the offset is not a multiple of {}M",
-            geometry.align().mebibytes()
-        );
-        return Err(cannot(Status::Usage, why));
-    }
-    if host.get() > geometry.max_hosts() {
-        let why = format!(
-            "host ids go up to {} there ({geometry})",
-            geometry.max_hosts()
-        );
-        return Err(cannot(Status::Usage, why));
-    }
-    device.try_sector(offset, geometry).map_err(failed)?;
-    Ok(Found {
-        device,
-        lockspace: found,
-    })
+    Ok(Found { device, lockspace })
 }
 
 /// A host id that is ours, and all that comes with it.

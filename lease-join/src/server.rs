@@ -19,6 +19,7 @@ use lease_core::id::HostId;
 use lease_core::liveness::Sightings;
 use lease_core::registry::message::{HolderId, Left, Phase, Renewal, Tell};
 use lease_core::registry::table::{Answer, Holder, Link, OutOfOrder, Table};
+use lease_core::storage::Volume;
 use lease_core::tool::{Failure, Status, say};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

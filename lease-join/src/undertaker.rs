@@ -8,18 +8,18 @@ use crate::state::Remains;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::contain::{Containment, Guarded, Remains as Left};
 use lease_core::delta::{Lockspace, Tenure};
-use lease_core::device::{Access, Device};
-use lease_core::disk::{Absent, Disk, Fault};
+use lease_core::device::{Device, Devices};
+use lease_core::disk::{Disk, Fault};
 use lease_core::id::{Generation, HostId, Lver};
+use lease_core::opened::{Heartbeats, Reopened};
 use lease_core::process::{self, Process, ProcessId};
-use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::holder_note::HolderNote;
-use lease_core::record::leader::Leader;
 use lease_core::registry::message::{Asked, HolderId};
 use lease_core::registry::place::{Kept, Place};
 use lease_core::registry::table::{Holder, Table};
-use lease_core::resource::{AcquireError, Member, Resource, Wanted};
-use lease_core::spec::{self, Mode};
+use lease_core::resource::{AcquireError, Member, Wanted};
+use lease_core::spec::Mode;
+use lease_core::storage::Volume;
 use lease_core::tool::{Failure, Status, say};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -33,8 +33,6 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const STRIKE_AGAIN: Duration = Duration::from_millis(50);
 /// Sweeps of what a lease-hold has started: what is forked during one is found by the next.
 const SWEEPS_MAX: usize = 16;
-/// Bytes that hold the leader record of either sector size.
-const FIRST_SECTOR: usize = 4096;
 
 /// A holder that is to die, with what it started.
 #[derive(Debug)]
@@ -224,7 +222,7 @@ impl Undertaker {
             estate: self.estate.clone(),
             clock,
             asked,
-            devices: Vec::new(),
+            opened: None,
         };
         queue(&self.tasks).push_back((lease, task));
         self.missing += 1;
@@ -278,7 +276,7 @@ struct Task {
     /// No ballot before this moment.
     quiet_from: Moment,
     /// Its disks. They are kept as long as one of them has an I/O outstanding.
-    devices: Vec<Option<Device>>,
+    opened: Option<Reopened<Device>>,
 }
 
 impl Task {
@@ -307,114 +305,34 @@ impl Task {
 
     /// Brings what was left to a known owner, and releases it if that is us.
     fn attempt(&mut self) -> Result<(), String> {
-        if self.devices.is_empty() {
-            self.devices = self.open()?;
-            self.wait_for_the_dead();
+        let limit = self.estate.tenure.timing().io_limit();
+        if self.opened.is_none() {
+            let of = (self.estate.lockspace.name, &self.asked);
+            let opened = Reopened::open(&Devices, of, limit)?;
+            self.wait_for_the_dead(&opened);
+            self.opened = Some(opened);
         }
-        let (estate, asked) = (&self.estate, &self.asked);
-        let leader = self.leader()?;
-        let replicas = self.disks().map(|(device, place, seen)| Replica {
-            disk: match device {
-                Some(device) if seen || self.is_of(device, place, &leader) => device,
-                _ => &Absent,
-            },
-            offset: place.offset,
-        });
-        let resource = Resource {
-            quorum: Quorum::new(replicas.collect()),
-            lockspace: estate.lockspace.name,
-            name: asked.resource,
-            geometry: leader.geometry(),
-            num_hosts: leader.num_hosts(),
-        };
-        let heartbeats = Device::open(&estate.path, Access::Read, self.limit());
-        let heartbeats = heartbeats.map_err(|e| e.to_string())?;
+        let (estate, opened) = (&self.estate, self.opened.as_ref());
+        let opened = opened.ok_or_else(|| "its disks are closed".to_owned())?;
         let member = Member {
             clock: &self.clock,
             tenure: &estate.tenure,
             lockspace: estate.lockspace,
-            heartbeats: &heartbeats,
+            heartbeats: &Heartbeats::new(Devices, estate.path.clone(), limit),
             host: estate.host,
             generation: estate.generation,
             ballots_from: self.quiet_from,
         };
-        resource
+        opened
+            .resource()?
             .resolve(&member, &nobody(estate))
             .map_err(|error: AcquireError| error.to_string())
     }
 
-    /// Each disk, where the resource lies on it, and whether its holder has seen it there.
-    fn disks(&self) -> impl Iterator<Item = (Option<&Device>, &spec::Place, bool)> {
-        let devices = self.devices.iter().map(Option::as_ref);
-        let places = devices.zip(&self.asked.places).zip(&self.asked.areas);
-        places.map(|((device, place), area)| (device, place, area.is_some()))
-    }
-
-    /// What the first disk says that its holder has seen, and that can be read.
-    fn leader(&self) -> Result<Leader, String> {
-        let mut first_failure = None;
-        for (device, place, seen) in self.disks() {
-            let Some(device) = device.filter(|_| seen) else {
-                continue;
-            };
-            match self.leader_on(device, place) {
-                Ok(leader) => return Ok(leader),
-                Err(why) => first_failure = first_failure.or(Some(why)),
-            }
-        }
-        Err(first_failure.unwrap_or_else(|| "none of its disks can be opened".to_owned()))
-    }
-
-    /// The leader on one disk, if that holds this resource.
-    fn leader_on(&self, device: &Device, place: &spec::Place) -> Result<Leader, String> {
-        let sector = device
-            .read(place.offset, FIRST_SECTOR)
-            .map_err(|e| e.to_string())?;
-        let leader = Leader::decode(&sector).map_err(|e| e.to_string())?;
-        let ours = (self.estate.lockspace.name, self.asked.resource);
-        match (*leader.lockspace(), *leader.resource()) == ours {
-            true => Ok(leader),
-            false => Err(format!("{place} is another resource now")),
-        }
-    }
-
-    /// Whether a disk that its holder has not seen is one of this resource: it may be anything.
-    fn is_of(&self, device: &Device, place: &spec::Place, leader: &Leader) -> bool {
-        let shape = |leader: &Leader| (leader.geometry(), leader.num_hosts());
-        let found = self.leader_on(device, place);
-        found.is_ok_and(|found| shape(&found) == shape(leader))
-    }
-
-    fn limit(&self) -> Duration {
-        self.estate.tenure.timing().io_limit()
-    }
-
-    fn open(&self) -> Result<Vec<Option<Device>>, String> {
-        let mut devices = Vec::new();
-        let mut first_failure = None;
-        for (place, area) in self.asked.places.iter().zip(&self.asked.areas) {
-            match Device::open(&place.path, Access::Write, self.limit()) {
-                Ok(device) if area.is_none_or(|area| area.identity == device.identity()) => {
-                    devices.push(Some(device));
-                }
-                Ok(_) => return Err(format!("{place} is another file now")),
-                Err(why) => {
-                    devices.push(None);
-                    first_failure = first_failure.or(Some(why.to_string()));
-                }
-            }
-        }
-        match first_failure {
-            Some(why) if devices.iter().all(Option::is_none) => Err(why),
-            _ => Ok(devices),
-        }
-    }
-
     /// Where a dead process's write may still land, no ballot starts until it cannot. Whether its
     /// last one had failed nobody can say.
-    fn wait_for_the_dead(&mut self) {
-        let mut devices = self.devices.iter().flatten();
-        let over = devices.all(Device::failure_is_final);
+    fn wait_for_the_dead(&mut self, opened: &Reopened<Device>) {
+        let over = opened.volumes().all(Volume::failure_is_final);
         if let Some(died) = self.died_writing.filter(|_| !over) {
             self.quiet_from = self.quiet_from.max(self.landed_by(died));
         }
@@ -428,13 +346,14 @@ impl Task {
     /// What the last attempt wrote and was not told of is not forgotten: an I/O that is outstanding
     /// is waited for; a write that has failed may still land. Whether one may.
     fn settle(&mut self) -> bool {
-        let settled = self.devices.iter().flatten().map(Disk::settle);
+        let opened = self.opened.iter().flat_map(Reopened::volumes);
+        let settled = opened.map(Disk::settle);
         let faults: Vec<Fault> = settled.filter_map(Result::err).collect();
         if faults.contains(&Fault::Unsure) {
             self.quiet_from = self.quiet_from.max(self.landed_by(self.clock.now()));
         }
         if !faults.contains(&Fault::Outstanding) {
-            self.devices.clear();
+            self.opened = None;
         }
         !faults.is_empty()
     }

@@ -11,7 +11,6 @@ use super::{LOCKSPACE, RESOURCE_GEOMETRY, area_offset, resource_name};
 use lease_core::clock::{Clock, Moment};
 use lease_core::deadline::{Act, Deadline, Standing};
 use lease_core::delta::Tenure;
-use lease_core::device::Identity;
 use lease_core::id::{Generation, Lver};
 use lease_core::liveness::Sightings;
 use lease_core::quorum::{Quorum, Replica};
@@ -21,6 +20,7 @@ use lease_core::registry::message::{
 };
 use lease_core::resource::{AcquireError, Attempt, Held, Member, Refusal, Resource, Wanted};
 use lease_core::spec::Mode;
+use lease_core::storage::Identity;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;

@@ -5,13 +5,13 @@ use crate::sim::RESOURCE_GEOMETRY;
 use fastrand::Rng;
 use lease_core::clock::Moment;
 use lease_core::contain::Containment;
-use lease_core::device::Identity;
 use lease_core::id::{Generation, HostId, Lver, Name};
 use lease_core::liveness::{Sighting, Sightings};
 use lease_core::registry::message::{
     AreaId, Ask, Asked, HolderId, Left, Phase, Rival, Tell, Turn, Welcome,
 };
 use lease_core::spec::{Mode, Place};
+use lease_core::storage::Identity;
 use lease_core::timing::Timing;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -5,8 +5,9 @@
 //! that any more. A look may hang as any I/O may, also where the disk itself does not: each is made
 //! by a thread of its own.
 
-use super::{Device, Identity};
+use super::Device;
 use crate::disk::Disk;
+use crate::storage::{Identity, Presence, Volume};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, stat};
@@ -23,17 +24,6 @@ const RECORD: usize = 512;
 /// Where direct I/O may start, and how much it reads at once, on any disk.
 const BLOCK: u64 = 4096;
 
-/// What a path leads to now, beside what was opened by it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Presence {
-    /// The same.
-    Same,
-    /// Others do not find what is open, and never will: why.
-    Replaced(String),
-    /// This moment proves nothing: why.
-    NotKnown(String),
-}
-
 /// What one look has found.
 #[derive(Debug)]
 enum Seen {
@@ -48,10 +38,8 @@ enum Seen {
 pub(super) struct Looks(Mutex<Option<Receiver<Seen>>>);
 
 impl Device {
-    /// Looks whether its path still leads to it. `record` is where a record of 512 bytes starts
-    /// that nobody but the caller changes, and the caller not at this moment; it and all that the
-    /// caller needs of the disk lie in `area`. Takes as long as an I/O may, or two.
-    pub fn presence(&self, record: u64, area: &Range<u64>) -> Presence {
+    /// For [`Volume::presence`].
+    pub(super) fn find_again(&self, record: u64, area: &Range<u64>) -> Presence {
         let first = record - record % BLOCK;
         let seen = match self.look(first, area.end) {
             Ok(Seen::Told(presence)) => return presence,

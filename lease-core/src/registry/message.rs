@@ -2,11 +2,11 @@
 
 use crate::clock::Moment;
 use crate::contain::Containment;
-use crate::device::Identity;
 use crate::id::{Generation, HostId, Lver, Name};
 use crate::layout::Geometry;
 use crate::liveness::Sightings;
 use crate::spec::{Mode, Place, path_text};
+use crate::storage::Identity;
 use crate::timing::Timing;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

@@ -64,7 +64,7 @@ pub(super) fn overlap(one: &[Option<AreaId>], other: &[Option<AreaId>]) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Identity;
+    use crate::storage::Identity;
 
     #[test]
     fn of_several_late_writes_the_last_that_may_land_counts_where_one_disk_is_the_same() {

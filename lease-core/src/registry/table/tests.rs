@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::contain::Containment;
-use crate::device::Identity;
 use crate::id::Name;
+use crate::storage::Identity;
 
 const LATE: Moment = Moment(1000);
 const WHEN: (Moment, Moment) = (Moment(0), LATE);

@@ -1,28 +1,15 @@
-//! The command's environment: ours, and what it holds.
+//! What the command is told of its leases.
 
-use crate::acquire::HeldLease;
-use crate::hub::Hub;
+use super::hub::Hub;
+use super::job::HeldLease;
+use super::surroundings::HolderSurroundings;
 use serde_json::json;
-use std::env;
-use std::ffi::{CString, OsString};
-use std::os::unix::ffi::OsStrExt;
 
-/// NAME=VALUE strings: our own environment with the LEASE_ variables set.
-pub(crate) fn of(hub: &Hub, held: &[HeldLease]) -> Vec<CString> {
-    let ours = variables(hub, held);
-    let kept = env::vars_os().filter(|(name, _)| !ours.iter().any(|(n, _)| name == n));
-    let all = kept.chain(
-        ours.iter()
-            .map(|(n, v)| (OsString::from(n), OsString::from(v))),
-    );
-    all.filter_map(|(name, value)| {
-        // What came from our own environment and names has no NUL in it.
-        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
-    })
-    .collect()
-}
-
-fn variables(hub: &Hub, held: &[HeldLease]) -> Vec<(&'static str, String)> {
+/// The LEASE_ variables of the command: their names and values.
+pub(crate) fn variables<A: HolderSurroundings>(
+    hub: &Hub<A>,
+    held: &[HeldLease],
+) -> Vec<(&'static str, String)> {
     let leases: Vec<serde_json::Value> = held
         .iter()
         .map(|lease| {

@@ -1,16 +1,12 @@
 //! Leases go back: after the command, or when not all could be had.
 
-use crate::TOOL;
-use crate::acquire::HeldLease;
-use crate::guard::Ended;
-use crate::hub::{Event, Hub};
-use crate::report;
-use crate::session::Session;
-use crate::worker::{Answer, Job};
-use lease_core::clock::Clock;
-use lease_core::registry::message::{Ask, Left, Tell};
-use lease_core::spec::Mode;
-use lease_core::tool::{Failure, Status, say};
+use super::hub::Hub;
+use super::job::{Answer, HeldLease, Job};
+use super::surroundings::{Event, HolderSurroundings};
+use crate::failure::{Failure, Status};
+use crate::registry::message::{Left, Tell};
+use crate::spec::Mode;
+use crate::surroundings::Surroundings;
 use std::time::Duration;
 
 /// How long a lease-join that has ended is waited for before leases are released without it.
@@ -18,43 +14,20 @@ const ALONE_AFTER: Duration = Duration::from_secs(3);
 /// The loop looks around at least this often.
 const LOOK_AROUND: Duration = Duration::from_millis(200);
 
-/// After the command: releases, unless the host id is lost, and says what the exit code is. What
-/// cannot be released is said, and changes nothing about how the command ended.
-pub(crate) fn after(hub: &mut Hub, held: Vec<HeldLease>, ended: Ended) -> anyhow::Result<u8> {
-    let now = hub.clock.now();
-    // If one lease was taken, and the host id is still ours, the others go back.
-    let of_lease = match &ended {
-        Ended::Lost(_) => true,
-        Ended::NotRun(failure) => failure.status == Status::Lost,
-        Ended::Command(_) => false,
-    };
-    let lost = of_lease && hub.is_overdue(now);
-    if !lost && let Err(failure) = give_back(hub, held) {
-        say(TOOL, failure);
-    }
-    hub.sessions().iter_mut().for_each(Session::gone);
-    match ended {
-        Ended::Command(code) => Ok(code),
-        Ended::NotRun(failure) => Err(failure.into()),
-        Ended::Lost(why) => {
-            let text = format!("the lease was lost ({why}); {} was killed", hub.command);
-            Err(Failure::new(Status::Lost, text).into())
-        }
-    }
-}
-
 /// Releases all of them, at the same time. Fails with the first that could not be.
-pub(crate) fn give_back(hub: &mut Hub, held: Vec<HeldLease>) -> Result<(), Failure> {
-    let alone_at = hub.clock.now().after(ALONE_AFTER);
+pub(crate) fn give_back<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    held: Vec<HeldLease>,
+) -> Result<(), Failure> {
+    let alone_at = hub.now().after(ALONE_AFTER);
     let mut waiting = held;
     for lease in &waiting {
-        let (session, number) = hub.session_of(lease.index);
-        session.ask(Ask::Release { index: number }, None);
+        hub.ask_to_release(lease.index);
     }
     let mut running = 0;
     let mut first_failure = None;
     while running > 0 || !waiting.is_empty() {
-        let now = hub.clock.now();
+        let now = hub.now();
         if hub.is_overdue(now) {
             let late = waiting
                 .drain(..)
@@ -89,43 +62,39 @@ pub(crate) fn give_back(hub: &mut Hub, held: Vec<HeldLease>) -> Result<(), Failu
 /// Without a lease-join nobody gives turns, and nobody else on this host can have one. A shared
 /// lease is left to the next lease-join: whether others share it cannot be known. Returns how many
 /// are on their way.
-fn release_alone(hub: &mut Hub, waiting: &mut Vec<HeldLease>) -> usize {
+fn release_alone<A: HolderSurroundings>(hub: &mut Hub<A>, waiting: &mut Vec<HeldLease>) -> usize {
     let mut running = 0;
     for lease in std::mem::take(waiting) {
-        let (session, number) = hub.session_of(lease.index);
-        if session.is_alive() {
+        if !hub.is_alone(lease.index) {
             waiting.push(lease);
         } else if lease.held.mode == Mode::Exclusive {
-            session.releases_alone(number);
+            hub.release_alone(lease.index);
             hub.give(lease.index, Job::Release(lease.held));
             running += 1;
         } else {
-            let name = report::name(hub, lease.index);
-            say(
-                TOOL,
-                format!("{name} stays shared by this host until lease-join is back"),
-            );
+            let name = hub.name(lease.index);
+            let text = format!("{name} stays shared by this host until lease-join is back");
+            hub.around.machine().say(&text);
         }
     }
     running
 }
 
-fn too_late(hub: &Hub, index: usize) -> Failure {
-    let name = report::name(hub, index);
+fn too_late<A: HolderSurroundings>(hub: &Hub<A>, index: usize) -> Failure {
+    let name = hub.name(index);
     let text = format!("cannot release {name}: no renewal in time; it stays owned by this host");
     Failure::new(Status::Io, text)
 }
 
-fn released(
-    hub: &mut Hub,
+fn released<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
     index: usize,
     result: Result<(), String>,
     left: Left,
 ) -> Option<Failure> {
-    let (session, number) = hub.session_of(index);
-    session.released(number, left);
+    hub.say_released(index, left);
     let why = result.err()?;
-    let name = report::name(hub, index);
+    let name = hub.name(index);
     let text = format!(
         "cannot release {name}: {why}; it stays owned by this host until lease-join has released it"
     );

@@ -4,21 +4,20 @@
 //! ones go one by one in one global order, so that two who want the same cannot keep each other
 //! from both for ever.
 
-use crate::TOOL;
-use crate::args::Patience;
-use crate::hub::{Ending, Event, Hub};
-use crate::release;
-use crate::report;
-use crate::trouble::{self, Trouble};
-use crate::worker::{Answer, Job};
-use lease_core::clock::{Clock, Moment};
-use lease_core::id::{Generation, Lver};
-use lease_core::record::holder_note::HolderNote;
-use lease_core::record::leader::Stamp;
-use lease_core::registry::message::{Ask, Left, Rival, Tell, Turn};
-use lease_core::resource::{AcquireError, Attempt, Held, Refusal, Snapshot, Wanted};
-use lease_core::tool::{Failure, Status, say};
-use std::time::{Duration, SystemTime};
+use super::hub::{Ending, Hub};
+use super::job::{Answer, HeldLease, Job};
+use super::report::{self, Block};
+use super::surroundings::{Event, HolderSurroundings};
+use super::trouble::{self, Trouble};
+use super::{release, signal};
+use crate::clock::Moment;
+use crate::failure::{Failure, Status};
+use crate::id::{Generation, Lver};
+use crate::record::holder_note::HolderNote;
+use crate::registry::message::{Left, Rival, Tell, Turn};
+use crate::resource::{AcquireError, Attempt, Held, Refusal, Snapshot, Wanted};
+use crate::surroundings::Surroundings;
+use std::time::Duration;
 
 /// Between two questions to lease-join about a holder on this host.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -26,18 +25,20 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// may have been stopped.
 const PASSING_MAX: Duration = Duration::from_secs(10);
 
-/// A lease that is held.
-#[derive(Debug)]
-pub(crate) struct HeldLease {
-    /// Which resource.
-    pub(crate) index: usize,
-    /// The lease.
-    pub(crate) held: Box<Held>,
+/// For how long to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Not at all.
+    None,
+    /// Until it is known whether an owner is alive.
+    UntilKnown,
+    /// For this long, whoever holds it.
+    For(Duration),
 }
 
 /// Why nothing was acquired.
 #[derive(Debug)]
-pub(crate) enum End {
+pub enum End {
     /// Somebody has it, or it was not had in time.
     Refused(Failure),
     /// It failed.
@@ -49,51 +50,20 @@ pub(crate) enum End {
 }
 
 impl End {
-    /// The exit code; says why.
-    pub(crate) fn exit(self, conflict: u8) -> anyhow::Result<u8> {
+    /// The exit code; says why. `conflict`: that of a refusal.
+    pub fn exit(self, machine: &impl Surroundings, conflict: u8) -> Result<u8, Failure> {
         match self {
             Self::Refused(failure) => {
-                say(TOOL, &failure);
+                machine.say(&failure.to_string());
                 Ok(conflict)
             }
-            Self::Failed(failure) => Err(failure.into()),
+            Self::Failed(failure) => Err(failure),
             Self::Replaced(why) => {
                 let text = format!("cannot acquire {why}; start again with what is there now");
-                say(TOOL, text);
+                machine.say(&text);
                 Ok(conflict)
             }
-            Self::Signal(number) => Ok(128 + u8::try_from(number).unwrap_or(0)),
-        }
-    }
-}
-
-/// What is in the way.
-#[derive(Debug)]
-pub(crate) enum Block {
-    /// Somebody on this host.
-    Local(Rival),
-    /// A late write of this host may land until then.
-    Late(Moment),
-    /// We were stopped, and for a moment it seemed that the host id is lost.
-    Stopped,
-    /// Somebody on another host.
-    Refused(Refusal, Snapshot),
-    /// A host of which it is not known whether it is alive.
-    Unknown {
-        owner: Stamp,
-        until: Moment,
-        snapshot: Snapshot,
-    },
-    /// The storage has failed; with `late`, in the middle of a write.
-    Trouble { error: AcquireError, late: bool },
-}
-
-impl Block {
-    /// Whoever is in the way lets go at once: what stands on the disk of it.
-    fn passing(&self) -> Option<&Snapshot> {
-        match self {
-            Self::Refused(Refusal::ShortHold(_) | Refusal::Contended, snapshot) => Some(snapshot),
-            _ => None,
+            Self::Signal(number) => Ok(signal::exit_code(number)),
         }
     }
 }
@@ -107,8 +77,8 @@ enum Progress {
 }
 
 /// Acquires every resource, waiting as patiently as asked: with --wait until `give_up`.
-pub(crate) fn acquire_all(
-    hub: &mut Hub,
+pub fn acquire_all<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
     patience: Patience,
     give_up: Option<Moment>,
 ) -> Result<Vec<HeldLease>, End> {
@@ -119,13 +89,13 @@ pub(crate) fn acquire_all(
     loop {
         let (index, block) = match round(hub, first, give_up)? {
             Ok(held) => {
-                trouble.end();
+                trouble.end(hub.around.machine());
                 return Ok(held);
             }
             Err(blocked) => blocked,
         };
         first = false;
-        let now = hub.clock.now();
+        let now = hub.now();
         if let Block::Trouble { error, late } = &block {
             let may_go_on = match patience {
                 Patience::For(_) => give_up.is_none_or(|moment| now < moment),
@@ -136,13 +106,13 @@ pub(crate) fn acquire_all(
             if !may_go_on {
                 return Err(End::Failed(report::failure(hub, index, error)));
             }
-            trouble.go_on(now, &report::name(hub, index), &error.to_string());
+            trouble.go_on(hub.around.machine(), &hub.name(index), &error.to_string());
             wait(hub, index, block, give_up)?;
             continue;
         }
         // After a write that has failed, it is over only when the next one succeeds.
         if !matches!(block, Block::Late(_) | Block::Local(_)) {
-            trouble.end();
+            trouble.end(hub.around.machine());
         }
         let out_of_time = give_up.is_some_and(|moment| now >= moment);
         passing = block.passing().map(|snapshot| {
@@ -158,7 +128,7 @@ pub(crate) fn acquire_all(
             && let Some((what, how_long)) = report::notice(hub, index, &block, give_up)
             && said.as_ref() != Some(&what)
         {
-            say(TOOL, format!("{what}; {how_long}"));
+            hub.around.machine().say(&format!("{what}; {how_long}"));
             said = Some(what);
         }
         wait(hub, index, block, give_up)?;
@@ -166,7 +136,7 @@ pub(crate) fn acquire_all(
 }
 
 /// How long the storage may fail without --wait.
-fn trouble_max(hub: &Hub, index: usize) -> Duration {
+fn trouble_max<A: HolderSurroundings>(hub: &Hub<A>, index: usize) -> Duration {
     hub.of_resource(index).1.timing.io_limit() * 4
 }
 
@@ -182,8 +152,13 @@ fn worth_waiting(block: &Block, patience: Patience) -> bool {
 }
 
 /// Waits until another round is worth its while.
-fn wait(hub: &mut Hub, index: usize, block: Block, give_up: Option<Moment>) -> Result<(), End> {
-    let now = hub.clock.now();
+fn wait<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    index: usize,
+    block: Block,
+    give_up: Option<Moment>,
+) -> Result<(), End> {
+    let now = hub.now();
     let forever = now.after(Duration::from_secs(3600));
     let left = give_up.unwrap_or(forever).since(now);
     let pause = match block {
@@ -214,7 +189,7 @@ fn wait(hub: &mut Hub, index: usize, block: Block, give_up: Option<Moment>) -> R
     check_ending(hub)
 }
 
-fn watched(hub: &mut Hub, index: usize) -> Result<(), End> {
+fn watched<A: HolderSurroundings>(hub: &mut Hub<A>, index: usize) -> Result<(), End> {
     let result = hub.wait_for(None, false, |_, event| match event {
         Event::Done(_, Answer::Watched(result)) => Ok(result),
         other => Err(other),
@@ -229,9 +204,9 @@ fn watched(hub: &mut Hub, index: usize) -> Result<(), End> {
     }
 }
 
-fn check_ending(hub: &Hub) -> Result<(), End> {
+fn check_ending<A: HolderSurroundings>(hub: &Hub<A>) -> Result<(), End> {
     let failed = |status, why: &str| {
-        let names: Vec<String> = (0..hub.resources()).map(|i| report::name(hub, i)).collect();
+        let names: Vec<String> = (0..hub.resources()).map(|i| hub.name(i)).collect();
         let text = format!("cannot acquire {}: {why}", names.join(", "));
         Err(End::Failed(Failure::new(status, text)))
     };
@@ -251,8 +226,8 @@ fn check_ending(hub: &Hub) -> Result<(), End> {
 
 /// One round: all that can be had, and if that is not all, back with it. The outer failure ends
 /// everything; the inner one says what is in the way.
-fn round(
-    hub: &mut Hub,
+fn round<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
     all_at_once: bool,
     give_up: Option<Moment>,
 ) -> Result<Result<Vec<HeldLease>, (usize, Block)>, End> {
@@ -292,7 +267,7 @@ fn round(
             Err(End::Failed(report::failure(hub, index, &error)))
         }
         Some((index, Progress::Replaced(why))) => {
-            Err(End::Replaced(format!("{} {why}", report::name(hub, index))))
+            Err(End::Replaced(format!("{} {why}", hub.name(index))))
         }
         Some((_, Progress::Held(_))) | None => Err(End::Failed(Failure::new(
             Status::Internal,
@@ -303,7 +278,11 @@ fn round(
 
 /// Tries a batch of resources at the same time. Each that lease-join gives no turn for, or that
 /// must wait, is blocked before anything is written.
-fn attempt(hub: &mut Hub, batch: &[usize], give_up: Option<Moment>) -> Vec<(usize, Progress)> {
+fn attempt<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    batch: &[usize],
+    give_up: Option<Moment>,
+) -> Vec<(usize, Progress)> {
     let turns = ask_for_turns(hub, batch);
     let mut results = Vec::new();
     let mut running = 0;
@@ -311,7 +290,7 @@ fn attempt(hub: &mut Hub, batch: &[usize], give_up: Option<Moment>) -> Vec<(usiz
     for (index, turn) in turns {
         match turn {
             Err(rival) => results.push((index, Progress::Blocked(Block::Local(rival)))),
-            Ok(_) if blocked => say_acquired(hub, index, None, Left::NOTHING),
+            Ok(_) if blocked => hub.say_acquired(index, None, Left::NOTHING),
             Ok(Turn::Share) => {
                 hub.give(index, Job::Share);
                 running += 1;
@@ -342,10 +321,12 @@ fn attempt(hub: &mut Hub, batch: &[usize], give_up: Option<Moment>) -> Vec<(usiz
 
 /// Asks lease-join for a turn on each. What is missing in the answer was not answered, because
 /// everything ends.
-fn ask_for_turns(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Result<Turn, Rival>)> {
+fn ask_for_turns<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    batch: &[usize],
+) -> Vec<(usize, Result<Turn, Rival>)> {
     for index in batch {
-        let (session, number) = hub.session_of(*index);
-        session.ask(Ask::Acquire { index: number }, None);
+        hub.ask_to_acquire(*index);
     }
     let mut turns = Vec::new();
     while turns.len() < batch.len() {
@@ -367,7 +348,7 @@ fn ask_for_turns(hub: &mut Hub, batch: &[usize]) -> Vec<(usize, Result<Turn, Riv
     turns
 }
 
-fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
+fn conclude<A: HolderSurroundings>(hub: &mut Hub<A>, index: usize, answer: Answer) -> Progress {
     let (progress, left) = match answer {
         Answer::Attempted(Ok(Attempt::Held(held)), left) => (Progress::Held(held), left),
         Answer::Attempted(Ok(Attempt::Refused(why, snapshot)), left) => {
@@ -413,10 +394,8 @@ fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
         Answer::Shared(Ok(Some(held))) => (Progress::Held(held), Left::NOTHING),
         Answer::Shared(Err(error @ AcquireError::Disk(_))) => {
             let late = false;
-            (
-                Progress::Blocked(Block::Trouble { error, late }),
-                Left::NOTHING,
-            )
+            let block = Block::Trouble { error, late };
+            (Progress::Blocked(block), Left::NOTHING)
         }
         Answer::Shared(Err(error)) => (Progress::Failed(error), Left::NOTHING),
         // The share on the disk is not ours any more: whoever holds it finds out in time.
@@ -426,25 +405,19 @@ fn conclude(hub: &mut Hub, index: usize, answer: Answer) -> Progress {
         Progress::Held(held) => Some(held.lver),
         Progress::Blocked(_) | Progress::Failed(_) | Progress::Replaced(_) => None,
     };
-    say_acquired(hub, index, lver, left);
+    hub.say_acquired(index, lver, left);
     progress
 }
 
-fn say_acquired(hub: &mut Hub, index: usize, lver: Option<Lver>, left: Left) {
-    let (session, number) = hub.session_of(index);
-    session.acquired(number, lver, left);
-}
-
-fn wanted(hub: &Hub, index: usize) -> Wanted {
+fn wanted<A: HolderSurroundings>(hub: &Hub<A>, index: usize) -> Wanted {
     let (spec, welcome) = hub.of_resource(index);
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let note = HolderNote {
         host: welcome.host,
         generation: Generation(0),
         lver: Lver(0),
         mode: spec.mode,
-        pid: std::process::id(),
-        start: since_1970.map_or(0, |d| d.as_secs()),
+        pid: hub.around.pid(),
+        start: hub.around.machine().wall_clock(),
         host_name: welcome.host_name.as_bytes().to_vec(),
         command: hub.command.as_bytes().to_vec(),
     };

@@ -1,21 +1,52 @@
 //! What is said to the user: why not, and how long it takes.
 
-use crate::acquire::Block;
-use crate::hub::Hub;
-use chrono::{DateTime, Local};
-use lease_core::clock::{Clock, Moment};
-use lease_core::id::escape;
-use lease_core::record::holder_note::HolderNote;
-use lease_core::record::leader::Stamp;
-use lease_core::resource::{AcquireError, Refusal};
-use lease_core::tool::{Failure, Status};
+use super::hub::Hub;
+use super::surroundings::HolderSurroundings;
+use crate::clock::Moment;
+use crate::failure::{Failure, Status};
+use crate::id::escape;
+use crate::record::holder_note::HolderNote;
+use crate::record::leader::Stamp;
+use crate::registry::message::Rival;
+use crate::resource::{AcquireError, Refusal, Snapshot};
+
+/// What is in the way.
+#[derive(Debug)]
+pub(crate) enum Block {
+    /// Somebody on this host.
+    Local(Rival),
+    /// A late write of this host may land until then.
+    Late(Moment),
+    /// We were stopped, and for a moment it seemed that the host id is lost.
+    Stopped,
+    /// Somebody on another host.
+    Refused(Refusal, Snapshot),
+    /// A host of which it is not known whether it is alive.
+    Unknown {
+        owner: Stamp,
+        until: Moment,
+        snapshot: Snapshot,
+    },
+    /// The storage has failed; with `late`, in the middle of a write.
+    Trouble { error: AcquireError, late: bool },
+}
+
+impl Block {
+    /// Whoever is in the way lets go at once: what stands on the disk of it.
+    pub(crate) fn passing(&self) -> Option<&Snapshot> {
+        match self {
+            Self::Refused(Refusal::ShortHold(_) | Refusal::Contended, snapshot) => Some(snapshot),
+            _ => None,
+        }
+    }
+}
 
 /// Somebody has it: who.
-pub(crate) fn refusal(hub: &Hub, index: usize, block: &Block) -> Failure {
+pub(crate) fn refusal<A: HolderSurroundings>(hub: &Hub<A>, index: usize, block: &Block) -> Failure {
     let (why, number) = describe(hub, block);
     let failure = Failure::new(
         Status::Busy,
-        format!("cannot acquire {}: {why}", name(hub, index)),
+        format!("cannot acquire {}: {why}", hub.name(index)),
     );
     match number {
         Some(number) => failure.numbered(number),
@@ -24,17 +55,17 @@ pub(crate) fn refusal(hub: &Hub, index: usize, block: &Block) -> Failure {
 }
 
 /// What is waited for, and how long that takes, if it can take long enough to be worth saying.
-pub(crate) fn notice(
-    hub: &Hub,
+pub(crate) fn notice<A: HolderSurroundings>(
+    hub: &Hub<A>,
     index: usize,
     block: &Block,
     give_up: Option<Moment>,
 ) -> Option<(String, String)> {
     let left = |until: Moment| {
         let until = give_up.map_or(until, |moment| moment.min(until));
-        until.since(hub.clock.now()).as_secs() + 1
+        until.since(hub.now()).as_secs() + 1
     };
-    let name = name(hub, index);
+    let name = hub.name(index);
     let (what, how_long) = match block {
         Block::Unknown { owner, until, .. } => {
             let seconds = left(*until);
@@ -62,7 +93,11 @@ pub(crate) fn notice(
 }
 
 /// The storage or what is on it failed.
-pub(crate) fn failure(hub: &Hub, index: usize, error: &AcquireError) -> Failure {
+pub(crate) fn failure<A: HolderSurroundings>(
+    hub: &Hub<A>,
+    index: usize,
+    error: &AcquireError,
+) -> Failure {
     let status = match error {
         AcquireError::Disk(fault) => Status::of_fault(fault),
         AcquireError::InDoubt(_) => Status::Io,
@@ -82,7 +117,7 @@ pub(crate) fn failure(hub: &Hub, index: usize, error: &AcquireError) -> Failure 
         Status::Io => "; try again when the storage works",
         _ => "",
     };
-    let text = format!("cannot acquire {}: {error}{what_next}", name(hub, index));
+    let text = format!("cannot acquire {}: {error}{what_next}", hub.name(index));
     Failure {
         status,
         text,
@@ -90,14 +125,8 @@ pub(crate) fn failure(hub: &Hub, index: usize, error: &AcquireError) -> Failure 
     }
 }
 
-/// LOCKSPACE:RESOURCE.
-pub(crate) fn name(hub: &Hub, index: usize) -> String {
-    let (spec, _) = hub.of_resource(index);
-    format!("{}:{}", spec.lockspace, spec.name)
-}
-
 /// Who is in the way, and sanlock's number for it.
-fn describe(hub: &Hub, block: &Block) -> (String, Option<i32>) {
+fn describe<A: HolderSurroundings>(hub: &Hub<A>, block: &Block) -> (String, Option<i32>) {
     match block {
         Block::Local(rival) => {
             let command = escape(rival.command.as_bytes());
@@ -112,7 +141,7 @@ fn describe(hub: &Hub, block: &Block) -> (String, Option<i32>) {
             )
         }
         Block::Late(until) => {
-            let seconds = until.since(hub.clock.now()).as_secs() + 1;
+            let seconds = until.since(hub.now()).as_secs() + 1;
             (
                 format!("earlier writes of this host may still land, for another {seconds} s"),
                 None,
@@ -121,7 +150,10 @@ fn describe(hub: &Hub, block: &Block) -> (String, Option<i32>) {
         Block::Stopped => ("this process was stopped".to_owned(), None),
         Block::Trouble { error, .. } => (error.to_string(), Some(-202)),
         Block::Refused(Refusal::Held { owner, note }, _) => (
-            format!("held by host {}", describe_owner(*owner, note.as_ref())),
+            format!(
+                "held by host {}",
+                describe_owner(hub, *owner, note.as_ref())
+            ),
             Some(-243),
         ),
         Block::Refused(Refusal::Shared(hosts), _) => {
@@ -151,7 +183,11 @@ fn describe(hub: &Hub, block: &Block) -> (String, Option<i32>) {
 }
 
 /// `1 (hostA) since 14:02:11, pid 4711 qemu-system-x86_64`.
-fn describe_owner(owner: Stamp, note: Option<&HolderNote>) -> String {
+fn describe_owner<A: HolderSurroundings>(
+    hub: &Hub<A>,
+    owner: Stamp,
+    note: Option<&HolderNote>,
+) -> String {
     let Some(note) = note else {
         return owner.host.to_string();
     };
@@ -159,23 +195,8 @@ fn describe_owner(owner: Stamp, note: Option<&HolderNote>) -> String {
         "{} ({}) since {}, pid {} {}",
         owner.host,
         escape(&note.host_name),
-        describe_time(note.start),
+        hub.around.local_time(note.start),
         note.pid,
         escape(&note.command)
     )
-}
-
-/// Local time; with the date if that is not today.
-fn describe_time(since_1970: u64) -> String {
-    let then = i64::try_from(since_1970)
-        .ok()
-        .and_then(|s| DateTime::from_timestamp(s, 0));
-    let Some(then) = then.map(|utc| utc.with_timezone(&Local)) else {
-        return "an unknown time".to_owned();
-    };
-    if then.date_naive() == Local::now().date_naive() {
-        then.format("%H:%M:%S").to_string()
-    } else {
-        then.format("%Y-%m-%d %H:%M:%S").to_string()
-    }
 }

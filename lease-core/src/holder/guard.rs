@@ -2,31 +2,19 @@
 //!
 //! What is to be done, and when, is decided by [`Deadline`]. The main thread does what it says.
 
-use crate::TOOL;
-use crate::acquire::HeldLease;
-use crate::cage::Cage;
-use crate::carrier::Carried;
-use crate::child::{self, Child};
-use crate::command::{self, Command};
-use crate::hub::{Event, Hub};
-use crate::keeper::Keeper;
-use crate::session::Session;
-use crate::signals;
-use crate::terminal;
-use crate::tree;
-use crate::worker::{Answer, Job};
-use anyhow::Context;
-use lease_core::clock::{Clock, Moment};
-use lease_core::deadline::{Act, Deadline, Standing};
-use lease_core::priority::OomScore;
-use lease_core::process::ProcessId;
-use lease_core::registry::message::{Ask, Tell};
-use lease_core::resource::AcquireError;
-use lease_core::tool::{Failure, Status, say};
+use super::environment;
+use super::hub::{Ending, Hub};
+use super::job::{Answer, HeldLease, Job};
+use super::signal;
+use super::surroundings::{Event, HolderSurroundings};
+use crate::clock::Moment;
+use crate::deadline::{Act, Deadline, Standing};
+use crate::delta::Tenure;
+use crate::failure::{Failure, Status};
+use crate::registry::message::{Ask, Tell};
+use crate::resource::AcquireError;
+use crate::surroundings::Surroundings;
 use nix::errno::Errno;
-use nix::libc;
-use nix::sys::signal::{SigSet, Signal};
-use std::ffi::{CString, OsStr, OsString};
 use std::time::Duration;
 
 /// How long the command of --on-loss is spared, whatever has to be killed.
@@ -40,7 +28,7 @@ const NO_RENEWAL: &str = "no renewal in time";
 
 /// How it ended.
 #[derive(Debug)]
-pub(crate) enum Ended {
+pub enum Ended {
     /// The command and all that it started are gone; its exit code.
     Command(u8),
     /// They are gone, and the lease was lost: why.
@@ -49,29 +37,12 @@ pub(crate) enum Ended {
     NotRun(Failure),
 }
 
-/// How the command is to be guarded.
-pub(crate) struct Orders {
-    /// Who ends it if nobody else does.
-    pub(crate) keeper: Option<Keeper>,
-    /// What it is in.
-    pub(crate) cage: Cage,
-    /// The signals that it starts with blocked.
-    pub(crate) signals: SigSet,
-    /// How likely the out-of-memory killer is to choose it.
-    pub(crate) oom_score: Option<OomScore>,
-    /// What asks it to end.
-    pub(crate) kill_signal: Signal,
-    /// From there to SIGKILL; half of what there is, if nothing else is asked for.
-    pub(crate) grace: Option<Duration>,
-    /// A shell command to run when the lease is lost.
-    pub(crate) on_loss: Option<OsString>,
-    /// What the command leaves behind is not waited for.
-    pub(crate) end_rest: bool,
-}
-
 /// Fails if the grace that is asked for does not fit what a host of ours has promised: everything
 /// is dead before another host may take over, and lease-join kills at three quarters of that time.
-pub(crate) fn check_grace(hub: &mut Hub, grace: Option<Duration>) -> Result<(), Failure> {
+pub fn check_grace<A: HolderSurroundings>(
+    hub: &Hub<A>,
+    grace: Option<Duration>,
+) -> Result<(), Failure> {
     for session in hub.sessions() {
         let most = session.tenure.timing().grace_most();
         if grace.is_some_and(|grace| grace > most) {
@@ -87,69 +58,56 @@ pub(crate) fn check_grace(hub: &mut Hub, grace: Option<Duration>) -> Result<(), 
     Ok(())
 }
 
+/// How a command is to be guarded.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    /// The signal that asks it to end when the lease is lost.
+    pub kill_signal: i32,
+    /// From there to SIGKILL; half of what there is, if nothing else is asked for.
+    pub grace: Option<Duration>,
+    /// What the command leaves behind is not waited for.
+    pub end_rest: bool,
+}
+
 /// Runs the command under guard until it and all that it started are gone.
-pub(crate) fn run(
-    hub: &mut Hub,
+pub fn run<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
     held: &[HeldLease],
-    command: &Command,
-    environment: &[CString],
-    mut orders: Orders,
+    orders: &Orders,
 ) -> anyhow::Result<Ended> {
-    tree::adopt_orphans().context("cannot become a child subreaper")?;
-    let carried = carried(hub);
-    let run_dir = hub.run_dir.clone();
-    let gated = child::fork_gated(command, environment, &orders, (&run_dir, &carried))?;
-    if let Some(keeper) = &mut orders.keeper {
-        keeper.carry(&carried, &gated.pidfd()?)?;
-    }
+    let (variables, carried) = (environment::variables(hub, held), hub.carried());
+    let containment = hub.around.stand_at_gate(variables, &carried)?;
     let mut asked: Vec<usize> = (0..hub.sessions().len()).collect();
     while !asked.is_empty() {
         for number in &asked {
-            let containment = orders.cage.containment();
-            let pidfd = gated.pidfd()?;
-            hub.sessions()[*number].ask(Ask::Guard { containment }, Some(pidfd));
+            let (session, around) = hub.session(*number);
+            let containment = containment.clone();
+            session.ask(around, Ask::Guard { containment });
         }
-        if let Err(ended) = wait_for_go(hub, &command.name, asked.len()) {
-            hub.sessions().iter_mut().for_each(Session::withdraw_guard);
-            drop(gated);
+        if let Err(ended) = wait_for_go(hub, asked.len()) {
+            hub.withdraw_guard();
+            hub.around.give_up_gate();
             return Ok(ended);
         }
-        asked.retain(|number| !hub.sessions()[*number].start());
+        asked.retain(|number| {
+            let (session, around) = hub.session(*number);
+            !session.start(around)
+        });
     }
-    if let Err(ended) = look_once_more(hub, held, &command.name) {
+    if let Err(ended) = look_once_more(hub, held) {
+        hub.around.give_up_gate();
         return Ok(ended);
     }
     if !hub.holds() {
-        return Ok(Ended::NotRun(too_late(&command.name, NO_RENEWAL)));
+        hub.around.give_up_gate();
+        return Ok(Ended::NotRun(too_late(hub, NO_RENEWAL)));
     }
-    hub.child = Some(gated.open()?);
-    Watch::new(hub, held, command, environment, orders).run()
-}
-
-/// When whoever carries the last deadline is to kill, as far as we know of renewals.
-fn last_moment(hub: &mut Hub) -> Moment {
-    let of = |session: &Session| {
-        let timing = session.tenure.timing();
-        session.tenure.renewed().after(timing.lapse_after())
-    };
-    hub.sessions().iter().map(of).min().unwrap_or_default()
-}
-
-/// What that one carries.
-fn carried(hub: &mut Hub) -> Carried {
-    let last_moment = last_moment(hub);
-    Carried {
-        last_moment,
-        hosts: hub
-            .sessions()
-            .iter()
-            .map(|session| session.carried())
-            .collect(),
-    }
+    hub.around.open_gate()?;
+    Ok(Watch::new(hub, held, orders).run())
 }
 
 /// Waits until so many lease-joins know of the child and say that their host id is as it was.
-fn wait_for_go(hub: &mut Hub, name: &OsStr, mut missing: usize) -> Result<(), Ended> {
+fn wait_for_go<A: HolderSurroundings>(hub: &mut Hub<A>, mut missing: usize) -> Result<(), Ended> {
     while missing > 0 {
         let told = hub.wait_for(None, true, |_, event| match event {
             Event::Told(session, tell @ (Tell::Go { .. } | Tell::NotGuarded { .. })) => {
@@ -157,7 +115,7 @@ fn wait_for_go(hub: &mut Hub, name: &OsStr, mut missing: usize) -> Result<(), En
             }
             other => Err(other),
         });
-        let (session, generation, renewed) = match told {
+        let (number, generation, renewed) = match told {
             Some((
                 session,
                 Tell::Go {
@@ -166,16 +124,16 @@ fn wait_for_go(hub: &mut Hub, name: &OsStr, mut missing: usize) -> Result<(), En
                 },
             )) => (session, generation, renewed),
             Some((_, Tell::NotGuarded { why })) => {
-                let failure = command::cannot(Status::Refused, name, &why);
+                let failure = cannot_run(hub, Status::Refused, &why);
                 return Err(Ended::NotRun(failure));
             }
-            _ => return Err(not_started(hub, name)),
+            _ => return Err(not_started(hub)),
         };
-        let now = hub.clock.now();
-        let session = &mut hub.sessions()[session];
+        let now = hub.now();
+        let session = &hub.sessions()[number];
         session.tenure.note_renewal(renewed);
         if session.welcome.generation != generation || !session.tenure.holds(now) {
-            return Err(Ended::NotRun(too_late(name, NO_RENEWAL)));
+            return Err(Ended::NotRun(too_late(hub, NO_RENEWAL)));
         }
         missing -= 1;
     }
@@ -183,7 +141,10 @@ fn wait_for_go(hub: &mut Hub, name: &OsStr, mut missing: usize) -> Result<(), En
 }
 
 /// The last look before the command runs: whether others find the disks that the leases stand on.
-fn look_once_more(hub: &mut Hub, held: &[HeldLease], name: &OsStr) -> Result<(), Ended> {
+fn look_once_more<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    held: &[HeldLease],
+) -> Result<(), Ended> {
     held.iter()
         .for_each(|lease| hub.give(lease.index, Job::Look));
     for _ in held {
@@ -193,46 +154,46 @@ fn look_once_more(hub: &mut Hub, held: &[HeldLease], name: &OsStr) -> Result<(),
         });
         match looked {
             Some((index, Ok(Some(why)))) => {
-                let why = format!("{} {why}", crate::report::name(hub, index));
-                return Err(Ended::NotRun(too_late(name, &why)));
+                let why = format!("{} {why}", hub.name(index));
+                return Err(Ended::NotRun(too_late(hub, &why)));
             }
             Some(_) => {}
-            None => return Err(not_started(hub, name)),
+            None => return Err(not_started(hub)),
         }
     }
     Ok(())
 }
 
 /// The lease was lost while the command stood at its gate.
-fn too_late(name: &OsStr, why: &str) -> Failure {
+fn too_late<A>(hub: &Hub<A>, why: &str) -> Failure {
     let why = format!("the lease was lost before it was started: {why}");
-    command::cannot(Status::Lost, name, &why)
+    cannot_run(hub, Status::Lost, &why)
 }
 
 /// Something else came while the command stood at its gate.
-fn not_started(hub: &Hub, name: &OsStr) -> Ended {
+fn not_started<A>(hub: &Hub<A>) -> Ended {
     Ended::NotRun(match &hub.ending {
-        Some(crate::hub::Ending::Signal(number)) => {
-            return Ended::Command(128 + u8::try_from(*number).unwrap_or(0));
-        }
-        Some(crate::hub::Ending::Lost(why)) => too_late(name, why),
+        Some(Ending::Signal(number)) => return Ended::Command(signal::exit_code(*number)),
+        Some(Ending::Lost(why)) => too_late(hub, why),
         _ => {
             let why = "lease-join is leaving the lockspace; start it again first";
-            command::cannot(Status::NotJoined, name, why)
+            cannot_run(hub, Status::NotJoined, why)
         }
     })
 }
 
+fn cannot_run<A>(hub: &Hub<A>, status: Status, why: &str) -> Failure {
+    Failure::new(status, format!("cannot run {}: {why}", hub.command))
+}
+
 /// The main thread while the command runs.
-struct Watch<'a> {
-    hub: &'a mut Hub,
+struct Watch<'a, A> {
+    hub: &'a mut Hub<A>,
     held: &'a [HeldLease],
-    orders: Orders,
-    command: &'a Command,
-    environment: &'a [CString],
+    orders: &'a Orders,
     deadline: Deadline,
-    /// The command of --on-loss, and until when it is spared.
-    aside: Option<(ProcessId, Moment)>,
+    /// Until when the command of --on-loss is spared.
+    spared_until: Option<Moment>,
     stop: bool,
     /// Why it was lost, as far as anybody said.
     why: Option<String>,
@@ -249,23 +210,15 @@ struct Watch<'a> {
     rest_at: Option<Moment>,
 }
 
-impl<'a> Watch<'a> {
-    fn new(
-        hub: &'a mut Hub,
-        held: &'a [HeldLease],
-        command: &'a Command,
-        environment: &'a [CString],
-        orders: Orders,
-    ) -> Self {
+impl<'a, A: HolderSurroundings> Watch<'a, A> {
+    fn new(hub: &'a mut Hub<A>, held: &'a [HeldLease], orders: &'a Orders) -> Self {
         let checking = vec![false; hub.resources()];
         Self {
             hub,
             held,
             orders,
-            command,
-            environment,
             deadline: Deadline::Running,
-            aside: None,
+            spared_until: None,
             stop: false,
             why: None,
             taken: false,
@@ -278,10 +231,10 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn run(mut self) -> anyhow::Result<Ended> {
+    fn run(mut self) -> Ended {
         self.not_before();
         loop {
-            let now = self.hub.clock.now();
+            let now = self.hub.now();
             if !self.deadline.lost() {
                 self.hub.is_overdue(now);
             }
@@ -293,27 +246,25 @@ impl<'a> Watch<'a> {
             }
             match act {
                 Act::Nothing => {}
-                Act::Terminate => self.terminate(),
+                Act::Terminate => self.hub.around.terminate(),
                 Act::Kill => self.kill(now),
             }
             if self.gone {
-                return Ok(self.ended());
+                return self.ended();
             }
             if self.rest_at.is_some_and(|at| now >= at) {
                 self.speak_of_the_rest();
             }
-            let due = self
-                .rest_at
-                .into_iter()
-                .chain([self.deadline.due(standing)]);
-            let event = self.hub.next(due.min());
+            let due = self.deadline.due(standing);
+            let due = self.rest_at.map_or(due, |at| at.min(due));
+            let event = self.hub.next(Some(due));
             event.into_iter().for_each(|event| self.hear(event));
         }
     }
 
-    fn standing(&mut self, now: Moment) -> Standing {
+    fn standing(&self, now: Moment) -> Standing {
         let (taken, stop, wanted) = (self.taken, self.stop, self.orders.grace);
-        let of = |tenure: &lease_core::delta::Tenure| {
+        let of = |tenure: &Tenure| {
             let timing = tenure.timing();
             let expires = tenure.renewed().after(timing.lost_after());
             let grace = wanted.unwrap_or(timing.grace());
@@ -324,11 +275,8 @@ impl<'a> Watch<'a> {
                 stop,
             }
         };
-        let all = self
-            .hub
-            .sessions()
-            .iter()
-            .map(|session| of(&session.tenure));
+        let sessions = self.hub.sessions().iter();
+        let all = sessions.map(|session| of(&session.tenure));
         let first = all.min_by_key(|s| (!s.taken, s.expires));
         first.unwrap_or(Standing {
             expires: now,
@@ -340,56 +288,30 @@ impl<'a> Watch<'a> {
 
     /// The lease is lost: says so, and has it said. When it was taken there is no time for that.
     fn announce(&mut self, now: Moment, standing: Standing) {
-        let last = last_moment(self.hub);
-        match self.orders.on_loss.as_ref().filter(|_| !standing.taken) {
-            Some(_) if now >= last => say(TOOL, "it is too late for the command of --on-loss"),
-            Some(on_loss) => {
-                let aside = child::run_aside(on_loss, self.environment, &self.orders);
-                self.aside = aside.map(|id| (id, now.after(SPARED_FOR).min(last)));
+        let last = self.hub.last_moment();
+        let hub = &mut self.hub;
+        if !standing.taken && hub.around.has_aside() {
+            if now >= last {
+                let text = "it is too late for the command of --on-loss";
+                hub.around.machine().say(text);
+            } else if hub.around.run_aside() {
+                self.spared_until = Some(now.after(SPARED_FOR).min(last));
             }
-            None => {}
         }
         let why = self.why.as_deref().unwrap_or(NO_RENEWAL);
-        say(
-            TOOL,
-            format!("the lease is lost ({why}): ending {}", self.hub.command),
-        );
+        let text = format!("the lease is lost ({why}): ending {}", hub.command);
+        hub.around.machine().say(&text);
     }
 
-    /// Asks everything to end; a stopped process is woken to hear it.
-    fn terminate(&self) {
-        let aside = self.aside.iter().map(|(id, _)| *id);
-        let spared: Vec<ProcessId> = aside.chain(self.keeper()).collect();
-        if let Some(child) = &self.hub.child {
-            child.signal_all(self.orders.kill_signal as i32, &spared);
-            child.signal_all(libc::SIGCONT, &spared);
-        }
-    }
-
-    fn kill(&self, now: Moment) {
-        self.orders.cage.kill();
-        let aside = self.aside.iter().filter(|(_, until)| now < *until);
-        let spared: Vec<ProcessId> = aside.map(|(id, _)| *id).chain(self.keeper()).collect();
-        if let Some(child) = &self.hub.child {
-            child.kill_all(&spared);
-        }
-    }
-
-    fn keeper(&self) -> Option<ProcessId> {
-        self.orders.keeper.as_ref().and_then(Keeper::id)
+    fn kill(&mut self, now: Moment) {
+        let spare = self.spared_until.is_some_and(|until| now < until);
+        self.hub.around.kill(spare);
     }
 
     /// Whoever carries the last deadline hears of the renewals.
     fn not_before(&mut self) {
-        let at = last_moment(self.hub);
-        self.hub
-            .child
-            .iter_mut()
-            .for_each(|child| child.not_before(at));
-        self.orders
-            .keeper
-            .iter_mut()
-            .for_each(|keeper| keeper.not_before(at));
+        let at = self.hub.last_moment();
+        self.hub.around.not_before(at);
     }
 
     fn hear(&mut self, event: Event) {
@@ -408,8 +330,7 @@ impl<'a> Watch<'a> {
             Event::TreeGone => self.gone = true,
             // Whoever is to end the command does not stop.
             Event::Stopped(signal) if self.deadline == Deadline::Running => {
-                let child = self.hub.child.as_ref();
-                terminal::follow(signal, child.and_then(Child::group));
+                self.hub.around.follow_stop(signal);
             }
             Event::NotExecuted(errno) => self.not_executed = Some(errno),
             _ => {}
@@ -418,8 +339,7 @@ impl<'a> Watch<'a> {
 
     /// The command itself has ended. What it has left is waited for, unless all was asked to end.
     fn exited(&mut self, code: u8) -> Option<u8> {
-        let clock = &self.hub.clock;
-        self.rest_at = Some(clock.now().after(REST_AFTER));
+        self.rest_at = Some(self.hub.now().after(REST_AFTER));
         self.stop |= self.asked_to_end || self.orders.end_rest;
         Some(code)
     }
@@ -427,38 +347,32 @@ impl<'a> Watch<'a> {
     /// Somebody may wonder why we are still here.
     fn speak_of_the_rest(&mut self) {
         self.rest_at = None;
-        let (Some(code), Some(child)) = (self.code, &self.hub.child) else {
-            return;
-        };
-        let aside = self.aside.iter().map(|(id, _)| *id);
-        let spared: Vec<ProcessId> = aside.chain(self.keeper()).collect();
-        let rest = tree::describe(&child.rest(&spared));
         let verb = match self.deadline {
             Deadline::Running => "waiting for",
             Deadline::Ending { .. } | Deadline::Killing { .. } => "ending",
         };
-        if let Some(rest) = rest {
+        if let (Some(code), Some(rest)) = (self.code, self.hub.around.rest()) {
             let command = &self.hub.command;
-            say(TOOL, format!("{command} has ended ({code}); {verb} {rest}"));
+            let text = format!("{command} has ended ({code}); {verb} {rest}");
+            self.hub.around.machine().say(&text);
         }
     }
 
     /// To the command; to what it left behind, once it is gone. What is asked to end has to: when
     /// the command itself has ended, what it left is given some seconds.
     fn forward(&mut self, number: i32, from_terminal: bool) {
-        let asks_to_end = signals::ends_waiting(number);
+        let asks_to_end = signal::ends_waiting(number);
         if asks_to_end && self.code.is_some() {
             self.stop = true;
         }
         // What has to end now is told so anyhow.
-        if from_terminal || (self.stop && number == self.orders.kill_signal as i32) {
+        if from_terminal || (self.stop && number == self.orders.kill_signal) {
             return;
         }
         self.asked_to_end |= asks_to_end;
-        let child = self.hub.child.as_mut().filter(|_| self.code.is_none());
-        if !child.is_some_and(|child| child.signal(number)) {
-            let spared: Vec<ProcessId> = self.keeper().into_iter().collect();
-            tree::signal_all(number, &spared, None);
+        let around = &mut self.hub.around;
+        if self.code.is_some() || !around.signal(number) {
+            around.signal_rest(number);
         }
     }
 
@@ -474,7 +388,7 @@ impl<'a> Watch<'a> {
 
     fn checked(&mut self, index: usize, result: Result<Option<String>, AcquireError>) {
         self.checking[index] = false;
-        let name = crate::report::name(self.hub, index);
+        let name = self.hub.name(index);
         let why = match result {
             // The storage did not answer, or the host id is lost: not for this look to say.
             Ok(None) | Err(AcquireError::Disk(_) | AcquireError::Lost) => return,
@@ -486,16 +400,12 @@ impl<'a> Watch<'a> {
     }
 
     fn ended(self) -> Ended {
-        let lost = self.deadline.lost();
-        match (self.not_executed, lost) {
+        let not_run = |status, errno: Errno| cannot_run(self.hub, status, errno.desc());
+        match (self.not_executed, self.deadline.lost()) {
             (_, true) => Ended::Lost(self.why.unwrap_or_else(|| NO_RENEWAL.into())),
-            (Some(Errno::ENOENT), _) => self.not_run(Status::NoCommand, Errno::ENOENT),
-            (Some(errno), _) => self.not_run(Status::CannotExecute, errno),
+            (Some(errno @ Errno::ENOENT), _) => Ended::NotRun(not_run(Status::NoCommand, errno)),
+            (Some(errno), _) => Ended::NotRun(not_run(Status::CannotExecute, errno)),
             (None, _) => Ended::Command(self.code.unwrap_or(Status::Internal.code())),
         }
-    }
-
-    fn not_run(&self, status: Status, errno: Errno) -> Ended {
-        Ended::NotRun(command::cannot(status, &self.command.name, errno.desc()))
     }
 }

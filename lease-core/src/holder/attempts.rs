@@ -1,16 +1,16 @@
 //! From the arguments to leases that are held. All begins anew where the disks are not what others
 //! find any more: they are opened, looked at, and asked for again.
 
-use crate::TOOL;
-use crate::acquire::{self, End, HeldLease};
-use crate::args::{Args, Patience};
-use crate::hub::Hub;
-use crate::trouble::{self, Trouble};
-use crate::{guard, signals, worker};
-use lease_core::clock::BootClock;
-use lease_core::spec::ResourceSpec;
-use lease_core::timing::DEFAULT_IO_TIMEOUT;
-use lease_core::tool::{Failure, Status, say};
+use super::acquire::{End, Patience, acquire_all};
+use super::guard;
+use super::hub::Hub;
+use super::job::HeldLease;
+use super::surroundings::HolderSurroundings;
+use super::trouble::{self, Trouble};
+use crate::failure::{Failure, Status};
+use crate::spec::ResourceSpec;
+use crate::surroundings::Surroundings;
+use crate::timing::DEFAULT_IO_TIMEOUT;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
@@ -19,16 +19,18 @@ const LOOK_WITHIN: Duration = Duration::from_secs(DEFAULT_IO_TIMEOUT as u64);
 
 /// All that is wanted is held. The connections to lease-join end with this process and not before:
 /// whoever ends them is ended.
-pub(crate) type Held = (ManuallyDrop<Hub>, Vec<HeldLease>);
+pub type Held<A> = (ManuallyDrop<Hub<A>>, Vec<HeldLease>);
 
-/// Acquires every resource for the command `name`, trying as patiently as asked.
-pub(crate) fn acquire(
-    args: &Args,
-    specs: &[ResourceSpec],
-    name: &str,
-) -> anyhow::Result<Result<Held, End>> {
-    let patience = args.patience();
-    let start = BootClock::boot_time();
+/// Opens the disks and registers, after a pause. The inner failure: a signal that ends the waiting.
+pub type Begun<A> = anyhow::Result<Result<Hub<A>, i32>>;
+
+/// Acquires every resource, trying as patiently as asked. `grace` is that of the command.
+pub fn acquire<A: HolderSurroundings>(
+    (machine, specs): (&impl Surroundings, &[ResourceSpec]),
+    (patience, grace): (Patience, Option<Duration>),
+    mut begin: impl FnMut(Duration) -> Begun<A>,
+) -> anyhow::Result<Result<Held<A>, End>> {
+    let start = machine.now();
     let give_up = match patience {
         Patience::For(duration) => Some(start.after(duration)),
         Patience::None | Patience::UntilKnown => None,
@@ -36,29 +38,28 @@ pub(crate) fn acquire(
     let mut trouble = Trouble::default();
     let (mut again, mut pause) = (false, Duration::ZERO);
     loop {
-        let mut hub = match begin(args, specs, name, pause) {
+        let mut hub = match begin(pause) {
             Ok(Ok(hub)) => ManuallyDrop::new(hub),
             Ok(Err(number)) => return Ok(Err(End::Signal(number))),
             Err(error) => {
                 let failure = error.downcast::<Failure>()?;
-                let now = BootClock::boot_time();
                 if !may_pass(failure.status, again) || patience == Patience::None {
                     return Err(failure.into());
                 }
-                let since = trouble.go_on(now, &specs_of(specs), &failure.to_string());
-                if now >= give_up.unwrap_or(since.after(LOOK_WITHIN)) {
+                let since = trouble.go_on(machine, &names_of(specs), &failure.to_string());
+                if machine.now() >= give_up.unwrap_or(since.after(LOOK_WITHIN)) {
                     return Err(failure.into());
                 }
                 pause = trouble::pause(LOOK_WITHIN);
                 continue;
             }
         };
-        trouble.end();
-        guard::check_grace(&mut hub, args.grace)?;
-        match acquire::acquire_all(&mut hub, patience, give_up) {
+        trouble.end(machine);
+        guard::check_grace(&hub, grace)?;
+        match acquire_all(&mut hub, patience, give_up) {
             Ok(held) => return Ok(Ok((hub, held))),
-            Err(End::Replaced(why)) if give_up.is_none_or(|end| BootClock::boot_time() < end) => {
-                say(TOOL, format!("{why}; going on with what is there now"));
+            Err(End::Replaced(why)) if give_up.is_none_or(|end| machine.now() < end) => {
+                machine.say(&format!("{why}; going on with what is there now"));
                 // It holds nothing: to lease-join it is as if it had never come.
                 drop(ManuallyDrop::into_inner(hub));
                 (again, pause) = (true, trouble::pause(LOOK_WITHIN));
@@ -66,20 +67,6 @@ pub(crate) fn acquire(
             Err(end) => return Ok(Err(end)),
         }
     }
-}
-
-/// Opens the disks and registers. The inner failure: a signal that ends the waiting.
-fn begin(
-    args: &Args,
-    specs: &[ResourceSpec],
-    name: &str,
-    pause: Duration,
-) -> anyhow::Result<Result<Hub, i32>> {
-    let (run_dir, specs, name) = (args.run_dir.clone(), specs.to_vec(), name.to_owned());
-    signals::unless_ended(move || {
-        std::thread::sleep(pause);
-        Hub::start(&run_dir, worker::open_all(&specs)?, name)
-    })
 }
 
 /// Whether what has failed may be over soon. What was there once may be away, or be made, at this
@@ -92,7 +79,7 @@ fn may_pass(status: Status, again: bool) -> bool {
     }
 }
 
-fn specs_of(specs: &[ResourceSpec]) -> String {
+fn names_of(specs: &[ResourceSpec]) -> String {
     let names = specs
         .iter()
         .map(|spec| format!("{}:{}", spec.lockspace, spec.name));

@@ -1,9 +1,8 @@
 //! Storage that fails while leases are waited for is waited out as a holder is. It is said once
 //! when that begins, and once when it is over.
 
-use crate::TOOL;
-use lease_core::clock::Moment;
-use lease_core::tool::say;
+use crate::clock::Moment;
+use crate::surroundings::Surroundings;
 use std::time::Duration;
 
 /// Between two attempts.
@@ -15,13 +14,10 @@ pub(crate) struct Trouble(Option<(Moment, String)>);
 
 impl Trouble {
     /// It has begun, or goes on, with `what`, because of `why`. Returns when it began.
-    pub(crate) fn go_on(&mut self, now: Moment, what: &str, why: &str) -> Moment {
+    pub(crate) fn go_on(&mut self, machine: &impl Surroundings, what: &str, why: &str) -> Moment {
         let (since, _) = self.0.get_or_insert_with(|| {
-            say(
-                TOOL,
-                format!("{what}: {why}; trying again until that is over"),
-            );
-            (now, what.to_owned())
+            machine.say(&format!("{what}: {why}; trying again until that is over"));
+            (machine.now(), what.to_owned())
         });
         *since
     }
@@ -33,12 +29,9 @@ impl Trouble {
     }
 
     /// It is over, if there was any.
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn end(&mut self, machine: &impl Surroundings) {
         if let Some((_, what)) = self.0.take() {
-            say(
-                TOOL,
-                format!("{what}: the trouble is over; trying as before"),
-            );
+            machine.say(&format!("{what}: the trouble is over; trying as before"));
         }
     }
 }

@@ -1,0 +1,67 @@
+//! One lease-hold: registered with the lease-join of each lockspace, it acquires all that it wants
+//! or none, runs a command under guard, and gives the leases back.
+//!
+//! One thread decides, here, and waits for nothing but what happens ([`hub`]). Each resource has a
+//! thread that does its disk I/O ([`worker`]). Who carries the last deadline is a process of its
+//! own ([`carrier`]). All of it sees the machine through [`surroundings`].
+
+pub mod acquire;
+pub mod attempts;
+pub mod carrier;
+mod environment;
+pub mod guard;
+pub mod hub;
+pub mod job;
+mod release;
+mod report;
+pub mod session;
+pub mod signal;
+pub mod surroundings;
+mod trouble;
+pub mod worker;
+
+use crate::failure::{Failure, Status};
+use crate::surroundings::Surroundings;
+use guard::{Ended, Orders};
+use hub::Hub;
+use job::HeldLease;
+use surroundings::HolderSurroundings;
+
+/// Runs the command under the leases that are held, and gives them back. The exit code.
+pub fn run<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    held: Vec<HeldLease>,
+    orders: &Orders,
+) -> anyhow::Result<u8> {
+    let ended = guard::run(hub, &held, orders)?;
+    Ok(after(hub, held, ended)?)
+}
+
+/// After the command: releases, unless the host id is lost, and says what the exit code is. What
+/// cannot be released is said, and changes nothing about how the command ended.
+fn after<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    held: Vec<HeldLease>,
+    ended: Ended,
+) -> Result<u8, Failure> {
+    let now = hub.now();
+    // If one lease was taken, and the host id is still ours, the others go back.
+    let of_lease = match &ended {
+        Ended::Lost(_) => true,
+        Ended::NotRun(failure) => failure.status == Status::Lost,
+        Ended::Command(_) => false,
+    };
+    let lost = of_lease && hub.is_overdue(now);
+    if !lost && let Err(failure) = release::give_back(hub, held) {
+        hub.around.machine().say(&failure.to_string());
+    }
+    hub.say_gone();
+    match ended {
+        Ended::Command(code) => Ok(code),
+        Ended::NotRun(failure) => Err(failure),
+        Ended::Lost(why) => {
+            let text = format!("the lease was lost ({why}); {} was killed", hub.command);
+            Err(Failure::new(Status::Lost, text))
+        }
+    }
+}

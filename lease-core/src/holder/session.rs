@@ -1,0 +1,286 @@
+//! The talk with the lease-join of one lockspace. When lease-join ends it is looked for again; what
+//! was asked and not answered is asked again.
+
+use super::carrier::CarriedHost;
+use super::surroundings::{HolderSurroundings, Unanswered};
+use crate::clock::Clock;
+use crate::delta::Tenure;
+use crate::failure::{Failure, Status, show};
+use crate::id::{Lver, Name};
+use crate::registry::message::{Ask, Asked, Left, Phase, Tell, Welcome};
+use crate::surroundings::Surroundings;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks for a lease-join that has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Whether there is a lease-join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Up,
+    /// It was asked to go on as before, and has not answered yet.
+    Resuming,
+    Down,
+}
+
+/// A registration with one lease-join.
+#[derive(Debug)]
+pub struct Session {
+    /// What it said.
+    pub welcome: Arc<Welcome>,
+    /// What is known of its renewals.
+    pub tenure: Arc<Tenure>,
+    number: usize,
+    link: Link,
+    /// What is done with each resource.
+    phases: Vec<Phase>,
+    /// On which of them a write of ours may still land.
+    late: Vec<bool>,
+    /// Questions without an answer yet.
+    unanswered: Vec<Ask>,
+}
+
+impl Session {
+    /// Registers what is wanted in one lockspace, as session `number`.
+    pub fn open(
+        around: &mut impl HolderSurroundings,
+        (number, lockspace): (usize, &Name),
+        command: String,
+        resources: Vec<Asked>,
+    ) -> Result<Self, Failure> {
+        let count = resources.len();
+        let ask = Ask::Register { command, resources };
+        let welcome = match around.register(number, lockspace, &ask) {
+            Ok(Tell::Registered(welcome)) => *welcome,
+            Ok(Tell::Refused { why }) => {
+                let text = format!("lease-join of lockspace {lockspace} refused: {why}");
+                return Err(Failure::new(Status::Refused, text));
+            }
+            Ok(Tell::Stop) => return Err(ending(lockspace, "is leaving")),
+            Ok(Tell::Lost { why }) => {
+                return Err(ending(lockspace, &format!("has lost the host id: {why}")));
+            }
+            Ok(_) => return Err(absent(around, lockspace, "it does not speak as expected")),
+            Err(Unanswered::Absent(why)) => return Err(absent(around, lockspace, &why)),
+            Err(Unanswered::Forbidden) => {
+                let text = format!("lease-join of lockspace {lockspace}: permission denied");
+                return Err(Failure::new(Status::Permission, text));
+            }
+        };
+        let tenure = Arc::new(Tenure::new(welcome.timing, welcome.renewed));
+        Ok(Self {
+            welcome: Arc::new(welcome),
+            tenure,
+            number,
+            link: Link::Up,
+            phases: vec![Phase::Idle; count],
+            late: vec![false; count],
+            unanswered: Vec::new(),
+        })
+    }
+
+    /// What a carrier of the last deadline has to know of it.
+    pub fn carried(&self) -> CarriedHost {
+        let timing = self.tenure.timing();
+        CarriedHost {
+            lockspace: self.name(),
+            generation: self.welcome.generation,
+            lapse: timing.lapse_after(),
+            early: timing.lapse_after() - timing.lost_after(),
+        }
+    }
+
+    /// Whether there is a lease-join.
+    pub fn is_alive(&self) -> bool {
+        self.link != Link::Down
+    }
+
+    fn say(&self, around: &mut impl HolderSurroundings, ask: &Ask) -> bool {
+        self.is_alive() && around.ask(self.number, ask)
+    }
+
+    /// Asks something that is answered.
+    pub fn ask(&mut self, around: &mut impl HolderSurroundings, ask: Ask) {
+        // What is not answered is asked once lease-join goes on as before.
+        if self.link == Link::Up {
+            self.say(around, &ask);
+        }
+        self.unanswered.push(ask);
+    }
+
+    /// No lease-join is asked again to guard what stands behind the gate: it has answered, or that
+    /// is given up.
+    pub fn withdraw_guard(&mut self) {
+        self.answered(|ask| matches!(ask, Ask::Guard { .. }));
+    }
+
+    /// A resource is released without a lease-join: the next one gives no turn for it.
+    pub fn releases_alone(&mut self, index: usize) {
+        self.phases[index] = Phase::Releasing;
+        self.answered(|ask| matches!(ask, Ask::Release { index: i } if *i == index));
+    }
+
+    /// Says that the command starts. `false`: it must not, for lease-join may not hear of that.
+    pub fn start(&self, around: &mut impl HolderSurroundings) -> bool {
+        self.link == Link::Up && self.say(around, &Ask::Start)
+    }
+
+    /// Says how an acquire went.
+    pub fn acquired(
+        &mut self,
+        around: &mut impl HolderSurroundings,
+        index: usize,
+        (lver, left): (Option<Lver>, Left),
+    ) {
+        self.phases[index] = lver.map_or(without(left), Phase::Held);
+        self.late[index] |= left.late;
+        self.say(around, &Ask::Acquired { index, lver, left });
+    }
+
+    /// Says how a release went.
+    pub fn released(&mut self, around: &mut impl HolderSurroundings, (index, left): (usize, Left)) {
+        self.phases[index] = without(left);
+        self.late[index] |= left.late;
+        self.say(around, &Ask::Released { index, left });
+    }
+
+    /// Says that all is gone; and to the next lease-join, if there is none, what was not released.
+    pub fn gone(&self, around: &mut impl HolderSurroundings) {
+        if !self.say(around, &Ask::Gone) {
+            let Welcome {
+                holder, generation, ..
+            } = *self.welcome;
+            // Without the mark the next lease-join cannot know.
+            around.leave_mark(&self.name(), generation, holder, &self.left_behind());
+        }
+    }
+
+    /// What the next lease-join has to bring to its end: also where a write may still land on what
+    /// was released.
+    fn left_behind(&self) -> Vec<Phase> {
+        let of = |(phase, late): (&Phase, &bool)| match (phase, late) {
+            (Phase::Idle, true) => Phase::Doubt,
+            (phase, _) => *phase,
+        };
+        self.phases.iter().zip(&self.late).map(of).collect()
+    }
+
+    /// Takes note of what lease-join has said.
+    pub fn heard(&mut self, around: &mut impl HolderSurroundings, tell: &Tell) {
+        match tell {
+            Tell::Renewed { renewed } => self.tenure.note_renewal(*renewed),
+            Tell::Resumed { renewed } => {
+                self.tenure.note_renewal(*renewed);
+                self.resumed(around);
+            }
+            Tell::Refused { why } => {
+                let lockspace = self.name();
+                let text = format!("lease-join of lockspace {lockspace} refused: {why}");
+                around.machine().say(&text);
+                self.tenure.note_loss();
+            }
+            Tell::Lost { .. } => self.tenure.note_loss(),
+            Tell::Turn { index, .. } => {
+                self.phases[*index] = Phase::Acquiring;
+                self.answered(|ask| matches!(ask, Ask::Acquire { index: i } if i == index));
+            }
+            Tell::Busy { index, .. } => {
+                self.answered(|ask| matches!(ask, Ask::Acquire { index: i } if i == index));
+            }
+            Tell::ReleaseTurn { index, last } => {
+                self.phases[*index] = if *last { Phase::Releasing } else { Phase::Idle };
+                self.answered(|ask| matches!(ask, Ask::Release { index: i } if i == index));
+            }
+            Tell::Go { .. } | Tell::NotGuarded { .. } => self.withdraw_guard(),
+            Tell::Registered(_) | Tell::Described(_) | Tell::Stop => {}
+        }
+    }
+
+    fn answered(&mut self, is_it: impl Fn(&Ask) -> bool) {
+        self.unanswered.retain(|ask| !is_it(ask));
+    }
+
+    /// The connection has ended: without lease-join nothing is renewed. Looks for another one that
+    /// goes on in its place, until there is one or it is too late.
+    pub fn ended(&mut self, around: &mut impl HolderSurroundings) {
+        let lockspace = self.name();
+        let before = std::mem::replace(&mut self.link, Link::Down);
+        if before != Link::Resuming && !self.tenure.is_lost() {
+            let seconds = self.tenure.timing().lost_after().as_secs();
+            let text = format!(
+                "lease-join of lockspace {lockspace} has ended; unless it is started again the \
+                 lease is lost {seconds} s after the last renewal"
+            );
+            around.machine().say(&text);
+        }
+        around.look_for(self.number, &lockspace, &self.tenure);
+    }
+
+    /// A lease-join is there again: asks it to go on as before.
+    pub fn resume(&mut self, around: &mut impl HolderSurroundings) {
+        let Welcome {
+            holder, generation, ..
+        } = *self.welcome;
+        // A question that was not answered was not acted on by us.
+        let ask = Ask::Resume {
+            holder,
+            generation,
+            phases: self.phases.clone(),
+            late: self.late.clone(),
+        };
+        self.link = Link::Resuming;
+        if !around.ask(self.number, &ask) {
+            self.ended(around);
+        }
+    }
+
+    /// It does: asks again what the other did not answer.
+    fn resumed(&mut self, around: &mut impl HolderSurroundings) {
+        let lockspace = self.name();
+        let text = format!("lease-join of lockspace {lockspace} is back");
+        around.machine().say(&text);
+        self.link = Link::Up;
+        for ask in &self.unanswered {
+            around.ask(self.number, ask);
+        }
+    }
+
+    fn name(&self) -> Name {
+        self.welcome.lockspace
+    }
+}
+
+fn absent(around: &impl HolderSurroundings, lockspace: &Name, why: &str) -> Failure {
+    let shown = show(around.run_dir().as_os_str());
+    let text = format!(
+        "no live lease-join for lockspace {lockspace} in {shown}: {why}; start lease-join first"
+    );
+    Failure::new(Status::NotJoined, text)
+}
+
+/// Not for long: another one can be there soon.
+fn ending(lockspace: &Name, how: &str) -> Failure {
+    let text =
+        format!("lease-join of lockspace {lockspace} {how}; start it again when it has ended");
+    Failure::new(Status::NotJoined, text)
+}
+
+/// What is done with a resource that is not held.
+fn without(left: Left) -> Phase {
+    match left.doubt {
+        true => Phase::Doubt,
+        false => Phase::Idle,
+    }
+}
+
+/// Looks for a lease-join that listens, again and again until `found` or it is too late.
+pub fn seek(clock: &impl Clock, tenure: &Tenure, mut found: impl FnMut() -> bool) {
+    // For some time in any case: whether it is too late may not be known yet.
+    let until = clock.now().after(tenure.timing().lost_after());
+    while !tenure.is_lost() && clock.now() < until.max(tenure.deadline()) {
+        if clock.wait(LOOK_AGAIN).is_err() || found() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The thread that does one resource's disk I/O, and nothing else does: one job after another.
+
+use super::job::{Answer, Job};
+use super::trouble;
+use crate::clock::Moment;
+use crate::delta::{Lockspace, Tenure};
+use crate::disk::{Disk, Fault};
+use crate::liveness::Sightings;
+use crate::opened::{Heartbeats, Opened};
+use crate::registry::message::{Left, Welcome};
+use crate::resource::{AcquireError, Member, Resource, Wanted};
+use crate::storage::Storage;
+use crate::surroundings::Surroundings;
+use std::cell::Cell;
+use std::sync::Arc;
+
+/// A resource with its disks, for as long as its lease-hold lives.
+#[derive(Debug)]
+pub struct Worker<'a, M, S: Storage> {
+    machine: &'a M,
+    storage: S,
+    opened: Opened<S::Volume>,
+    welcome: Arc<Welcome>,
+    tenure: Arc<Tenure>,
+    seen: Sightings,
+    heartbeats: Heartbeats<S>,
+    /// The last job failed, or left a write behind.
+    failed: bool,
+    /// Something was written of which it is not known that it has landed.
+    wrote: Cell<bool>,
+}
+
+impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
+    /// In the name of the host that `welcome` speaks of. The machine's waits are cut short when an
+    /// acquire is to be broken off.
+    pub fn new(
+        (machine, storage): (&'a M, S),
+        mut opened: Opened<S::Volume>,
+        (welcome, tenure): (Arc<Welcome>, Arc<Tenure>),
+    ) -> Self {
+        let limit = tenure.timing().io_limit();
+        opened.set_limit(limit);
+        Self {
+            machine,
+            opened,
+            seen: welcome.hosts.clone(),
+            heartbeats: Heartbeats::new(storage.clone(), welcome.path.clone(), limit),
+            storage,
+            welcome,
+            tenure,
+            failed: false,
+            wrote: Cell::new(false),
+        }
+    }
+
+    /// Does one job, to its end.
+    pub fn work(&mut self, job: Job) -> Answer {
+        let (machine, host) = (self.machine, self.welcome.host);
+        if matches!(job, Job::Check(_) | Job::Look)
+            && let Some(why) = self.opened.look(host, |text| machine.say(text))
+        {
+            return Answer::Checked(Ok(Some(why)));
+        }
+        if matches!(job, Job::Acquire { .. } | Job::Share)
+            && let Some(why) = self.refresh().or_else(|| self.opened.changed())
+        {
+            return Answer::Replaced(why);
+        }
+        let answer = match job {
+            Job::Acquire {
+                wanted,
+                not_before,
+                patient_until,
+            } => self.acquire(wanted, not_before, patient_until),
+            job => self.do_work(job),
+        };
+        if let Answer::Attempted(..) = answer {
+            self.opened.shed_memory();
+        }
+        self.failed = match &answer {
+            Answer::Attempted(Err(_), _) | Answer::Shared(Err(_)) | Answer::Watched(Err(_)) => true,
+            Answer::Attempted(Ok(_), left) => left.late,
+            _ => self.failed,
+        };
+        answer
+    }
+
+    /// One attempt. As long as it is in doubt whether the lease is ours nobody on this host has
+    /// another turn: who is patient sees that through; else it is left to lease-join.
+    fn acquire(&mut self, wanted: Wanted, not_before: Moment, patient_until: Moment) -> Answer {
+        let (timing, machine) = (self.tenure.timing(), self.machine);
+        let mut quiet_from = not_before;
+        let mut answer = self.do_work(Job::Acquire {
+            wanted: wanted.clone(),
+            not_before,
+            patient_until,
+        });
+        while let Answer::Attempted(Err(error), left) = &answer
+            && left.doubt
+            && machine.now() < patient_until
+        {
+            if left.late {
+                // On what is opened anew nothing is written before that.
+                let landed = machine.now().after(timing.takeover_after());
+                quiet_from = quiet_from.max(landed);
+            }
+            self.failed = true;
+            let pause = trouble::pause(timing.io_limit());
+            if machine.wait(pause).is_err() || self.refresh().is_some() {
+                break;
+            }
+            let settled = self.do_work(Job::Resolve(wanted.clone(), quiet_from));
+            let Answer::Resolved(left) = settled else {
+                break;
+            };
+            answer = Answer::Attempted(Err(error.clone()), left);
+        }
+        answer
+    }
+
+    /// After an I/O has failed the disks are opened anew. Whatever may still land, lease-join lets
+    /// us write only later.
+    fn refresh(&mut self) -> Option<String> {
+        if !self.failed {
+            return None;
+        }
+        self.heartbeats.close();
+        let limit = self.tenure.timing().io_limit();
+        self.opened.refresh(&self.storage, limit)
+    }
+
+    fn do_work(&mut self, job: Job) -> Answer {
+        let Self {
+            machine,
+            opened,
+            welcome,
+            tenure,
+            seen,
+            heartbeats,
+            wrote,
+            ..
+        } = self;
+        let wrote = &*wrote;
+        let abandoned = opened.is_replaced();
+        let noted: Vec<Noted<'_>> = opened.disks().map(|disk| Noted { disk, wrote }).collect();
+        let resource = opened.resource(noted.iter().map(|disk| disk as &dyn Disk));
+        let lockspace = Lockspace {
+            name: opened.spec.lockspace,
+            offset: welcome.offset,
+            geometry: welcome.geometry,
+        };
+        let member = Member {
+            clock: *machine,
+            tenure,
+            lockspace,
+            heartbeats,
+            host: welcome.host,
+            generation: welcome.generation,
+            ballots_from: match &job {
+                Job::Acquire { not_before, .. } | Job::Resolve(_, not_before) => {
+                    welcome.ballots_from.max(*not_before)
+                }
+                _ => welcome.ballots_from,
+            },
+        };
+        match job {
+            Job::Resolve(wanted, _) => {
+                let doubt = resource.resolve(&member, &wanted).is_err();
+                Answer::Resolved(left(&resource, doubt, wrote))
+            }
+            Job::Acquire { wanted, .. } => acquire(&resource, &member, &wanted, (seen, wrote)),
+            Job::Share => Answer::Shared(resource.join_share(&member).map(|h| h.map(Box::new))),
+            Job::Watch(snapshot, owner, patience) => {
+                Answer::Watched(resource.watch(&member, &snapshot, owner, seen, patience))
+            }
+            Job::Check(held) => {
+                let ours = resource.still_held(&member, &held);
+                Answer::Checked(ours.map(|ours| (!ours).then(|| "is owned by another".to_owned())))
+            }
+            Job::Look => Answer::Checked(Ok(None)),
+            Job::Release(held) => {
+                let result = resource.release(&member, &held);
+                if abandoned {
+                    return Answer::Released(Ok(()), Left::NOTHING);
+                }
+                let left = left(&resource, result.is_err(), wrote);
+                Answer::Released(result, left)
+            }
+        }
+    }
+}
+
+/// One attempt, with what is in doubt after it brought to an end where the storage lets us.
+fn acquire(
+    resource: &Resource<'_>,
+    member: &Member<'_>,
+    wanted: &Wanted,
+    (seen, wrote): (&mut Sightings, &Cell<bool>),
+) -> Answer {
+    let result = resource.acquire(member, wanted, seen);
+    let doubt = match &result {
+        Err(AcquireError::InDoubt(_)) => resource.resolve(member, wanted).is_err(),
+        // Perhaps the host id is not lost: whoever was stopped has not heard of its renewals yet.
+        Err(AcquireError::Lost) => true,
+        _ => false,
+    };
+    Answer::Attempted(result, left(resource, doubt, wrote))
+}
+
+/// What is left behind after the disk was written to: on a minority of the disks a write may still
+/// land even if all went well. Of a read that hangs nothing lands.
+fn left(resource: &Resource<'_>, doubt: bool, wrote: &Cell<bool>) -> Left {
+    let late = resource.quorum.settle().is_err();
+    wrote.set(late && wrote.get());
+    let late = wrote.get();
+    Left { doubt, late }
+}
+
+/// A disk on which it is noted that something was written.
+struct Noted<'a> {
+    disk: &'a dyn Disk,
+    wrote: &'a Cell<bool>,
+}
+
+impl Disk for Noted<'_> {
+    fn begin_read(&self, offset: u64, len: usize) {
+        self.disk.begin_read(offset, len);
+    }
+
+    fn begin_write(&self, offset: u64, bytes: &[u8]) {
+        self.wrote.set(true);
+        self.disk.begin_write(offset, bytes);
+    }
+
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.disk.read(offset, len)
+    }
+
+    fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+        self.disk.inspect(offset, len, see)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.wrote.set(true);
+        self.disk.write(offset, bytes)
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.disk.settle()
+    }
+}

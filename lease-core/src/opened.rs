@@ -1,0 +1,627 @@
+//! Open what a string names, and check what stands there: the one place where it is done, for
+//! those who join a lockspace, who want a resource, and who give one back for the dead.
+
+use crate::delta::Lockspace;
+use crate::disk::{Absent, Disk, Fault};
+use crate::failure::{Failure, Status, show};
+use crate::id::{HostId, Name};
+use crate::layout::Geometry;
+use crate::quorum::{Quorum, Replica};
+use crate::record::RecordError;
+use crate::record::heartbeat::Heartbeat;
+use crate::record::leader::Leader;
+use crate::registry::message::{AreaId, Asked};
+use crate::resource::Resource;
+use crate::spec::{LockspaceSpec, Place, ResourceSpec};
+use crate::storage::{Access, OpenError, Presence, Storage, Volume};
+use crate::timing::DEFAULT_IO_TIMEOUT;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes that hold the first record of an area of either sector size.
+const FIRST_SECTOR: usize = 4096;
+/// How long one I/O may take while t is not known yet.
+const LIMIT: Duration = Duration::from_secs(DEFAULT_IO_TIMEOUT as u64);
+
+/// Why a place is not what was named.
+enum Misfit {
+    Open(OpenError),
+    /// The offset is no multiple of the smallest area size.
+    Offset,
+    /// There are only so many bytes.
+    Size(u64),
+    Fault(Fault),
+    Record(RecordError),
+    /// It belongs to this lockspace.
+    Lockspace(Name),
+    /// It is this resource.
+    Resource(Name),
+    /// The offset is no multiple of the area size that was found.
+    Align(Geometry),
+    /// The area ends after the last of so many bytes.
+    End(u64),
+}
+
+impl From<Fault> for Misfit {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl Misfit {
+    fn status(&self) -> Status {
+        match self {
+            Self::Open(error) => Status::of_open(error),
+            Self::Offset | Self::Align(_) => Status::Usage,
+            Self::Fault(fault) => Status::of_fault(fault),
+            _ => Status::Invalid,
+        }
+    }
+
+    fn sanlock_number(&self) -> Option<i32> {
+        match self {
+            Self::Fault(_) => Some(-202),
+            Self::Record(error) => Some(error.sanlock_number()),
+            Self::Lockspace(_) => Some(-226),
+            Self::Resource(_) => Some(-227),
+            _ => None,
+        }
+    }
+
+    /// Why; `it`: what the place is called in a sentence that begins with that.
+    fn describe(&self, it: &str) -> String {
+        match self {
+            Self::Open(error) => error.to_string(),
+            Self::Offset => "the offset is not a multiple of the area size".to_owned(),
+            Self::Size(bytes) => format!("it has only {bytes} bytes"),
+            Self::Fault(fault) => fault.to_string(),
+            Self::Record(error) => error.to_string(),
+            Self::Lockspace(name) => format!("{it} belongs to lockspace {name}"),
+            Self::Resource(name) => format!("{it} is resource {name}"),
+            Self::Align(geometry) => {
+                let size = geometry.align().mebibytes();
+                format!("the offset is not a multiple of {size}M")
+            }
+            Self::End(bytes) => format!("its area ends after the last of {bytes} bytes"),
+        }
+    }
+
+    fn of_lockspace(&self, named: &LockspaceSpec) -> Failure {
+        let why = match self {
+            Self::Open(error) => return Failure::of_open(&named.place.path, error),
+            Self::Record(error) => format!("no lockspace there: {error}"),
+            other => other.describe("it"),
+        };
+        let sanlock = match self {
+            Self::Fault(_) => None,
+            other => other.sanlock_number(),
+        };
+        Failure {
+            status: self.status(),
+            text: format!("cannot join {named}: {why}"),
+            sanlock,
+        }
+    }
+
+    fn of_resource(&self, spec: &ResourceSpec, place: &Place) -> Failure {
+        let place = match self {
+            Self::Open(error) => return Failure::of_open(&place.path, error),
+            Self::Lockspace(_) | Self::Resource(_) => self.describe(&place.to_string()),
+            other => format!("{place}: {}", other.describe("it")),
+        };
+        Failure {
+            status: self.status(),
+            text: format!("cannot acquire {}:{}: {place}", spec.lockspace, spec.name),
+            sanlock: self.sanlock_number(),
+        }
+    }
+}
+
+/// The names of a lockspace, and of a resource in it.
+type Names = (Name, Option<Name>);
+
+/// A record that an area starts with.
+trait First: Sized {
+    fn of(sector: &[u8]) -> Result<Self, RecordError>;
+    fn names(&self) -> Names;
+    fn shape(&self) -> Geometry;
+}
+
+impl First for Heartbeat {
+    fn of(sector: &[u8]) -> Result<Self, RecordError> {
+        Self::decode(sector)
+    }
+
+    fn names(&self) -> Names {
+        (*self.lockspace(), None)
+    }
+
+    fn shape(&self) -> Geometry {
+        self.geometry()
+    }
+}
+
+impl First for Leader {
+    fn of(sector: &[u8]) -> Result<Self, RecordError> {
+        Self::decode(sector)
+    }
+
+    fn names(&self) -> Names {
+        (*self.lockspace(), Some(*self.resource()))
+    }
+
+    fn shape(&self) -> Geometry {
+        self.geometry()
+    }
+}
+
+/// What stands first at a place, if that is what was named.
+fn first<R: First>(disk: &dyn Disk, place: &Place, named: Names) -> Result<R, Misfit> {
+    let sector = disk.read(place.offset, FIRST_SECTOR)?;
+    let record = R::of(&sector).map_err(Misfit::Record)?;
+    match record.names() {
+        (lockspace, _) if lockspace != named.0 => Err(Misfit::Lockspace(lockspace)),
+        (_, Some(resource)) if named.1 != Some(resource) => Err(Misfit::Resource(resource)),
+        _ => Ok(record),
+    }
+}
+
+/// Opens a place; what stands first there must be what was named.
+fn open<S: Storage, R: First>(
+    storage: &S,
+    place: &Place,
+    named: Names,
+) -> Result<(S::Volume, R), Misfit> {
+    let volume = storage.open(&place.path, Access::Write, LIMIT);
+    let volume = volume.map_err(Misfit::Open)?;
+    if !place.offset.is_multiple_of(FIRST_SECTOR as u64) {
+        return Err(Misfit::Offset);
+    }
+    if !reaches(&volume, place, FIRST_SECTOR as u64) {
+        return Err(Misfit::Size(volume.size()));
+    }
+    let record: R = first(&volume, place, named)?;
+    let geometry = record.shape();
+    match place.offset.is_multiple_of(geometry.align().bytes()) {
+        true => Ok((volume, record)),
+        false => Err(Misfit::Align(geometry)),
+    }
+}
+
+/// Reads the second sector of an area alone: fails where the disk has larger sectors, so that not
+/// one of the area could be written.
+fn try_sector(disk: &dyn Disk, place: &Place, geometry: Geometry) -> Result<(), Misfit> {
+    let len = geometry.sector_bytes();
+    let at = place.offset.saturating_add(len as u64);
+    Ok(disk.read(at, len).map(drop)?)
+}
+
+/// Whether there are `bytes` from a place on.
+fn reaches(volume: &impl Volume, place: &Place, bytes: u64) -> bool {
+    let end = place.offset.checked_add(bytes);
+    end.is_some_and(|end| end <= volume.size())
+}
+
+/// Opens the disk of a lockspace that is to be joined.
+pub fn open_lockspace<S: Storage>(
+    storage: &S,
+    named: &LockspaceSpec,
+) -> Result<(S::Volume, Lockspace), Failure> {
+    let opened = open::<S, Heartbeat>(storage, &named.place, (named.name, None));
+    let (volume, record) = opened.map_err(|why| why.of_lockspace(named))?;
+    let tried = try_sector(&volume, &named.place, record.geometry());
+    tried.map_err(|why| why.of_lockspace(named))?;
+    let lockspace = Lockspace {
+        name: named.name,
+        offset: named.place.offset,
+        geometry: record.geometry(),
+    };
+    Ok((volume, lockspace))
+}
+
+/// A resource whose disks are open.
+#[derive(Debug)]
+pub struct Opened<V> {
+    /// The argument.
+    pub spec: ResourceSpec,
+    /// Its disks, in the order of the argument; `None`: it could not be opened.
+    volumes: Vec<Option<V>>,
+    geometry: Geometry,
+    num_hosts: u64,
+    /// Which of them are not what others find at their paths.
+    replaced: Vec<bool>,
+}
+
+impl<V: Volume> Opened<V> {
+    /// Opens all disks of a resource. A minority may be missing, as it may fail later, and is
+    /// `warned` of; what is there must be what was named.
+    pub fn open<S: Storage<Volume = V>>(
+        storage: &S,
+        spec: &ResourceSpec,
+        warn: impl FnOnce(&Failure),
+    ) -> Result<Self, Failure> {
+        let mut volumes = Vec::new();
+        let mut leaders: Vec<Leader> = Vec::new();
+        let mut first_failure = None;
+        for place in &spec.places {
+            match open_one(storage, spec, place) {
+                Ok((volume, leader)) => {
+                    volumes.push(Some(volume));
+                    leaders.push(leader);
+                }
+                Err(failure) if is_missing(failure.status) => {
+                    volumes.push(None);
+                    first_failure = first_failure.or(Some(failure));
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        let enough = leaders.len() > spec.places.len() / 2;
+        match (first_failure, enough) {
+            (Some(failure), false) => return Err(failure),
+            (Some(failure), true) => warn(&failure),
+            (None, _) => {}
+        }
+        match leaders.as_slice() {
+            [leader, rest @ ..] if rest.iter().all(|other| shape(other) == shape(leader)) => {
+                Ok(Self {
+                    spec: spec.clone(),
+                    replaced: vec![false; volumes.len()],
+                    volumes,
+                    geometry: leader.geometry(),
+                    num_hosts: leader.num_hosts(),
+                })
+            }
+            _ => {
+                let text = format!("cannot acquire {spec}: its disks differ in geometry");
+                Err(Failure::new(Status::Invalid, text))
+            }
+        }
+    }
+
+    /// How the registry is asked for it.
+    pub fn asked(&self) -> Asked {
+        let area = |(volume, place): (&Option<V>, &Place)| {
+            let identity = volume.as_ref()?.identity();
+            Some(AreaId {
+                identity,
+                offset: place.offset,
+            })
+        };
+        let absolute = |place: &Place| Place {
+            path: absolute(&place.path),
+            ..place.clone()
+        };
+        let spec = &self.spec;
+        Asked {
+            resource: spec.name,
+            mode: spec.mode,
+            areas: self.volumes.iter().zip(&spec.places).map(area).collect(),
+            places: spec.places.iter().map(absolute).collect(),
+            spec: spec.to_string(),
+        }
+    }
+
+    /// Lets each I/O from now on take at most `limit`.
+    pub fn set_limit(&mut self, limit: Duration) {
+        let volumes = self.volumes.iter_mut().flatten();
+        volumes.for_each(|volume| volume.set_limit(limit));
+    }
+
+    /// A disk that others do not find at its path any more is left out of every majority: nobody
+    /// sees what is written there. Why the lease is lost, if too few are left; the others are
+    /// `warned` of.
+    pub fn look(&mut self, host: HostId, warn: impl FnOnce(&str)) -> Option<String> {
+        let mut first = None;
+        let places = self.spec.places.iter().zip(&mut self.replaced);
+        for (volume, (place, replaced)) in self.volumes.iter().zip(places) {
+            let record = place.offset + self.geometry.ballot_at(host) as u64;
+            let end = place.offset + self.geometry.ballots_len(self.num_hosts) as u64;
+            let look = |volume: &V| volume.presence(record, &(place.offset..end));
+            let seen = volume.as_ref().filter(|_| !*replaced).map(look);
+            if let Some(Presence::Replaced(why)) = seen {
+                *replaced = true;
+                let why = elsewhere(&place.path, &why);
+                first = first.or(Some(why));
+            }
+        }
+        let why = first?;
+        if self.is_replaced() {
+            return Some(why);
+        }
+        let (lockspace, name) = (self.spec.lockspace, self.spec.name);
+        warn(&format!(
+            "{lockspace}:{name} {why}; going on without this disk"
+        ));
+        None
+    }
+
+    /// Why one of its disks, while nothing is held there, is not the one that others find.
+    pub fn changed(&self) -> Option<String> {
+        let end = self.geometry.ballots_len(self.num_hosts) as u64;
+        for (volume, place) in self.volumes.iter().zip(&self.spec.places) {
+            let look = |volume: &V| {
+                let area = place.offset..place.offset + end;
+                volume.presence(place.offset, &area)
+            };
+            if let Some(Presence::Replaced(why)) = volume.as_ref().map(look) {
+                return Some(elsewhere(&place.path, &why));
+            }
+        }
+        None
+    }
+
+    /// Whether too many of its disks are not what others find.
+    pub fn is_replaced(&self) -> bool {
+        let disks = self.volumes.len();
+        let replaced = self.replaced.iter().filter(|replaced| **replaced).count();
+        disks - replaced <= disks / 2
+    }
+
+    /// Opens its disks anew, but for those on which an I/O is outstanding: what is open may be of
+    /// no more use, as after a server was restarted. Why all has to begin anew, if a path leads
+    /// elsewhere by now.
+    pub fn refresh<S: Storage<Volume = V>>(
+        &mut self,
+        storage: &S,
+        limit: Duration,
+    ) -> Option<String> {
+        for (volume, place) in self.volumes.iter_mut().zip(&self.spec.places) {
+            let Some(volume) = volume else { continue };
+            if volume.settle() == Err(Fault::Outstanding) {
+                continue;
+            }
+            match storage.open(&place.path, Access::Write, limit) {
+                Ok(new) if new.identity() == volume.identity() => *volume = new,
+                Ok(_) => return Some(elsewhere(&place.path, "its path leads elsewhere now")),
+                Err(_) => {}
+            }
+        }
+        None
+    }
+
+    /// Its disks, without those that are not what others find; all of them where that is true of
+    /// too many: then nothing is lost by a release, and what is known under another name is freed.
+    pub fn disks(&self) -> impl Iterator<Item = &dyn Disk> {
+        let abandoned = self.is_replaced();
+        let volumes = self.volumes.iter().zip(&self.replaced);
+        volumes.map(move |(volume, replaced)| -> &dyn Disk {
+            match volume {
+                Some(volume) if abandoned || !replaced => volume,
+                _ => &Absent,
+            }
+        })
+    }
+
+    /// Gives back the memory that its I/O has taken.
+    pub fn shed_memory(&self) {
+        let volumes = self.volumes.iter().flatten();
+        volumes.for_each(Volume::shed_memory);
+    }
+
+    /// The resource on these disks, each as [`Opened::disks`] names it or wrapped.
+    pub fn resource<'a>(&self, disks: impl Iterator<Item = &'a dyn Disk>) -> Resource<'a> {
+        let replicas = disks.zip(&self.spec.places).map(|(disk, place)| Replica {
+            disk,
+            offset: place.offset,
+        });
+        Resource {
+            quorum: Quorum::new(replicas.collect()),
+            lockspace: self.spec.lockspace,
+            name: self.spec.name,
+            geometry: self.geometry,
+            num_hosts: self.num_hosts,
+        }
+    }
+}
+
+fn open_one<S: Storage>(
+    storage: &S,
+    spec: &ResourceSpec,
+    place: &Place,
+) -> Result<(S::Volume, Leader), Failure> {
+    let cannot = |why: Misfit| why.of_resource(spec, place);
+    let named = (spec.lockspace, Some(spec.name));
+    let (volume, leader): (_, Leader) = open(storage, place, named).map_err(cannot)?;
+    let geometry = leader.geometry();
+    if !reaches(&volume, place, geometry.align().bytes()) {
+        return Err(cannot(Misfit::End(volume.size())));
+    }
+    try_sector(&volume, place, geometry).map_err(cannot)?;
+    Ok((volume, leader))
+}
+
+/// Whether a disk that could not be opened for this reason may be one that has failed.
+fn is_missing(status: Status) -> bool {
+    matches!(status, Status::Io | Status::NoPath | Status::System)
+}
+
+/// What is the same on all disks of a resource.
+fn shape(leader: &Leader) -> (Geometry, u64) {
+    (leader.geometry(), leader.num_hosts())
+}
+
+fn elsewhere(path: &Path, why: &str) -> String {
+    format!("was replaced: {}: {why}", show(path.as_os_str()))
+}
+
+/// A path that means the same in another process. Without a working directory it stays as it is.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Fails if two of the resources are one.
+pub fn check_distinct<V: Volume>(opened: &[Opened<V>]) -> Result<(), Failure> {
+    let areas: Vec<_> = opened.iter().map(|one| one.asked().areas).collect();
+    for (i, one) in opened.iter().enumerate() {
+        let same = |area: &Option<AreaId>| area.is_some() && areas[i].contains(area);
+        let overlaps = |other: &Vec<Option<AreaId>>| other.iter().any(same);
+        if let Some(other) = areas[..i].iter().position(overlaps) {
+            let (one, other) = (&one.spec, &opened[other].spec);
+            let text = format!("cannot acquire {one}: it is the same resource as {other}");
+            return Err(Failure::new(Status::Usage, text));
+        }
+    }
+    Ok(())
+}
+
+/// The disks of a resource that a holder has left, opened again.
+#[derive(Debug)]
+pub struct Reopened<V> {
+    lockspace: Name,
+    asked: Asked,
+    volumes: Vec<Option<V>>,
+}
+
+impl<V: Volume> Reopened<V> {
+    /// Opens them. A place where the holder found a disk must lead to that one. In words if there
+    /// is none at all, or another.
+    pub fn open<S: Storage<Volume = V>>(
+        storage: &S,
+        (lockspace, asked): (Name, &Asked),
+        limit: Duration,
+    ) -> Result<Self, String> {
+        let mut volumes = Vec::new();
+        let mut first_failure = None;
+        for (place, area) in asked.places.iter().zip(&asked.areas) {
+            match storage.open(&place.path, Access::Write, limit) {
+                Ok(volume) if area.is_none_or(|area| area.identity == volume.identity()) => {
+                    volumes.push(Some(volume));
+                }
+                Ok(_) => return Err(format!("{place} is another file now")),
+                Err(why) => {
+                    volumes.push(None);
+                    first_failure = first_failure.or(Some(why.to_string()));
+                }
+            }
+        }
+        match first_failure {
+            Some(why) if volumes.iter().all(Option::is_none) => Err(why),
+            _ => Ok(Self {
+                lockspace,
+                asked: asked.clone(),
+                volumes,
+            }),
+        }
+    }
+
+    /// The disks that were opened.
+    pub fn volumes(&self) -> impl Iterator<Item = &V> {
+        self.volumes.iter().flatten()
+    }
+
+    /// The resource on them. A disk that the holder had not seen may be anything: it counts only if
+    /// it is one of this resource now.
+    pub fn resource(&self) -> Result<Resource<'_>, String> {
+        let leader = self.leader()?;
+        let replicas = self.disks().map(|(volume, place, seen)| Replica {
+            disk: match volume {
+                Some(volume) if seen || self.is_of(volume, place, &leader) => volume,
+                _ => &Absent,
+            },
+            offset: place.offset,
+        });
+        Ok(Resource {
+            quorum: Quorum::new(replicas.collect()),
+            lockspace: self.lockspace,
+            name: self.asked.resource,
+            geometry: leader.geometry(),
+            num_hosts: leader.num_hosts(),
+        })
+    }
+
+    /// Each disk, where the resource lies on it, and whether its holder has seen it there.
+    fn disks(&self) -> impl Iterator<Item = (Option<&V>, &Place, bool)> {
+        let volumes = self.volumes.iter().map(Option::as_ref);
+        let places = volumes.zip(&self.asked.places).zip(&self.asked.areas);
+        places.map(|((volume, place), area)| (volume, place, area.is_some()))
+    }
+
+    /// What the first disk says that its holder has seen, and that can be read.
+    fn leader(&self) -> Result<Leader, String> {
+        let mut first_failure = None;
+        for (volume, place, seen) in self.disks() {
+            let Some(volume) = volume.filter(|_| seen) else {
+                continue;
+            };
+            match self.leader_on(volume, place) {
+                Ok(leader) => return Ok(leader),
+                Err(why) => first_failure = first_failure.or(Some(why)),
+            }
+        }
+        Err(first_failure.unwrap_or_else(|| "none of its disks can be opened".to_owned()))
+    }
+
+    /// The leader on one disk, if that holds this resource.
+    fn leader_on(&self, volume: &V, place: &Place) -> Result<Leader, String> {
+        let named = (self.lockspace, Some(self.asked.resource));
+        first(volume, place, named).map_err(|why| match why {
+            Misfit::Lockspace(_) | Misfit::Resource(_) => {
+                format!("{place} is another resource now")
+            }
+            other => other.describe("it"),
+        })
+    }
+
+    /// Whether a disk that its holder has not seen is one of this resource.
+    fn is_of(&self, volume: &V, place: &Place, leader: &Leader) -> bool {
+        let found = self.leader_on(volume, place);
+        found.is_ok_and(|found| shape(&found) == shape(leader))
+    }
+}
+
+/// The lockspace's disk, opened when it is first looked at: who meets nobody does not need it.
+#[derive(Debug)]
+pub struct Heartbeats<S: Storage> {
+    storage: S,
+    path: PathBuf,
+    limit: Duration,
+    volume: OnceCell<S::Volume>,
+}
+
+impl<S: Storage> Heartbeats<S> {
+    /// At `path`, each I/O of at most `limit`.
+    pub fn new(storage: S, path: PathBuf, limit: Duration) -> Self {
+        let volume = OnceCell::new();
+        Self {
+            storage,
+            path,
+            limit,
+            volume,
+        }
+    }
+
+    /// It is opened anew when it is looked at again.
+    pub fn close(&mut self) {
+        self.volume.take();
+    }
+
+    fn volume(&self) -> Result<&S::Volume, Fault> {
+        if let Some(volume) = self.volume.get() {
+            return Ok(volume);
+        }
+        let opened = self.storage.open(&self.path, Access::Read, self.limit);
+        let volume =
+            opened.map_err(|why| Fault::Failed(format!("{}: {why}", self.path.display())))?;
+        Ok(self.volume.get_or_init(|| volume))
+    }
+}
+
+impl<S: Storage> Disk for Heartbeats<S> {
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.volume()?.read(offset, len)
+    }
+
+    fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+        self.volume()?.inspect(offset, len, see)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.volume()?.write(offset, bytes)
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.volume.get().map_or(Ok(()), Disk::settle)
+    }
+}

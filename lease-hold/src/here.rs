@@ -1,0 +1,274 @@
+//! The machine that this process runs on, as its main thread sees it.
+
+use crate::alarm::Alarm;
+use crate::carrier::Files;
+use crate::guarded::Guarded;
+use crate::joins::Joins;
+use crate::outbox::{self, Inbox, News, Outbox};
+use crate::signals::Signals;
+use crate::terminal;
+use crate::workers::{self, Opened};
+use anyhow::Context;
+use chrono::{DateTime, Local};
+use lease_core::clock::Moment;
+use lease_core::contain::Containment;
+use lease_core::delta::Tenure;
+use lease_core::holder::carrier::{Carried, CarriedHost, Renewals};
+use lease_core::holder::job::Job;
+use lease_core::holder::surroundings::{Event, HolderSurroundings, Unanswered};
+use lease_core::id::{Generation, Name};
+use lease_core::machine::Machine;
+use lease_core::registry::message::{Ask, HolderId, Phase, Tell, Welcome};
+use lease_core::registry::place::Place;
+use nix::poll::{PollFd, PollFlags};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+/// Between two looks when waiting is impossible.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// This machine.
+#[derive(Debug)]
+pub(crate) struct Here {
+    machine: Machine,
+    joins: Joins,
+    /// The resources that have no worker yet, the next one last.
+    opened: Vec<Opened>,
+    jobs: Vec<Sender<Job>>,
+    outbox: Outbox,
+    inbox: Inbox,
+    signals: Signals,
+    alarm: Alarm,
+    /// The lease-joins' own files.
+    files: Option<Files>,
+    guarded: Option<Guarded>,
+}
+
+impl Here {
+    /// With the resources that are to be held, opened, in the order of the arguments.
+    pub(crate) fn new(
+        machine: Machine,
+        run_dir: &Path,
+        mut opened: Vec<Opened>,
+    ) -> anyhow::Result<Self> {
+        let signals = Signals::listen()?;
+        let alarm = Alarm::new().context("cannot make a timer")?;
+        let (outbox, inbox) = outbox::open()?;
+        opened.reverse();
+        Ok(Self {
+            machine,
+            joins: Joins::new(run_dir, outbox.clone())?,
+            opened,
+            jobs: Vec::new(),
+            outbox,
+            inbox,
+            signals,
+            alarm,
+            files: None,
+            guarded: None,
+        })
+    }
+
+    /// What is to be guarded; taken away, it is no more.
+    pub(crate) fn set_guarded(&mut self, guarded: Option<Guarded>) {
+        self.guarded = guarded;
+    }
+
+    fn guarded(&mut self) -> anyhow::Result<&mut Guarded> {
+        self.guarded.as_mut().context("nothing is to be guarded")
+    }
+}
+
+impl HolderSurroundings for Here {
+    type Machine = Machine;
+
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+
+    fn gather(&mut self) -> Vec<Event> {
+        let news = self.inbox.take();
+        let mut events = self.joins.hear();
+        for one in news {
+            events.push(match one {
+                News::Found(number, stream) => {
+                    self.joins.found(number, stream);
+                    Event::Found(number)
+                }
+                News::Done(index, answer) => Event::Done(index, answer),
+            });
+        }
+        // Before the child is looked at: the signal that says that it has ended comes once.
+        while let Some((number, from_terminal)) = self.signals.next() {
+            events.push(Event::Signal(number, from_terminal));
+        }
+        let guarded = self.guarded.iter_mut();
+        events.extend(guarded.flat_map(Guarded::hear));
+        events
+    }
+
+    fn wait(&mut self, until: Option<Moment>) {
+        let mut fds = vec![
+            PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+        ];
+        fds.extend(self.joins.news());
+        fds.extend(self.guarded.iter().flat_map(Guarded::news));
+        if self.alarm.wait(fds, until).is_err() {
+            // Without memory for it: looking again and again is better than not to look.
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    fn run_dir(&self) -> &Path {
+        &self.joins.run_dir
+    }
+
+    fn register(&mut self, _: usize, lockspace: &Name, ask: &Ask) -> Result<Tell, Unanswered> {
+        self.joins.register(lockspace, ask)
+    }
+
+    fn ask(&mut self, number: usize, ask: &Ask) -> bool {
+        let guards = matches!(ask, Ask::Guard { .. });
+        let pidfd = self.guarded.as_ref().filter(|_| guards);
+        let pidfd = pidfd.and_then(Guarded::pidfd);
+        if guards && pidfd.is_none() {
+            return false;
+        }
+        self.joins.ask(number, ask, pidfd.as_ref().map(AsFd::as_fd))
+    }
+
+    fn look_for(&mut self, number: usize, lockspace: &Name, tenure: &Arc<Tenure>) {
+        self.joins.look_for(number, *lockspace, Arc::clone(tenure));
+    }
+
+    fn leave_mark(
+        &mut self,
+        lockspace: &Name,
+        generation: Generation,
+        holder: HolderId,
+        phases: &[Phase],
+    ) {
+        if let Ok(place) = Place::open(&self.joins.run_dir, lockspace) {
+            // Without the mark the next lease-join cannot know.
+            let _ = place.mark_gone(generation, holder, phases);
+        }
+    }
+
+    fn follow(&mut self, hosts: &[CarriedHost]) {
+        self.files = Files::open(&self.joins.run_dir, hosts);
+    }
+
+    fn renewals(&mut self) -> Option<Renewals> {
+        self.files.as_mut().and_then(Files::renewals)
+    }
+
+    fn start_worker(
+        &mut self,
+        index: usize,
+        welcome: &Arc<Welcome>,
+        tenure: &Arc<Tenure>,
+    ) -> anyhow::Result<()> {
+        let opened = self.opened.pop().context("nothing is opened")?;
+        let host = (Arc::clone(welcome), Arc::clone(tenure));
+        let machine = self.machine.clone();
+        let jobs = workers::start((index, opened), host, machine, self.outbox.clone());
+        let jobs = jobs.context("cannot start a thread")?;
+        self.jobs.push(jobs);
+        Ok(())
+    }
+
+    fn give(&mut self, index: usize, job: Job) {
+        // A worker ends only after this.
+        let _ = self.jobs[index].send(job);
+    }
+
+    fn interrupt(&mut self) {
+        self.machine.clock.interrupt();
+    }
+
+    fn stand_at_gate(
+        &mut self,
+        variables: Vec<(&'static str, String)>,
+        carried: &Carried,
+    ) -> anyhow::Result<Containment> {
+        let run_dir = self.joins.run_dir.clone();
+        self.guarded()?.stand_at_gate(&run_dir, variables, carried)
+    }
+
+    fn open_gate(&mut self) -> anyhow::Result<()> {
+        self.guarded()?.open_gate()
+    }
+
+    fn give_up_gate(&mut self) {
+        self.guarded.iter_mut().for_each(Guarded::give_up_gate);
+    }
+
+    fn not_before(&mut self, at: Moment) {
+        let guarded = self.guarded.iter_mut();
+        guarded.for_each(|guarded| guarded.not_before(at));
+    }
+
+    fn signal(&mut self, number: i32) -> bool {
+        let guarded = self.guarded.as_mut();
+        guarded.is_some_and(|guarded| guarded.signal(number))
+    }
+
+    fn signal_rest(&mut self, number: i32) {
+        let guarded = self.guarded.iter();
+        guarded.for_each(|guarded| guarded.signal_rest(number));
+    }
+
+    fn terminate(&mut self) {
+        self.guarded.iter().for_each(Guarded::terminate);
+    }
+
+    fn kill(&mut self, spare_aside: bool) {
+        let guarded = self.guarded.iter();
+        guarded.for_each(|guarded| guarded.kill(spare_aside));
+    }
+
+    fn rest(&mut self) -> Option<String> {
+        self.guarded.as_ref().and_then(Guarded::rest)
+    }
+
+    fn run_aside(&mut self) -> bool {
+        self.guarded.as_mut().is_some_and(Guarded::run_aside)
+    }
+
+    fn has_aside(&self) -> bool {
+        let on_loss = |guarded: &Guarded| guarded.on_loss.is_some();
+        self.guarded.as_ref().is_some_and(on_loss)
+    }
+
+    fn stop(&mut self) {
+        terminal::stop();
+    }
+
+    fn follow_stop(&mut self, signal: i32) {
+        let guarded = self.guarded.iter();
+        guarded.for_each(|guarded| guarded.follow_stop(signal));
+    }
+
+    /// With the date if that is not today.
+    fn local_time(&self, since_1970: u64) -> String {
+        let then = i64::try_from(since_1970)
+            .ok()
+            .and_then(|s| DateTime::from_timestamp(s, 0));
+        let Some(then) = then.map(|utc| utc.with_timezone(&Local)) else {
+            return "an unknown time".to_owned();
+        };
+        if then.date_naive() == Local::now().date_naive() {
+            then.format("%H:%M:%S").to_string()
+        } else {
+            then.format("%Y-%m-%d %H:%M:%S").to_string()
+        }
+    }
+}

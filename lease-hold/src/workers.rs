@@ -1,0 +1,71 @@
+//! One thread a resource: it does that resource's disk I/O, and nothing else does.
+
+use crate::TOOL;
+use crate::outbox::{News, Outbox};
+use lease_core::delta::Tenure;
+use lease_core::device::{Device, Devices};
+use lease_core::holder::job::Job;
+use lease_core::holder::worker::Worker;
+use lease_core::machine::Machine;
+use lease_core::opened::{self, check_distinct};
+use lease_core::registry::message::Welcome;
+use lease_core::spec::ResourceSpec;
+use lease_core::tool::{Failure, Status, say};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+/// A resource whose disks are open.
+pub(crate) type Opened = opened::Opened<Device>;
+
+/// Opens every resource's disks, all at the same time, and looks at what is there.
+pub(crate) fn open_all(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
+    let opened = open_each(specs)?;
+    check_distinct(&opened)?;
+    Ok(opened)
+}
+
+fn open_each(specs: &[ResourceSpec]) -> Result<Vec<Opened>, Failure> {
+    let Some((first, others)) = specs.split_first() else {
+        return Ok(Vec::new());
+    };
+    std::thread::scope(|scope| {
+        let start = |spec| std::thread::Builder::new().spawn_scoped(scope, move || open(spec));
+        let threads: Vec<_> = others.iter().map(start).collect();
+        let first = open(first);
+        let none = |why| Failure::new(Status::System, format!("cannot start a thread: {why}"));
+        let lost = || Failure::new(Status::Internal, "a thread ended too early");
+        let others = threads
+            .into_iter()
+            .map(|thread| thread.map_err(none)?.join().map_err(|_| lost())?);
+        std::iter::once(first).chain(others).collect()
+    })
+}
+
+/// Opens one; a disk that is missing is no reason not to go on.
+fn open(spec: &ResourceSpec) -> Result<Opened, Failure> {
+    Opened::open(&Devices, spec, |failure| {
+        say(TOOL, format!("going on without one disk: {failure}"));
+    })
+}
+
+/// Starts the worker of a resource. It ends when nobody can ask it any more.
+pub(crate) fn start(
+    (index, opened): (usize, Opened),
+    host: (Arc<Welcome>, Arc<Tenure>),
+    machine: Machine,
+    outbox: Outbox,
+) -> io::Result<Sender<Job>> {
+    let (jobs, inbox) = channel();
+    let work = move || {
+        let mut worker = Worker::new((&machine, Devices), opened, host);
+        while let Ok(job) = inbox.recv() {
+            let answer = worker.work(job);
+            if outbox.send(News::Done(index, answer)).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().spawn(work)?;
+    Ok(jobs)
+}
