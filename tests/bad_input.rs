@@ -110,7 +110,8 @@ impl Places {
 const HOLD: &[(&str, i32, &str)] = &[
     // RESOURCE strings
     ("LS", 64, "it has 1 fields"),
-    ("LS:R1:DIR/disk", 64, "it has 3 fields"),
+    ("LS:R1:DIR/disk", 66, "no index of lockspace LS"),
+    ("LS:R1", 64, "it has 2 fields"),
     ("LS:R1:DIR/disk:1048576:SH:x", 64, "offset \"x\""),
     (":R1:DIR/disk:1048576", 64, "a name cannot be empty"),
     ("LS::DIR/disk:1048576", 64, "a name cannot be empty"),
@@ -432,7 +433,7 @@ fn what_is_there_as_a_path_is_that_path_whatever_colons_are_in_it() {
     }
     let colons = r"a colon in a path is written \:";
     let none = "none-0000:00:11.5-scsi-0";
-    refused(&[none], &run(dir.path(), "lease-dump", &[none]), 64, colons);
+    refused(&[none], &run(dir.path(), "lease-dump", &[none]), 66, colons);
     for spec in ["0000:00:11.5-scsi-0:0:0:1:0", "0000:00:11.5-scsi-0:0"] {
         let args = ["--create", "-r", &format!("LS:vm2:pci-{spec}")];
         let ran = run(dir.path(), "lease-init", &args);

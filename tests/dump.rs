@@ -272,7 +272,8 @@ fn an_index_and_a_cleared_resource() {
     );
     let objects = objects(&dump(dir.path(), "f"), 65);
     let index = json!({"kind": "index", "path": "f", "offset": 0, "sector_size": 512,
-        "align_size": MIB, "lockspace": "LS", "max_resources": 4096, "errors": []});
+        "align_size": MIB, "lockspace": "LS", "max_resources": 4096, "resources": [],
+        "errors": []});
     assert_eq!(objects[0], index);
     assert_eq!(objects[1]["resource"], "rindex_lease");
     assert_eq!(
@@ -579,7 +580,7 @@ fn bad_input_has_its_line_and_exit_code() {
     let table = [
         ("", 64, "<AREA>"),
         ("--huh f", 64, "'--huh'"),
-        ("a:b:c", 64, "it has 3 fields"),
+        ("a:b:c", 66, "cannot dump a:b:c: c: No such file"),
         ("f:x", 64, "offset \"x\""),
         ("f:-512", 64, "offset \"-512\""),
         ("f:18446744073709551616", 64, "a decimal number of bytes"),

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of lease-core from the ground up. A module may use those above it only.
-const FLOORS: [&str; 28] = [
+const FLOORS: [&str; 29] = [
     "id",
     "layout",
     "spec",
@@ -27,6 +27,7 @@ const FLOORS: [&str; 28] = [
     "resource",
     "format",
     "survey",
+    "index",
     "priority",
     "device",
     "process",
@@ -41,7 +42,7 @@ const FLOORS: [&str; 28] = [
 ];
 
 /// Modules that see the world through `Disk`, `Clock` and `Surroundings` alone.
-const PROTOCOL: [&str; 19] = [
+const PROTOCOL: [&str; 20] = [
     "id",
     "layout",
     "spec",
@@ -58,6 +59,7 @@ const PROTOCOL: [&str; 19] = [
     "resource",
     "format",
     "survey",
+    "index",
     "surroundings",
     "opened",
     "holder",

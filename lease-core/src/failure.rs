@@ -113,6 +113,18 @@ impl Failure {
         Self::new(Status::of_open(error), text)
     }
 
+    /// The path of a resource that is given by name could not be opened. Of a path with colons in
+    /// it that is only the end.
+    pub fn of_open_by_name(tried: impl fmt::Display, path: &Path, error: &OpenError) -> Self {
+        let status = Status::of_open(error);
+        let hint = match status {
+            Status::NoPath => "; a colon in a path is written \\:",
+            _ => "",
+        };
+        let shown = show(path.as_os_str());
+        Self::new(status, format!("{tried}: {shown}: {error}{hint}"))
+    }
+
     /// The storage failed: what was tried, and how it ended.
     pub fn of_fault(tried: impl fmt::Display, fault: &Fault) -> Self {
         let failure = Self::new(Status::of_fault(fault), format!("{tried}: {fault}"));

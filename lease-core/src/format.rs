@@ -1,15 +1,17 @@
-//! Whole areas as they are before anyone used them: lockspaces and resources.
+//! Whole areas as they are before anyone used them: lockspaces, resources, indexes.
 //!
 //! Invariants: an area is written from its first byte to its last, so nothing of what stood there
-//! survives; the bytes are those that `sanlock direct init` writes. A lockspace exists from the
-//! moment on at which its first record carries its magic, and that is one sector, written last.
+//! survives; the bytes are those that `sanlock direct init` and `format` write. A lockspace and an
+//! index exist from the moment on at which their first record carries its magic, and that is one
+//! sector, written last.
 
 use crate::disk::{Disk, Fault};
 use crate::id::{HostId, Name};
 use crate::layout::Geometry;
 use crate::record::bytes::put;
 use crate::record::heartbeat::Heartbeat;
-use crate::record::leader::Leader;
+use crate::record::index::{INDEX_LEASE, IndexHeader};
+use crate::record::leader::{Cleared, Leader};
 use crate::record::request::Request;
 
 /// Bytes of a magic number, at the start of every record that has one.
@@ -39,6 +41,13 @@ pub struct Resource {
     pub num_hosts: u64,
 }
 
+/// A resource index to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Index {
+    /// Its header, with the place of the index.
+    pub header: IndexHeader,
+}
+
 impl Lockspace {
     /// The whole area: a free heartbeat for every host, then zeros.
     pub fn area(&self) -> Vec<u8> {
@@ -55,11 +64,7 @@ impl Lockspace {
     /// On failure there is no lockspace, unless its last write may have landed
     /// ([`Fault::TimedOut`]); what stood there before may be gone.
     pub fn write(&self, disk: &dyn Disk, offset: u64) -> Result<(), Fault> {
-        let mut area = self.area();
-        let first = area[..self.geometry.sector_bytes()].to_vec();
-        area[..MAGIC_LEN].fill(0);
-        disk.write(offset, &area)?;
-        disk.write(offset, &first)
+        write_magic_last(disk, offset, self.area(), self.geometry)
     }
 }
 
@@ -80,6 +85,62 @@ impl Resource {
     pub fn write(&self, disk: &dyn Disk, offset: u64) -> Result<(), Fault> {
         disk.write(offset, &self.area())
     }
+
+    /// What is left where the resource was deleted: a record that says so, no request, no ballots.
+    pub fn cleared_area(&self) -> Vec<u8> {
+        let cleared = Cleared {
+            geometry: self.geometry,
+            lockspace: self.lockspace,
+            resource: self.name,
+        };
+        let mut area = self.area();
+        put(&mut area, 0, &cleared.to_sector());
+        area
+    }
+}
+
+impl Index {
+    /// The two areas: the header and no entry, then the resource that whoever changes an entry
+    /// holds.
+    pub fn areas(&self) -> Vec<u8> {
+        let geometry = self.header.geometry;
+        let mut areas = vec![0; geometry.area_bytes()];
+        put(&mut areas, 0, &self.header.to_sector());
+        areas.extend(self.lease().area());
+        areas
+    }
+
+    /// The resource in its second area.
+    fn lease(&self) -> Resource {
+        Resource {
+            geometry: self.header.geometry,
+            lockspace: self.header.lockspace,
+            name: INDEX_LEASE,
+            num_hosts: self.header.geometry.max_hosts(),
+        }
+    }
+
+    /// Writes both areas where the header says that they lie: everything but the header's magic,
+    /// then that.
+    ///
+    /// On failure there is no index, unless its last write may have landed
+    /// ([`Fault::TimedOut`]); what stood there before may be gone.
+    pub fn write(&self, disk: &dyn Disk) -> Result<(), Fault> {
+        write_magic_last(disk, self.header.offset, self.areas(), self.header.geometry)
+    }
+}
+
+/// Writes `area` at byte `offset`, its first record's magic last.
+fn write_magic_last(
+    disk: &dyn Disk,
+    offset: u64,
+    mut area: Vec<u8>,
+    geometry: Geometry,
+) -> Result<(), Fault> {
+    let first = area[..geometry.sector_bytes()].to_vec();
+    area[..MAGIC_LEN].fill(0);
+    disk.write(offset, &area)?;
+    disk.write(offset, &first)
 }
 
 #[cfg(test)]

@@ -138,6 +138,17 @@ impl Name {
         Self::from_field(text)
     }
 
+    /// A name that the code knows: shorter than a name may be, and without a NUL.
+    pub const fn fixed<const LEN: usize>(text: &[u8; LEN]) -> Self {
+        let mut bytes = [0; NAME_LEN];
+        let mut at = 0;
+        while at < LEN {
+            bytes[at] = text[at];
+            at += 1;
+        }
+        Self(bytes)
+    }
+
     /// A host's name as a user gives it: one byte shorter than other names.
     pub fn new_host(text: &[u8]) -> Result<Self, IdError> {
         if text.len() > HOST_NAME_MAX {

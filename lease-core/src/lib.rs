@@ -6,7 +6,8 @@
 //! tool ends. [`timing`]: every duration. [`deadline`]:
 //! when a guarded command is to end. [`delta`]: a host id held by
 //! a heartbeat. [`quorum`], [`paxos`]: one ballot. [`liveness`]: is a host dead? [`resource`]: a
-//! lease from acquire to release. [`mod@format`], [`survey`]: whole areas, written and read.
+//! lease from acquire to release. [`mod@format`], [`survey`], [`index`]: whole areas, written and
+//! read.
 //! Then the machine: [`priority`], [`device`], [`process`], [`contain`]; [`surroundings`]: what the
 //! daemons ask of it; [`registry`], [`opened`], [`holder`], [`tool`], [`machine`].
 
@@ -20,6 +21,7 @@ pub mod failure;
 pub mod format;
 pub mod holder;
 pub mod id;
+pub mod index;
 pub mod layout;
 pub mod liveness;
 pub mod machine;

@@ -1,8 +1,10 @@
 //! LOCKSPACE and RESOURCE strings: parse and print.
 //!
 //! `LOCKSPACE = name:host_id:path:offset`, `RESOURCE =
-//! lockspace:resource:path:offset[:path:offset...][:lver|:SH]`. In a path, a colon or a space may
-//! be written with a backslash before it; a colon must. No other backslash is allowed.
+//! lockspace:resource:path:offset[:path:offset...][:lver|:SH]`, or, for one that an index on `path`
+//! knows by its name, `lockspace:resource:path[:SH]`; `INDEX = lockspace:path:offset`. In a path, a
+//! colon or a space may be written with a backslash before it; a colon must. No other backslash is
+//! allowed.
 
 use crate::id::{HostId, IdError, Lver, Name, escape};
 use std::ffi::OsString;
@@ -30,6 +32,8 @@ pub enum SpecError {
          and a colon in a path is written \\:"
     )]
     ResourceFields(usize),
+    #[error("it has {0} fields; an INDEX is lockspace:path:offset")]
+    IndexFields(usize),
     #[error("lockspace name: {0}")]
     LockspaceName(IdError),
     #[error("resource name: {0}")]
@@ -194,6 +198,98 @@ impl fmt::Display for ResourceSpec {
             (Mode::Exclusive, Some(lver)) => write!(f, ":{lver}"),
             (Mode::Exclusive, None) => Ok(()),
         }
+    }
+}
+
+/// `lockspace:resource:path[:SH]`: where it lies, an index on `path` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedSpec {
+    /// Name of the lockspace that its hosts have joined.
+    pub lockspace: Name,
+    /// Name of the resource.
+    pub name: Name,
+    /// File or block device.
+    pub path: PathBuf,
+    /// How it is to be held.
+    pub mode: Mode,
+}
+
+impl NamedSpec {
+    /// The resource, once its index has said at which byte it lies.
+    pub fn at(&self, offset: u64) -> ResourceSpec {
+        let path = self.path.clone();
+        ResourceSpec {
+            lockspace: self.lockspace,
+            name: self.name,
+            places: vec![Place { path, offset }],
+            mode: self.mode,
+            lver: None,
+        }
+    }
+}
+
+impl fmt::Display for NamedSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = escape_path(&self.path);
+        write!(f, "{}:{}:{path}", self.lockspace, self.name)?;
+        match self.mode {
+            Mode::Shared => f.write_str(":SH"),
+            Mode::Exclusive => Ok(()),
+        }
+    }
+}
+
+/// A RESOURCE as it is given: with its places, or by its name in an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResourceArgument {
+    /// With its places.
+    Placed(ResourceSpec),
+    /// By its name.
+    Named(NamedSpec),
+}
+
+impl ResourceArgument {
+    /// Parses a command-line argument.
+    pub fn parse(text: &OsString) -> Result<Self, SpecError> {
+        let fields = split(text.as_bytes())?;
+        let (names, mode) = match fields.as_slice() {
+            [names @ .., suffix] if names.len() == 3 && suffix.bytes == b"SH" => {
+                (names, Mode::Shared)
+            }
+            names => (names, Mode::Exclusive),
+        };
+        let [lockspace, name, path] = names else {
+            return ResourceSpec::parse(text).map(Self::Placed);
+        };
+        Ok(Self::Named(NamedSpec {
+            lockspace: Name::new(&lockspace.plain()?).map_err(SpecError::LockspaceName)?,
+            name: Name::new(&name.plain()?).map_err(SpecError::ResourceName)?,
+            path: parse_place(path, &Field::zero())?.path,
+            mode,
+        }))
+    }
+}
+
+/// `lockspace:path:offset`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexSpec {
+    /// Name of the lockspace that the hosts of its resources have joined.
+    pub lockspace: Name,
+    /// Where its areas are.
+    pub place: Place,
+}
+
+impl IndexSpec {
+    /// Parses a command-line argument.
+    pub fn parse(text: &OsString) -> Result<Self, SpecError> {
+        let fields = split(text.as_bytes())?;
+        let [lockspace, path, offset] = fields.as_slice() else {
+            return Err(SpecError::IndexFields(fields.len()));
+        };
+        Ok(Self {
+            lockspace: Name::new(&lockspace.plain()?).map_err(SpecError::LockspaceName)?,
+            place: parse_place(path, offset)?,
+        })
     }
 }
 

@@ -4,6 +4,8 @@
 //! error. Here everything readable is kept, and each defect noted with its sector. Sectors of one
 //! area are of different moments: nothing here may decide who owns what.
 
+mod entries;
+
 use crate::disk::{Disk, Fault};
 use crate::id::{Generation, HostId, Lver, Name};
 use crate::layout::{AlignSize, Geometry, SectorSize};
@@ -12,7 +14,7 @@ use crate::record::RecordError;
 use crate::record::ballot::BallotSector;
 use crate::record::heartbeat::Heartbeat;
 use crate::record::holder_note::HolderNote;
-use crate::record::index::IndexHeader;
+use crate::record::index::{IndexEntry, IndexHeader};
 use crate::record::leader::{Cleared, Leader, claimed_geometry};
 use crate::record::request::Request;
 use thiserror::Error;
@@ -110,8 +112,8 @@ pub enum Content {
     Lockspace(Hosts),
     /// A resource, or what is left of one that was cleared.
     Resource(Box<Lease>),
-    /// The header of an index.
-    Index(IndexHeader),
+    /// An index: its header, and the entries that are in use.
+    Index(IndexHeader, Vec<IndexEntry>),
 }
 
 /// A lockspace's heartbeats.
@@ -161,6 +163,8 @@ pub enum Flaw {
         "ballot record: it decided version {ballot}, the leader (version {leader}) has gone back"
     )]
     Ahead { ballot: Lver, leader: Lver },
+    #[error("index entry: it says offset {found} and stands for offset {expected}")]
+    Entry { found: u64, expected: u64 },
     #[error("the area size cannot be told from what is left; read as 1M")]
     AreaSize,
     #[error("it cannot be read: {0}")]
@@ -192,7 +196,9 @@ pub fn read_area(disk: &dyn Disk, offset: u64, size: u64) -> Result<Option<Area>
             }
             Content::Resource(Box::new(read_settled_lease(&image, &mut notes)?))
         }
-        Kind::Index(header) => Content::Index(header),
+        Kind::Index(header) => {
+            Content::Index(header, entries::read(&image()?, &header, &mut notes))
+        }
     };
     notes.damage.sort_by_key(|damage| damage.sector);
     Ok(Some(Area {

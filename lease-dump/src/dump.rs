@@ -3,11 +3,12 @@
 use crate::TOOL;
 use crate::live::Watched;
 use crate::object::{Object, View};
-use crate::operand::{self, Expected, Target};
+use crate::operand::{self, At, Expected, Target};
 use crate::output::Output;
 use lease_core::clock::{BootClock, Clock};
 use lease_core::device::Device;
 use lease_core::disk::Fault;
+use lease_core::index;
 use lease_core::storage::{Access, Volume};
 use lease_core::survey::{self, Area, Content, Probe};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
@@ -98,16 +99,28 @@ impl Dump {
 
     fn target(&mut self, target: &Target) -> Result<(), Stop> {
         let path = show(target.path.as_os_str());
-        let device = Device::open(&target.path, Access::Read, IO_LIMIT)
-            .map_err(|error| cannot(Status::of_open(&error), &path, error))?;
-        let device = Rc::new(device);
-        match target.offset {
-            Some(offset) => {
-                let area = read_one(&device, offset)?;
-                self.area(&device, target.expected, &area)
+        let device = Device::open(&target.path, Access::Read, IO_LIMIT).map_err(|error| {
+            match &target.place {
+                At::Named(spec) => {
+                    let tried = format!("cannot dump {spec}");
+                    Failure::of_open_by_name(tried, &target.path, &error)
+                }
+                _ => cannot(Status::of_open(&error), &path, error),
             }
-            None => self.scan(&device, target.expected),
-        }
+        })?;
+        let device = Rc::new(device);
+        let offset = match &target.place {
+            At::Everywhere => return self.scan(&device, target.expected),
+            At::Offset(offset) => *offset,
+            At::Named(spec) => {
+                let found =
+                    index::locate(device.as_ref(), device.size(), spec.lockspace, spec.name);
+                let tried = format!("cannot dump {spec}");
+                found.map_err(|error| error.failure(tried))?
+            }
+        };
+        let area = read_one(&device, offset)?;
+        self.area(&device, target.expected, &area)
     }
 
     /// Every area of a file or device.

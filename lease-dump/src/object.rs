@@ -6,7 +6,7 @@ use lease_core::record::ballot::BallotSector;
 use lease_core::record::heartbeat::{self, Heartbeat};
 use lease_core::record::holder_note::HolderNote;
 use lease_core::record::host_note::HostNote;
-use lease_core::record::index::IndexHeader;
+use lease_core::record::index::{IndexEntry, IndexHeader};
 use lease_core::record::leader::Stamp;
 use lease_core::spec::Mode;
 use lease_core::survey::{Area, Content, Damage, Hosts, Lease};
@@ -170,6 +170,14 @@ struct Index {
     at: At,
     lockspace: Name,
     max_resources: u32,
+    resources: Vec<Entry>,
+}
+
+/// An entry of an index that is in use.
+#[derive(Serialize)]
+struct Entry {
+    resource: Name,
+    offset: u64,
 }
 
 /// What is known of a host, by its id and the record that was read.
@@ -200,7 +208,7 @@ impl Object {
             Content::Resource(lease) => {
                 Kind::Resource(Box::new(Resource::new(at, max_hosts, lease, view)))
             }
-            Content::Index(header) => Kind::Index(Index::new(at, header)),
+            Content::Index(header, entries) => Kind::Index(Index::new(at, header, entries)),
         };
         let errors = area.damage.iter().map(Error::of).collect();
         let (mistake, shown) = (None, describe(area, path));
@@ -249,7 +257,7 @@ fn describe(area: &Area, path: &Path) -> String {
             Some((lockspace, name)) => format!("resource {lockspace}:{name}"),
             None => "a resource".to_owned(),
         },
-        Content::Index(header) => format!("the resource index of {}", header.lockspace),
+        Content::Index(header, _) => format!("the resource index of {}", header.lockspace),
     };
     let path = escape(path.as_os_str().as_bytes());
     format!("{what} at {path}:{}", area.offset)
@@ -412,11 +420,16 @@ impl Holder {
 }
 
 impl Index {
-    fn new(at: At, header: &IndexHeader) -> Self {
+    fn new(at: At, header: &IndexHeader, entries: &[IndexEntry]) -> Self {
+        let entry = |entry: &IndexEntry| Entry {
+            resource: entry.name,
+            offset: entry.offset,
+        };
         Self {
             at,
             lockspace: header.lockspace,
             max_resources: header.max_resources,
+            resources: entries.iter().map(entry).collect(),
         }
     }
 }

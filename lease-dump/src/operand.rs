@@ -1,7 +1,9 @@
 //! What the operands mean: which places to look at, and what should stand there.
 
 use lease_core::id::Name;
-use lease_core::spec::{LockspaceSpec, Place, ResourceSpec, SpecError, count_fields, parse_path};
+use lease_core::spec::{
+    LockspaceSpec, NamedSpec, Place, ResourceArgument, SpecError, count_fields, parse_path,
+};
 use lease_core::survey::{Area, Content};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,9 +12,19 @@ use std::path::PathBuf;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) path: PathBuf,
-    /// `None`: all of it.
-    pub(crate) offset: Option<u64>,
+    pub(crate) place: At,
     pub(crate) expected: Expected,
+}
+
+/// What of a file or device is looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// All of it.
+    Everywhere,
+    /// The area that starts at this byte.
+    Offset(u64),
+    /// The area that an index says.
+    Named(NamedSpec),
 }
 
 /// What the operand says that stands there.
@@ -29,23 +41,30 @@ pub(crate) enum Expected {
 pub(crate) fn parse(text: &OsString) -> Result<Vec<Target>, SpecError> {
     let path = PathBuf::from(text);
     if text.as_encoded_bytes().contains(&b':') && path.exists() {
-        let (offset, expected) = (None, Expected::Anything);
         return Ok(vec![Target {
             path,
-            offset,
-            expected,
+            place: At::Everywhere,
+            expected: Expected::Anything,
         }]);
     }
     if count_fields(text)? <= 2 {
         let (path, offset) = parse_path(text)?;
-        let expected = Expected::Anything;
         return Ok(vec![Target {
             path,
-            offset,
-            expected,
+            place: offset.map_or(At::Everywhere, At::Offset),
+            expected: Expected::Anything,
         }]);
     }
-    let resource = ResourceSpec::parse(text)?;
+    let resource = match ResourceArgument::parse(text)? {
+        ResourceArgument::Placed(resource) => resource,
+        ResourceArgument::Named(named) => {
+            return Ok(vec![Target {
+                path: named.path.clone(),
+                expected: Expected::Resource(named.lockspace, named.name),
+                place: At::Named(named),
+            }]);
+        }
+    };
     let (lockspace, name) = (resource.lockspace, resource.name);
     let expected = match LockspaceSpec::parse(text) {
         Ok(_) => Expected::Either(lockspace, name),
@@ -53,7 +72,7 @@ pub(crate) fn parse(text: &OsString) -> Result<Vec<Target>, SpecError> {
     };
     let target = |Place { path, offset }| Target {
         path,
-        offset: Some(offset),
+        place: At::Offset(offset),
         expected,
     };
     Ok(resource.places.into_iter().map(target).collect())
@@ -97,7 +116,11 @@ mod tests {
         let targets = parse(&OsString::from(text)).unwrap();
         let parts = |target: Target| {
             let path = target.path.display().to_string();
-            (path, target.offset, target.expected)
+            let offset = match target.place {
+                At::Offset(offset) => Some(offset),
+                At::Everywhere | At::Named(_) => None,
+            };
+            (path, offset, target.expected)
         };
         targets.into_iter().map(parts).collect()
     }
@@ -110,6 +133,8 @@ mod tests {
             ("/a", one("/a", None, Expected::Anything)),
             ("/a\\:b", one("/a:b", None, Expected::Anything)),
             ("/a:512", one("/a", Some(512), Expected::Anything)),
+            ("LS:RS:/a", one("/a", None, Expected::Resource(ls, rs))),
+            ("LS:RS:/a:SH", one("/a", None, Expected::Resource(ls, rs))),
             ("LS:7:/a:0", one("/a", Some(0), Expected::Either(ls, seven))),
             ("LS:RS:/a:0", one("/a", Some(0), Expected::Resource(ls, rs))),
             (
@@ -126,7 +151,7 @@ mod tests {
         ] {
             assert_eq!(expected(text), targets, "{text}");
         }
-        let three = parse(&OsString::from("a:b:c"));
-        assert_eq!(three, Err(SpecError::ResourceFields(3)));
+        let by_name = parse(&OsString::from("LS:RS:/a")).unwrap();
+        assert!(matches!(by_name[0].place, At::Named(_)));
     }
 }

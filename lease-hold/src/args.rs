@@ -4,7 +4,7 @@ use crate::cage::Wish;
 use clap::Parser;
 use lease_core::holder::acquire::Patience;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
-use lease_core::spec::ResourceSpec;
+use lease_core::spec::ResourceArgument;
 use lease_core::tool::{Failure, Status, show};
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -19,7 +19,8 @@ use std::time::Duration;
     override_usage = "lease-hold [OPTIONS] RESOURCE... -- COMMAND [ARG]..."
 )]
 pub(crate) struct Args {
-    /// What to hold: `lockspace:resource:path:offset[:path:offset...][:lver|:SH]`
+    /// What to hold: `lockspace:resource:path:offset[:path:offset...][:lver|:SH]`; by its name in
+    /// an index, `lockspace:resource:path[:SH]`
     #[arg(value_name = "RESOURCE", required = true)]
     resources: Vec<OsString>,
 
@@ -70,9 +71,9 @@ pub(crate) struct Args {
 
 impl Args {
     /// The RESOURCE arguments, checked.
-    pub(crate) fn resources(&self) -> Result<Vec<ResourceSpec>, Failure> {
+    pub(crate) fn resources(&self) -> Result<Vec<ResourceArgument>, Failure> {
         let parse = |text: &OsString| {
-            ResourceSpec::parse(text).map_err(|why| {
+            ResourceArgument::parse(text).map_err(|why| {
                 let what = show(text);
                 let text = format!("cannot acquire {what}: {why} (see man lease-hold)");
                 Failure::new(Status::Usage, text)

@@ -12,6 +12,7 @@ mod here;
 mod init;
 mod joins;
 mod keeper;
+mod named;
 mod outbox;
 mod signals;
 mod terminal;
@@ -26,7 +27,7 @@ use lease_core::holder::hub::Hub;
 use lease_core::holder::{self, attempts};
 use lease_core::machine::Machine;
 use lease_core::priority;
-use lease_core::spec::ResourceSpec;
+use lease_core::spec::ResourceArgument;
 use lease_core::tool;
 use std::path::Path;
 use std::process::ExitCode;
@@ -88,8 +89,13 @@ fn run(args: &Args) -> anyhow::Result<u8> {
 }
 
 /// Opens the disks and registers.
-fn begin(run_dir: &Path, specs: &[ResourceSpec], name: String) -> anyhow::Result<Hub<here::Here>> {
-    let opened = workers::open_all(specs)?;
+fn begin(
+    run_dir: &Path,
+    specs: &[ResourceArgument],
+    name: String,
+) -> anyhow::Result<Hub<here::Here>> {
+    let specs = named::with_places(specs)?;
+    let opened = workers::open_all(&specs)?;
     let resources = opened.iter().map(|one| (one.spec.clone(), one.asked()));
     let resources = resources.collect();
     Hub::start(

@@ -87,7 +87,7 @@ impl<'a> Look<'a> {
             match &found.content {
                 Content::Lockspace(hosts) => watched.extend(self.to_watch(&found, hosts)?),
                 Content::Resource(lease) => self.judge_lease(&found, lease)?,
-                Content::Index(_) => {}
+                Content::Index(..) => {}
             }
             at = found.end();
         }
@@ -187,7 +187,7 @@ fn describe(area: &survey::Area) -> String {
             (Some((lockspace, name)), None) => format!("a cleared resource {lockspace}:{name}"),
             (None, _) => format!("{damaged} resource ({geometry})"),
         },
-        Content::Index(header) => format!("a resource index of lockspace {}", header.lockspace),
+        Content::Index(header, _) => format!("a resource index of lockspace {}", header.lockspace),
     }
 }
 

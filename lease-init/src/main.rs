@@ -1,10 +1,12 @@
-//! lease-init: formats lockspaces and resources.
+//! lease-init: formats lockspaces, resources and indexes.
 //!
 //! In the order of execution: everything that was asked for is checked ([`plan`]), every place is
-//! looked at ([`look`]), and only then the first byte is written.
+//! looked at ([`look`]), and only then the first byte is written. What an index knows by name is
+//! another matter ([`named`]): hosts use it meanwhile.
 
 mod foreign;
 mod look;
+mod named;
 mod plan;
 
 use clap::Parser;
@@ -16,21 +18,35 @@ use std::process::ExitCode;
 
 const TOOL: &str = "lease-init";
 
-/// Format lockspaces and resources, in sanlock's on-disk format.
-///
-/// Without --force nothing is overwritten but zeros; with it, nothing that is alive.
+/// Format lockspaces, resources and indexes, in sanlock's on-disk format. Without --force nothing
+/// is overwritten but zeros; with it, nothing that is alive
 #[derive(Parser)]
 #[command(name = TOOL, version)]
-#[command(override_usage = "lease-init [OPTION]... [-s LOCKSPACE]... [-r RESOURCE]...")]
+#[command(
+    override_usage = "lease-init [OPTION]... [-s LOCKSPACE]... [-x INDEX]... [-r RESOURCE]..."
+)]
 #[command(group(clap::ArgGroup::new("areas").required(true).multiple(true)))]
 struct Args {
     /// A lockspace: name:0:path:offset
     #[arg(short = 's', value_name = "LOCKSPACE", group = "areas")]
     lockspaces: Vec<OsString>,
 
-    /// A resource: lockspace:resource:path:offset[:path:offset...]
+    /// A resource: lockspace:resource:path:offset[:path:offset...]; lockspace:resource:path, the
+    /// next free place of an index
     #[arg(short = 'r', value_name = "RESOURCE", group = "areas")]
     resources: Vec<OsString>,
+
+    /// An index, of resources that are known by name: lockspace:path:offset
+    #[arg(short = 'x', value_name = "INDEX", group = "areas")]
+    indexes: Vec<OsString>,
+
+    /// Delete the resources, which an index knows by name
+    #[arg(long, requires = "resources", conflicts_with_all = ["force", "create"])]
+    delete: bool,
+
+    /// Make the entries of an index say what its areas are
+    #[arg(long, requires = "indexes", conflicts_with_all = ["force", "create", "delete"])]
+    rebuild: bool,
 
     /// Bytes of a sector: 512 or 4096 [default: 512 in a file, a block device's own]
     #[arg(short = 'Z', long, value_name = "BYTES", value_parser = sector_size)]
@@ -70,6 +86,10 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     tool::run(TOOL, || {
+        if let Some(job) = named::Job::of(&args)? {
+            job.run(&args)?;
+            return Ok(Status::Done.code());
+        }
         let plan = plan::make(&args)?;
         look::at(&plan, args.force)?;
         plan.carry_out(args.mode)?;

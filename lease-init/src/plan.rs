@@ -3,10 +3,11 @@
 use crate::Args;
 use lease_core::device::{self, Device};
 use lease_core::disk::Disk as _;
-use lease_core::format::{Lockspace, Resource};
+use lease_core::format::{Index, Lockspace, Resource};
 use lease_core::id::Name;
 use lease_core::layout::{Geometry, SectorSize};
-use lease_core::spec::{LockspaceSpec, Mode, Place, ResourceSpec};
+use lease_core::record::index::{IndexHeader, MAX_RESOURCES};
+use lease_core::spec::{IndexSpec, LockspaceSpec, Mode, Place, ResourceSpec};
 use lease_core::storage::{Access, Identity, Volume, cause};
 use lease_core::tool::{Failure, Status, show};
 use nix::errno::Errno;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long one I/O may take here: areas are large, and nobody's lease depends on it.
-const IO_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const IO_LIMIT: Duration = Duration::from_secs(30);
 /// Direct I/O needs whole blocks.
 const BLOCK: u64 = 4096;
 
@@ -56,6 +57,7 @@ pub(crate) struct Area {
 enum Content {
     Lockspace(Lockspace),
     Resource(Resource),
+    Index(Index),
 }
 
 /// What an argument asks for.
@@ -68,6 +70,7 @@ struct Wish {
 enum What {
     Lockspace(Name),
     Resource(Name, Name),
+    Index(Name),
 }
 
 /// Checks all arguments together.
@@ -95,6 +98,14 @@ fn wishes(args: &Args) -> Result<Vec<Wish>, Failure> {
         wishes.push(Wish {
             text: show(text),
             what: What::Lockspace(spec.name),
+            place: spec.place,
+        });
+    }
+    for text in &args.indexes {
+        let spec = IndexSpec::parse(text).map_err(|error| usage(&show(text), error))?;
+        wishes.push(Wish {
+            text: show(text),
+            what: What::Index(spec.lockspace),
             place: spec.place,
         });
     }
@@ -185,7 +196,7 @@ impl Disk {
             let why = format!("offset {offset} is not a multiple of the area size, {size}");
             return Err(usage(&wish.text, why));
         }
-        if offset > i64::MAX as u64 - size {
+        if offset > i64::MAX as u64 - 2 * size {
             let why = format!("offset {offset} is beyond what any disk can have");
             return Err(usage(&wish.text, why));
         }
@@ -200,6 +211,14 @@ impl Disk {
                 lockspace,
                 name,
                 num_hosts: num_hosts(args, geometry, &wish.text)?,
+            }),
+            What::Index(lockspace) => Content::Index(Index {
+                header: IndexHeader {
+                    geometry,
+                    max_resources: MAX_RESOURCES,
+                    offset,
+                    lockspace,
+                },
             }),
         };
         Ok(Area {
@@ -327,6 +346,7 @@ impl Disk {
         let written = match &area.content {
             Content::Lockspace(lockspace) => lockspace.write(device, area.offset),
             Content::Resource(resource) => resource.write(device, area.offset),
+            Content::Index(index) => index.write(device),
         };
         written.map_err(|fault| {
             let failure = Failure::of_fault(format!("cannot format {}", area.text), &fault);
@@ -350,18 +370,23 @@ impl Disk {
 impl Area {
     /// The byte after its last.
     pub(crate) fn end(&self) -> u64 {
-        self.offset + self.geometry().align().bytes()
+        let areas = match &self.content {
+            Content::Lockspace(_) | Content::Resource(_) => 1,
+            Content::Index(_) => 2,
+        };
+        self.offset + areas * self.geometry().align().bytes()
     }
 
     fn geometry(&self) -> Geometry {
         match &self.content {
             Content::Lockspace(lockspace) => lockspace.geometry,
             Content::Resource(resource) => resource.geometry,
+            Content::Index(index) => index.header.geometry,
         }
     }
 }
 
-fn num_hosts(args: &Args, geometry: Geometry, text: &str) -> Result<u64, Failure> {
+pub(crate) fn num_hosts(args: &Args, geometry: Geometry, text: &str) -> Result<u64, Failure> {
     let most = geometry.max_hosts();
     match args.max_hosts {
         Some(hosts) if hosts > most => {
@@ -445,7 +470,7 @@ fn canonical_directory(path: &Path) -> Result<PathBuf, Errno> {
     found.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(nix::libc::EIO)))
 }
 
-fn usage(text: &str, why: impl std::fmt::Display) -> Failure {
+pub(crate) fn usage(text: &str, why: impl std::fmt::Display) -> Failure {
     cannot(Status::Usage, text, why)
 }
 

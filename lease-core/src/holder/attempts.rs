@@ -8,7 +8,7 @@ use super::job::HeldLease;
 use super::surroundings::HolderSurroundings;
 use super::trouble::{self, Trouble};
 use crate::failure::{Failure, Status};
-use crate::spec::ResourceSpec;
+use crate::spec::ResourceArgument;
 use crate::surroundings::Surroundings;
 use crate::timing::DEFAULT_IO_TIMEOUT;
 use std::mem::ManuallyDrop;
@@ -26,7 +26,7 @@ pub type Begun<A> = anyhow::Result<Result<Hub<A>, i32>>;
 
 /// Acquires every resource, trying as patiently as asked. `grace` is that of the command.
 pub fn acquire<A: HolderSurroundings>(
-    (machine, specs): (&impl Surroundings, &[ResourceSpec]),
+    (machine, specs): (&impl Surroundings, &[ResourceArgument]),
     (patience, grace): (Patience, Option<Duration>),
     mut begin: impl FnMut(Duration) -> Begun<A>,
 ) -> anyhow::Result<Result<Held<A>, End>> {
@@ -79,9 +79,11 @@ fn may_pass(status: Status, again: bool) -> bool {
     }
 }
 
-fn names_of(specs: &[ResourceSpec]) -> String {
-    let names = specs
-        .iter()
-        .map(|spec| format!("{}:{}", spec.lockspace, spec.name));
+fn names_of(specs: &[ResourceArgument]) -> String {
+    let name = |spec: &ResourceArgument| match spec {
+        ResourceArgument::Placed(spec) => format!("{}:{}", spec.lockspace, spec.name),
+        ResourceArgument::Named(spec) => format!("{}:{}", spec.lockspace, spec.name),
+    };
+    let names = specs.iter().map(name);
     names.collect::<Vec<_>>().join(", ")
 }

@@ -409,6 +409,17 @@ pub struct Cleared {
 }
 
 impl Cleared {
+    /// A whole sector that says so.
+    pub fn to_sector(&self) -> Vec<u8> {
+        let mut raw = Raw::new(MAGIC_CLEARED, VERSION_LEADER, self.geometry);
+        raw.put_u64(NUM_HOSTS, self.geometry.max_hosts());
+        raw.set_space_name(&self.lockspace);
+        raw.set_resource_name(&self.resource);
+        let mut sector = vec![0; self.geometry.sector_bytes()];
+        put(&mut sector, 0, &raw.encode());
+        sector
+    }
+
     /// Reads the first 200 bytes of a sector; the slice must have that many.
     pub fn decode(sector: &[u8]) -> Result<Self, RecordError> {
         let raw = Raw::decode(sector, NAME, (MAGIC_CLEARED, VERSION_LEADER, SHORT_HOLD))?;

@@ -4,6 +4,7 @@ use super::deciding::{Course, Decided};
 use super::view::{View, is_written_by_owner};
 use super::{AcquireError, BALLOTS_MAX, Held, Member, Resource, Wanted};
 use crate::liveness::Sightings;
+use crate::record::RecordError;
 use crate::record::ballot::BallotSector;
 use crate::record::leader::Stamp;
 use crate::spec::Mode;
@@ -16,6 +17,14 @@ impl Resource<'_> {
     /// host wrote it for us it is left: that host's write could otherwise come after ours.
     /// After a failure call [`Resource::resolve`].
     pub fn release(&self, member: &Member<'_>, held: &Held) -> Result<(), AcquireError> {
+        match self.give_back(member, held) {
+            // It was deleted under our lease: nobody has it, and nobody can.
+            Err(AcquireError::Record(RecordError::Cleared { .. })) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn give_back(&self, member: &Member<'_>, held: &Held) -> Result<(), AcquireError> {
         if held.mode == Mode::Exclusive {
             self.free(member, held)?;
         }

@@ -150,7 +150,7 @@ fn survey_all(tray: &Tray<'_>, area: usize) -> bool {
     match area.content {
         Content::Lockspace(hosts) => drop(hosts.io_timeout()),
         Content::Resource(lease) => drop((lease.holder().cloned(), lease.sharers().count())),
-        Content::Index(_) => {}
+        Content::Index(..) => {}
     }
     true
 }
