@@ -440,7 +440,7 @@ fn what_a_next_process_must_know_follows_the_writes_one_by_one() {
     let joined = lease.heartbeat().timestamp();
     world.disk.next_write(0, Fate::Fails);
     world.renew(&mut lease).unwrap_err();
-    let mut former = Former::of(&lease);
+    let mut former = lease.former();
     let expected = Former {
         generation: Generation(1),
         written: joined,

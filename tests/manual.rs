@@ -177,7 +177,12 @@ fn tool(name: &str) -> Command {
 
 /// The numbers that a tool's sources can end it with.
 fn codes_given(name: &str) -> BTreeSet<u8> {
-    let decides = Path::new("../lease-core/src").join(name.replace("lease-hold", "holder"));
+    let decides = match name {
+        "lease-hold" => "holder",
+        "lease-join" => "host",
+        other => other,
+    };
+    let decides = Path::new("../lease-core/src").join(decides);
     let parts = [Path::new("..").join(name).join("src"), decides].into_iter();
     let parts = parts.map(|part| manual().join(part));
     let sources = parts.filter_map(|part| fs::read_dir(part).ok()).flatten();

@@ -545,6 +545,17 @@ impl HostLease {
         self.ballots_from
     }
 
+    /// What the next process of this boot has to know, with nothing on its way.
+    pub fn former(&self) -> Former {
+        Former {
+            generation: self.generation,
+            written: self.written.timestamp(),
+            unsure: self.unsure.iter().map(|(at, _)| at.timestamp()).collect(),
+            renewed: self.renewed,
+            ballots_from: self.ballots_from,
+        }
+    }
+
     /// Renews the heartbeat: reads the whole area, checks that our record is still ours, writes it
     /// with a new timestamp. Returns what was read of all hosts, and when the read ended.
     pub fn renew(&mut self, disk: &dyn Disk, clock: &dyn Clock) -> Result<Scan, RenewError> {

@@ -9,7 +9,9 @@
 //! lease from acquire to release. [`mod@format`], [`survey`], [`index`]: whole areas, written and
 //! read.
 //! Then the machine: [`priority`], [`device`], [`process`], [`contain`]; [`surroundings`]: what the
-//! daemons ask of it; [`registry`], [`opened`], [`holder`], [`tool`], [`machine`].
+//! daemons ask of it. [`registry`]: what they say to each other. [`opened`]: what a string names.
+//! [`host`]: what lease-join decides. [`holder`]: what lease-hold decides. [`tool`], [`machine`]:
+//! what is the same in all tools.
 
 pub mod clock;
 pub mod contain;
@@ -20,6 +22,7 @@ pub mod disk;
 pub mod failure;
 pub mod format;
 pub mod holder;
+pub mod host;
 pub mod id;
 pub mod index;
 pub mod layout;

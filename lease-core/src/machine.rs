@@ -2,9 +2,12 @@
 
 use crate::clock::{BootClock, Clock, Interrupted, Moment};
 use crate::contain::{Guarded, Remains};
+use crate::device::{Device, Devices};
 use crate::process::{self, Process, ProcessId};
+use crate::storage::{Access, OpenError, Storage};
 use crate::surroundings::Surroundings;
 use crate::tool;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// Sweeps of what a process has started: what is forked during one is found by the next.
@@ -30,6 +33,14 @@ impl Clock for Machine {
 
     fn back_off(&self, most: Duration) {
         self.clock.back_off(most);
+    }
+}
+
+impl Storage for Machine {
+    type Volume = Device;
+
+    fn open(&self, path: &Path, access: Access, limit: Duration) -> Result<Device, OpenError> {
+        Devices.open(path, access, limit)
     }
 }
 

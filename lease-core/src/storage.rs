@@ -90,6 +90,19 @@ pub trait Storage {
     -> Result<Self::Volume, OpenError>;
 }
 
+impl<S: Storage> Storage for &S {
+    type Volume = S::Volume;
+
+    fn open(
+        &self,
+        path: &Path,
+        access: Access,
+        limit: Duration,
+    ) -> Result<Self::Volume, OpenError> {
+        (**self).open(path, access, limit)
+    }
+}
+
 /// An open file or block device.
 pub trait Volume: Disk {
     /// What it is, whatever path leads to it.

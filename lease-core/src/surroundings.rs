@@ -1,18 +1,19 @@
 //! What the two daemons ask of the machine that they run on, beside disks and time: processes, what
 //! is guarded, a line for people.
 //!
-//! The third trait beside [`crate::disk::Disk`] and [`Clock`], in the same blocking style. What
-//! only lease-join or only lease-hold asks for is a trait of its own, which leads here. The real
-//! machine is [`crate::machine::Machine`]; the simulator has another.
+//! The third trait beside [`Disk`](crate::disk::Disk) and [`Clock`], in the same blocking style.
+//! What only lease-join or only lease-hold asks for is a trait of its own, which leads here. The
+//! real one is [`crate::machine::Machine`]; the simulator has another.
 
 use crate::clock::Clock;
 use crate::contain::{Guarded, Remains};
 use crate::process::ProcessId;
+use crate::storage::Storage;
 
 /// One machine, as one thread of one of its processes sees it.
 ///
 /// Its clock's waits are cut short once the process is told to leave.
-pub trait Surroundings: Clock {
+pub trait Surroundings: Clock + Storage {
     /// A process, held so that its number, used again by another, is never taken for it.
     type Process: std::fmt::Debug;
 

@@ -1,6 +1,5 @@
 //! The work: open, read, show; what fails is said and remembered for the exit code.
 
-use crate::TOOL;
 use crate::live::Watched;
 use crate::object::{Object, View};
 use crate::operand::{self, At, Expected, Target};
@@ -16,6 +15,9 @@ use lease_core::tool::{self, Failure, Status, show};
 use std::ffi::OsString;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// The name that messages start with.
+pub(crate) const TOOL: &str = "lease-dump";
 
 /// How long one I/O may take: as for a host with the usual io_timeout.
 const IO_LIMIT: Duration = Duration::from_secs(DEFAULT_IO_TIMEOUT as u64);

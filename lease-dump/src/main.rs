@@ -12,13 +12,12 @@ mod operand;
 mod output;
 
 use clap::Parser;
+use dump::TOOL;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
 use lease_core::tool::{self, Status};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-const TOOL: &str = "lease-dump";
 
 /// Print lockspaces and resources as JSON, one object an area.
 ///

@@ -11,6 +11,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The name that messages start with.
+pub(crate) const TOOL: &str = "lease-hold";
+
 /// Run a command while this host holds leases on resources
 #[derive(Debug, Parser)]
 #[command(

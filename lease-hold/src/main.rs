@@ -20,7 +20,7 @@ mod tree;
 mod workers;
 
 use anyhow::Context;
-use args::Args;
+use args::{Args, TOOL};
 use lease_core::clock::BootClock;
 use lease_core::holder::guard::Orders;
 use lease_core::holder::hub::Hub;
@@ -31,9 +31,6 @@ use lease_core::spec::ResourceArgument;
 use lease_core::tool;
 use std::path::Path;
 use std::process::ExitCode;
-
-/// The name that messages start with.
-const TOOL: &str = "lease-hold";
 
 fn main() -> ExitCode {
     if let Some(code) = init::run_if_called() {

@@ -1,6 +1,6 @@
 //! One thread a resource: it does that resource's disk I/O, and nothing else does.
 
-use crate::TOOL;
+use crate::args::TOOL;
 use crate::outbox::{News, Outbox};
 use lease_core::delta::Tenure;
 use lease_core::device::{Device, Devices};

@@ -6,7 +6,7 @@
 //! judged, and the version of a lease that is formatted anew starts at 0 under a holder that still
 //! runs.
 
-use crate::TOOL;
+use crate::args::TOOL;
 use crate::foreign;
 use crate::plan::{Area, Disk, Plan, cannot};
 use lease_core::clock::{BootClock, Clock};

@@ -4,8 +4,8 @@
 //! lease-hold for that, unless what started it holds the lease already. A resource that is deleted
 //! is held too: so nobody else acquires it meanwhile.
 
+use crate::args::{Args, TOOL};
 use crate::plan::{IO_LIMIT, num_hosts, usage};
-use crate::{Args, TOOL};
 use lease_core::device::{self, Device};
 use lease_core::disk::read_as;
 use lease_core::format::Resource;

@@ -1,6 +1,6 @@
 //! What is to be written where: every argument checked, every path opened, nothing written yet.
 
-use crate::Args;
+use crate::args::Args;
 use lease_core::device::{self, Device};
 use lease_core::disk::Disk as _;
 use lease_core::format::{Index, Lockspace, Resource};

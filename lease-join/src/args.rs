@@ -1,13 +1,17 @@
 //! The command line.
 
 use clap::Parser;
-use lease_core::id::{HostId, Name};
+use lease_core::host::config::Config;
+use lease_core::id::Name;
 use lease_core::record::host_note::WATCHDOG_MAX;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
 use lease_core::spec::LockspaceSpec;
 use lease_core::tool::{Failure, Status, show};
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+/// The name that messages start with.
+pub(crate) const TOOL: &str = "lease-join";
 
 /// Hold a host id in a lockspace by a heartbeat, in the foreground
 #[derive(Debug, Parser)]
@@ -23,12 +27,12 @@ pub(crate) struct Args {
 
     /// Seconds that one I/O may take: 1..255 (default: what the lockspace was formatted with)
     #[arg(short = 'o', long, value_name = "SECONDS", value_parser = clap::value_parser!(u8).range(1..))]
-    pub(crate) io_timeout: Option<u8>,
+    io_timeout: Option<u8>,
 
     /// Promise that this host is dead so many seconds after the loss of its lease: 1..60
     #[arg(long, value_name = "SECONDS", default_value_t = WATCHDOG_MAX,
         value_parser = clap::value_parser!(u16).range(1..=i64::from(WATCHDOG_MAX)))]
-    pub(crate) watchdog_timeout: u16,
+    watchdog_timeout: u16,
 
     /// A watchdog device that resets this host if nothing else ends what is guarded
     #[arg(long, value_name = "DEVICE")]
@@ -39,18 +43,9 @@ pub(crate) struct Args {
     pub(crate) run_dir: PathBuf,
 }
 
-/// A checked LOCKSPACE argument.
-#[derive(Debug, Clone)]
-pub(crate) struct Spec {
-    /// The argument, parsed.
-    pub(crate) lockspace: LockspaceSpec,
-    /// Its host id, which is not 0.
-    pub(crate) host: HostId,
-}
-
 impl Args {
-    /// The LOCKSPACE argument, checked.
-    pub(crate) fn lockspace(&self) -> Result<Spec, Failure> {
+    /// What is asked for, checked.
+    pub(crate) fn config(&self) -> Result<Config, Failure> {
         let usage = |why: String| {
             let what = show(&self.lockspace);
             Failure::new(
@@ -62,11 +57,22 @@ impl Args {
         let host = lockspace.host.ok_or_else(|| {
             usage("host id 0 is for formatting; a host joins with 1 to 2000".into())
         })?;
-        Ok(Spec { lockspace, host })
+        let path = std::path::absolute(&lockspace.place.path).map_err(|why| {
+            let text = format!("cannot join {lockspace}: no working directory: {why}");
+            Failure::new(Status::System, text)
+        })?;
+        Ok(Config {
+            lockspace,
+            path,
+            host,
+            name: self.host_name()?,
+            io_timeout: self.io_timeout,
+            watchdog_timeout: self.watchdog_timeout,
+        })
     }
 
     /// The host name that was asked for, checked.
-    pub(crate) fn host_name(&self) -> Result<Option<Name>, Failure> {
+    fn host_name(&self) -> Result<Option<Name>, Failure> {
         let Some(text) = &self.host_name else {
             return Ok(None);
         };

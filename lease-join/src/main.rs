@@ -1,28 +1,23 @@
-//! lease-join: hold a host id in a lockspace by a heartbeat, in the foreground.
+//! lease-join: hold a host id in a lockspace by a heartbeat, in the foreground. What it decides is
+//! in `lease_core::host`; here are its arguments, and the real surroundings.
 
 mod args;
-mod describe;
-mod heartbeat;
+mod heart;
+mod here;
 mod host;
-mod leaving;
-mod membership;
 mod notify;
 mod peers;
 mod scribe;
-mod server;
+mod seat;
 mod signals;
-mod state;
 mod undertaker;
 mod watchdog;
 
 use anyhow::Context;
-use args::Args;
+use args::{Args, TOOL};
 use lease_core::priority;
-use lease_core::tool::{self, Status};
+use lease_core::tool;
 use std::process::ExitCode;
-
-/// The name that messages start with.
-const TOOL: &str = "lease-join";
 
 fn main() -> ExitCode {
     match tool::parse::<Args>(TOOL) {
@@ -32,16 +27,12 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<u8> {
-    let spec = args.lockspace()?;
+    let config = args.config()?;
     // No command is started from here.
     let _ = priority::raise();
     tool::speak_aside().context("cannot start a thread")?;
-    let seat = membership::take_seat(args, &spec)?;
-    let found = membership::open(&spec)?;
-    let signals = signals::Signals::watch()?;
-    let remains = state::Remains::read(&seat.place, &host::boot_id()?)?;
-    match membership::join(args, &spec, found, &signals, (&seat.place, remains))? {
-        Some(joined) => server::Server::start(seat, joined, signals)?.run(),
-        None => Ok(Status::Done.code()),
-    }
+    let seat = seat::take(&args.run_dir, &config.lockspace.name)?;
+    let mut here = here::Here::new(seat, args.watchdog.clone())?;
+    let ended = lease_core::host::run(&mut here, &config)?;
+    Ok(ended.code())
 }

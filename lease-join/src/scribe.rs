@@ -1,10 +1,12 @@
 //! Writes the holders' file, on a thread of its own: the server never waits for a file. What
 //! changes while something is being written is written after it all at once.
 
-use crate::TOOL;
+use crate::args::TOOL;
 use crate::signals::Wake;
+use lease_core::host::kept::Holders;
 use lease_core::registry::journal::{Journal, room_after, size_of};
 use lease_core::registry::place::Place;
+use lease_core::registry::table::Changes;
 use lease_core::tool::say;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,7 +17,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// What is to be written.
 #[derive(Debug)]
-pub(crate) enum Entry {
+enum Entry {
     /// All holders.
     Page(Vec<u8>),
     /// What has changed since the last entry.
@@ -27,13 +29,8 @@ pub(crate) enum Entry {
 pub(crate) struct Scribe {
     entries: Sender<(u64, Entry)>,
     written: Receiver<u64>,
-    /// The number of the next entry.
-    next: u64,
-    /// Whether there is something to write in it.
-    wanted: bool,
     /// Bytes of changes for which there is room after the last page.
     room: usize,
-    done: u64,
 }
 
 impl Scribe {
@@ -55,51 +52,37 @@ impl Scribe {
         Ok(Self {
             entries,
             written,
-            next: 1,
-            wanted: false,
             room: 0,
-            done: 0,
         })
     }
 
-    /// Asks for what has changed to be written. Returns the number of the entry.
-    pub(crate) fn ask(&mut self) -> u64 {
-        self.wanted = true;
-        self.next
-    }
-
-    /// Whether the entry that was asked for is to be handed over.
-    pub(crate) fn is_asked(&self) -> bool {
-        self.wanted
-    }
-
-    /// Hands over what was asked for, if there is room for it: else all is to be written.
-    pub(crate) fn change(&mut self, change: Vec<u8>) -> bool {
-        let left = self.room.checked_sub(size_of(change.len()));
-        if let Some(left) = left {
-            self.room = left;
-            self.hand_over(Entry::Change(change));
-        }
-        left.is_some()
-    }
-
-    /// Hands over a page, with all that was asked for on it.
-    pub(crate) fn page(&mut self, page: Vec<u8>) {
-        self.room = room_after(page.len());
-        self.hand_over(Entry::Page(page));
-    }
-
-    fn hand_over(&mut self, entry: Entry) {
+    /// Hands over what has changed, if there is room for it, and else all of it.
+    pub(crate) fn write(
+        &mut self,
+        number: u64,
+        changes: &Changes,
+        all: impl FnOnce() -> Holders,
+    ) -> serde_json::Result<()> {
+        let change = serde_json::to_vec(changes)?;
+        let entry = match self.room.checked_sub(size_of(change.len())) {
+            Some(left) => {
+                self.room = left;
+                Entry::Change(change)
+            }
+            None => {
+                let page = serde_json::to_vec(&all())?;
+                self.room = room_after(page.len());
+                Entry::Page(page)
+            }
+        };
         // If the thread is gone it is never done, and nobody gets an answer that needs it.
-        let _ = self.entries.send((self.next, entry));
-        self.next += 1;
-        self.wanted = false;
+        let _ = self.entries.send((number, entry));
+        Ok(())
     }
 
-    /// The number of the last entry that is written.
-    pub(crate) fn done(&mut self) -> u64 {
-        self.done = self.written.try_iter().last().unwrap_or(self.done);
-        self.done
+    /// The number of an entry that was written since the last call.
+    pub(crate) fn next(&self) -> Option<u64> {
+        self.written.try_recv().ok()
     }
 }
 

@@ -94,7 +94,7 @@ fn whoever_goes_on_says_the_same_of_the_life_before() {
         boot_id: [9; 16],
         ..ours()
     });
-    let former = Former::of(&world.join(&claim()).unwrap());
+    let former = world.join(&claim()).unwrap().former();
     let before = world.record().former_over_in().unwrap();
     world.clock.wait(seconds(10)).unwrap();
     let mut lease = world.resume(&former).unwrap();
@@ -107,7 +107,7 @@ fn whoever_goes_on_says_the_same_of_the_life_before() {
     // One that does not know of it says nothing.
     let said = world.record();
     world.put(1, &said.after_former(0));
-    let former = Former::of(&lease);
+    let former = lease.former();
     let mut lease = world.resume(&former).unwrap();
     world.renew(&mut lease).unwrap();
     assert_eq!(world.record().former_over_in(), None);

@@ -2,6 +2,7 @@
 //! the main thread, which hears lease-join, looks for it again when it is gone, and keeps the
 //! deadline. In a PID namespace the init of the command carries the deadline too.
 
+use super::around::{identity_of, path_of};
 use super::checker::Run;
 use super::clock::Face;
 use super::machine::{Cage, Connection, Machine, Membership};
@@ -19,8 +20,7 @@ use lease_core::registry::message::{
     AreaId, Ask, Asked, HolderId, Left, Phase, Tell, Turn, Welcome,
 };
 use lease_core::resource::{AcquireError, Attempt, Held, Member, Refusal, Resource, Wanted};
-use lease_core::spec::Mode;
-use lease_core::storage::Identity;
+use lease_core::spec::{Mode, Place};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -79,21 +79,20 @@ impl Errand {
     }
 
     fn asked(&self, machine: &Machine) -> Asked {
+        let offset = area_offset(1 + self.resource);
         let area = |disk: usize| {
-            let identity = Identity {
-                device: disk as u64,
-                inode: self.resource as u64,
-            };
-            Some(AreaId {
-                identity,
-                offset: 0,
-            })
+            let identity = identity_of(disk);
+            Some(AreaId { identity, offset })
+        };
+        let place = |disk: usize| Place {
+            path: path_of(disk),
+            offset,
         };
         Asked {
-            resource: LOCKSPACE.name,
+            resource: resource_name(self.resource),
             mode: self.mode,
             areas: (0..machine.setup.disks).map(area).collect(),
-            places: Vec::new(),
+            places: (0..machine.setup.disks).map(place).collect(),
             spec: String::new(),
         }
     }
@@ -378,8 +377,18 @@ impl Session {
                 (Phase::Idle, true) => Phase::Doubt,
                 (phase, _) => phase,
             };
-            run.marks.insert(mark, left);
+            run.marks.insert(mark, vec![left]);
         }
+    }
+
+    /// Says that the command starts. `false`: it must not, for lease-join may not hear of that.
+    fn start(&self) -> bool {
+        let Link::Up(number) = self.link.get() else {
+            return false;
+        };
+        let open = self.machine.connections.borrow().contains_key(&number);
+        say(&self.machine, number, Ask::Start);
+        open
     }
 
     fn last_moment(&self) -> Moment {
@@ -582,11 +591,11 @@ impl<'p> Main<'p> {
                 session.answered(|ask| matches!(ask, Ask::Release { .. }));
                 shared.post(session.worker, Letter::Tell(tell));
             }
-            Tell::Go { .. } => {
+            Tell::Go { .. } | Tell::NotGuarded { .. } => {
                 session.answered(|ask| matches!(ask, Ask::Guard { .. }));
                 shared.post(session.worker, Letter::Tell(tell));
             }
-            Tell::Registered(_) | Tell::Described(_) | Tell::NotGuarded { .. } => {}
+            Tell::Registered(_) | Tell::Described(_) => {}
         }
     }
 
@@ -693,7 +702,10 @@ impl Worker<'_> {
                 .listen(self.session.worker, self.session.tenure.deadline());
             while let Some(letter) = self.machine.shared.take(self.session.worker) {
                 if let Letter::Tell(
-                    tell @ (Tell::Turn { .. } | Tell::Busy { .. } | Tell::Go { .. }),
+                    tell @ (Tell::Turn { .. }
+                    | Tell::Busy { .. }
+                    | Tell::Go { .. }
+                    | Tell::NotGuarded { .. }),
                 ) = letter
                 {
                     return Some(tell);
@@ -824,7 +836,7 @@ impl Worker<'_> {
             return false;
         };
         self.session.tenure.note_renewal(renewed);
-        generation == self.session.generation && self.is_ours()
+        generation == self.session.generation && self.is_ours() && self.session.start()
     }
 
     fn open_gate(&self, held: &Held, tree: i32) {

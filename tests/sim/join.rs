@@ -1,260 +1,436 @@
-//! lease-join as a process: how it starts, beside what a former one has left; its heartbeat, and
-//! those who give leases back for the dead. What it answers is in [`super::server`].
+//! lease-join as a process: the host that ships, with the sockets, threads and files of a simulated
+//! machine.
 
-use super::machine::{Life, Machine, Membership};
-use super::mail::{Group, Letter, Wish};
-use super::port::{File, Port};
-use super::server::{Server, Victim};
-use super::watchdog::Watchdog;
-use super::{LOCKSPACE, machine};
-use lease_core::clock::Clock;
-use lease_core::contain::Remains;
-use lease_core::delta::{self, Claim, HostLease, RenewError, Tenure};
-use lease_core::disk::{Disk, Fault};
-use lease_core::id::HostId;
-use lease_core::record::heartbeat::Heartbeat;
-use lease_core::registry::table::Table;
+use super::around::{Around, Open, path_of};
+use super::machine::{self, Machine, Membership};
+use super::mail::{Entry, Group, Letter, Wish};
+use super::port::Port;
+use super::{LOCKSPACE, area_offset};
+use lease_core::clock::{Clock, Moment};
+use lease_core::delta;
+use lease_core::failure::{Failure, Status};
+use lease_core::host;
+use lease_core::host::config::Config;
+use lease_core::host::giving_back::{Estate, GiveBack, Lease};
+use lease_core::host::heart::{Beat, Heart, HeartSurroundings, Told};
+use lease_core::host::kept::{Holders, Life};
+use lease_core::host::surroundings::{Beside, Event, HostSurroundings, PeerId};
+use lease_core::host::watchdog::Watchdog;
+use lease_core::id::{Generation, Name};
+use lease_core::record::host_note::BootId;
+use lease_core::registry::message::{Ask, HolderId, Phase, Tell};
+use lease_core::registry::table::{Changes, Link};
+use lease_core::spec::{LockspaceSpec, Place};
+use lease_core::timing::Timing;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two strikes.
-const STRIKE_AGAIN: Duration = Duration::from_millis(50);
-/// After a failed renewal.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// Changes that are written behind one page, at most.
+const CHANGES_AFTER_PAGE: u32 = 8;
 
-/// The machine's device, and how it is petted.
-pub(crate) type Dog = Watchdog<machine::KernelDevice>;
-
-/// lease-join, from its start to its end: joins, or goes on where a former one has ended, and
-/// renews; a thread of its own serves.
+/// lease-join, from its start to its end.
 pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
     if machine.setup.sanlock {
         return super::sanlock::lockspace(port, machine);
     }
-    let file = port.file(machine.new_handle(0));
-    let (life, table) = remains(machine);
-    let claim = claim(machine, life.as_ref());
-    let dog = arm(machine);
-    let known = table.as_ref().filter(|table| !table.is_lost());
-    let resumed = life
-        .as_ref()
-        .filter(|life| life.is_joined())
-        .zip(known)
-        .and_then(|(life, table)| Some((resume(&file, port, &claim, life)?, table.clone())));
-    let (lease, table, dog) = match resumed {
-        Some((lease, table)) => (lease, table, dog),
-        None => {
-            let table = table.unwrap_or_default();
-            if !end_all(port, machine, life.as_ref(), &table) {
-                let guarded = table.holders().next().is_some();
-                return dog
-                    .into_iter()
-                    .for_each(|dog| dog.leave_as_found(guarded).unwrap());
-            }
-            if let Some(dog) = dog {
-                dog.disarm().unwrap();
-            }
-            let disk = Attempt::new(machine, &file, &claim);
-            match delta::join(&LOCKSPACE, &disk, port, &claim, &mut |_| {}) {
-                Ok(lease) => (lease, Table::default(), arm(machine)),
-                Err(error) => return machine.tell(|| format!("cannot join: {error}")),
-            }
-        }
-    };
-    serve(port, machine, &file, lease, table, dog);
-}
-
-/// What a former lease-join of this boot has left. Without the holders' file nobody goes on with
-/// it.
-fn remains(machine: &Machine) -> (Option<Life>, Option<Table>) {
-    let run = machine.run.borrow();
-    let life = run.life.clone();
-    let holders = run.holders.clone();
-    let of_life = |generation| {
-        life.as_ref()
-            .is_some_and(|life| life.is_joined() && life.former.generation == generation)
-    };
-    let table = holders.map(|(generation, table)| match of_life(generation) {
-        true => table,
-        false => Table::default(),
-    });
-    (life, table)
-}
-
-fn claim(machine: &Machine, life: Option<&Life>) -> Claim {
-    let generations = life.map(|life| (life.completed, life.former.generation));
-    let (at_least, attempted) = generations.unwrap_or_default();
-    // What the former lease-join wrote may still land.
-    let quiet_from = life.map(|_| machine.landed_by());
-    let timing = machine.setup.timing;
-    let not_before = life.map(|life| life.former.quiet_from(timing, machine.face.now()));
-    Claim {
-        host: machine.setup.host,
-        name: life.map_or_else(|| machine.name(), |life| life.name),
-        timing,
-        boot_id: machine.boot_id(),
-        at_least,
-        attempted,
-        quiet_from: quiet_from.unwrap_or_default(),
-        not_before: not_before.unwrap_or_default(),
-    }
-}
-
-fn arm(machine: &Rc<Machine>) -> Option<Dog> {
-    let open = || Watchdog::arm(machine::KernelDevice::open(machine), machine.setup.timing);
-    machine.setup.watchdog.then(|| open().unwrap())
-}
-
-fn resume(file: &File<'_>, port: &Port<'_>, claim: &Claim, life: &Life) -> Option<HostLease> {
-    HostLease::resume(&LOCKSPACE, file, port, claim, &life.former).ok()
-}
-
-/// Kills all that a former lease-join knew of and sees it gone. `false`: told to leave before
-/// that, or what can never be proven gone is in the way.
-fn end_all(port: &Port<'_>, machine: &Rc<Machine>, life: Option<&Life>, table: &Table) -> bool {
-    let Some(life) = life else { return true };
-    let marked = |id| {
-        let mark = (life.former.generation, id);
-        machine.run.borrow_mut().marks.remove(&mark).is_some()
-    };
-    let holders = table.holders().filter(|(id, _)| !marked(*id));
-    let mut left: Vec<_> = holders.map(|(_, h)| Victim::of(machine, h)).collect();
-    if !left.is_empty() {
-        machine.tell(|| format!("the former lease is over: {} holders end", left.len()));
-    }
-    loop {
-        let mut unknown = false;
-        left.retain(|victim| {
-            let remains = victim.strike(machine);
-            unknown |= remains == Remains::NotKnown;
-            remains == Remains::Something
-        });
-        if unknown {
-            machine.tell(|| "what is left may still run".into());
+    let mut here = Here::new(port, machine);
+    if let Err(failure) = host::run(&mut here, &config(machine)) {
+        machine.tell(|| format!("lease-join ends: {failure}"));
+        if failure.text.contains("may still run") {
             machine.shared.wish(Wish::Admin(machine.index));
-            return false;
-        }
-        if left.is_empty() || port.wait(STRIKE_AGAIN).is_err() {
-            return left.is_empty();
         }
     }
+    machine.shared.wish(Wish::End(machine.index, Group::Join));
 }
 
-fn serve(
-    port: &Port<'_>,
-    machine: &Rc<Machine>,
-    file: &File<'_>,
-    lease: HostLease,
-    table: Table,
-    dog: Option<Dog>,
-) {
-    let generation = lease.generation();
-    let host = machine.setup.host.get();
-    let resumed = machine
-        .run
-        .borrow()
-        .life
-        .as_ref()
-        .filter(|life| life.is_joined())
-        .map(|life| life.former.generation);
-    if resumed == Some(generation) {
-        machine.tell(|| format!("goes on as host {host} generation {generation}"));
-    } else {
-        machine.tell(|| format!("joined as host {host} generation {generation}"));
-        let mut checker = machine.shared.checker.borrow_mut();
-        checker.joined(host, generation.0);
-    }
-    machine.run.borrow_mut().life = Some(Life::of(&lease));
-    let life = Rc::new(Membership {
-        generation,
-        tenure: Tenure::new(machine.setup.timing, lease.renewed()),
-        ballots_from: lease.ballots_from(),
-        seen: RefCell::default(),
-        left: Cell::new(false),
-    });
-    let (inbox, heart) = (machine.shared.mailbox(), machine.shared.mailbox());
-    let (of, its) = (Rc::clone(machine), Rc::clone(&life));
-    let server =
-        move |port: &Port<'_>| Server::new(port, &of, its, table, dog, (inbox, heart)).run();
-    machine
-        .shared
-        .wish(Wish::Spawn(machine.index, Group::Join, Box::new(server)));
-    let mut thread = Thread {
-        port,
-        machine,
-        file,
-        lease,
-        life,
-        server: inbox,
+fn config(machine: &Machine) -> Config {
+    let path = path_of(0);
+    let place = Place {
+        path: path.clone(),
+        offset: area_offset(0),
     };
-    thread.renew_until_the_end(heart);
+    Config {
+        lockspace: LockspaceSpec {
+            name: LOCKSPACE.name,
+            host: Some(machine.setup.host),
+            place,
+        },
+        path,
+        host: machine.setup.host,
+        name: machine.setup.name,
+        io_timeout: Some(machine.setup.timing.io_timeout()),
+        watchdog_timeout: machine.setup.timing.watchdog(),
+    }
 }
 
-/// The thread that renews. It does the lockspace's disk I/O and nothing else.
-struct Thread<'a> {
-    port: &'a Port<'a>,
-    machine: &'a Rc<Machine>,
-    file: &'a File<'a>,
-    lease: HostLease,
-    life: Rc<Membership>,
+/// The surroundings of a host.
+struct Here<'p> {
+    around: Around<'p>,
+    /// The mailboxes of the server, of the thread that renews, and of the one that writes pages.
+    inbox: usize,
+    heart: Option<usize>,
+    scribe: Option<usize>,
+    /// Connections that were heard of, and whose each is.
+    peers: BTreeMap<PeerId, i32>,
+    /// What a connection said first, which is heard after the connection itself.
+    held_back: Option<Event<i32>>,
+    /// What was said last, by whom, and whether a correct holder may say that out of order.
+    last: Option<(PeerId, &'static str, bool)>,
+    /// The life that is served.
+    life: Option<Rc<Membership>>,
+    told_to_leave: bool,
+    /// Changes for which there is room after the last page.
+    room: u32,
+}
+
+impl<'p> Here<'p> {
+    fn new(port: &'p Port<'p>, machine: &Rc<Machine>) -> Self {
+        Self {
+            around: Around {
+                port,
+                machine: Rc::clone(machine),
+            },
+            inbox: machine.shared.mailbox(),
+            heart: None,
+            scribe: None,
+            peers: BTreeMap::new(),
+            held_back: None,
+            last: None,
+            life: None,
+            told_to_leave: false,
+            room: 0,
+        }
+    }
+
+    fn machine(&self) -> &Rc<Machine> {
+        &self.around.machine
+    }
+
+    fn is_lost(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.tenure.is_lost())
+    }
+
+    fn spawn(&self, body: impl FnOnce(&Port<'_>) + 'static) {
+        let machine = self.machine();
+        let wish = Wish::Spawn(machine.index, Group::Join, Box::new(body));
+        machine.shared.wish(wish);
+    }
+
+    fn heard(&mut self, letter: Letter) -> Option<Event<i32>> {
+        Some(match letter {
+            Letter::Ask(number, ask) => return self.said(PeerId(number), ask),
+            Letter::Closed(number) => {
+                let (peer, whole) = (PeerId(number), true);
+                self.peers.remove(&peer)?;
+                Event::Ended { peer, whole }
+            }
+            Letter::Beat(beat) => {
+                if matches!(beat, Beat::Renewed { .. }) && !self.is_lost() {
+                    let generation = self.life.as_ref()?.generation;
+                    self.machine().note_known(generation);
+                }
+                Event::Beat(beat)
+            }
+            Letter::GivenBack(lease, progress) => Event::GivenBack(lease, progress),
+            Letter::Written(page) => Event::Written(page),
+            Letter::Leave => Event::Leave,
+            _ => return None,
+        })
+    }
+
+    fn said(&mut self, peer: PeerId, ask: Ask) -> Option<Event<i32>> {
+        let machine = Rc::clone(self.machine());
+        let connection = machine.connections.borrow().get(&peer.0).copied();
+        let known = self.peers.get(&peer).copied();
+        let pid = known.or(connection.map(|connection| connection.pid))?;
+        machine.tell(|| format!("{} asks {}", peer.0, in_short(&ask)));
+        // Whoever has left a late write, and then comes back, may not want the lease again.
+        let excused = matches!(ask, Ask::Resume { .. } | Ask::Acquire { .. });
+        self.last = Some((peer, in_short(&ask), excused));
+        let beside = match ask {
+            Ask::Register { .. } | Ask::Resume { .. } if machine.lives(pid) => Beside::Process(pid),
+            Ask::Register { .. } | Ask::Resume { .. } => Beside::Gone,
+            Ask::Guard { .. } => machine.gated(pid).map_or(Beside::Gone, Beside::Process),
+            _ => Beside::Nothing,
+        };
+        let said = Event::Said { peer, ask, beside };
+        if known.is_some() {
+            return Some(said);
+        }
+        self.peers.insert(peer, pid);
+        self.held_back = Some(said);
+        Some(Event::Connected { peer, pid })
+    }
+}
+
+impl<'p> HostSurroundings for Here<'p> {
+    type Around = Around<'p>;
+    type Watchdog = machine::KernelDevice;
+
+    /// More seldom than the tool: here nothing is started between two strikes.
+    const STRIKE_EVERY: Duration = Duration::from_millis(250);
+
+    fn around(&self) -> &Around<'p> {
+        &self.around
+    }
+
+    fn boot_id(&self) -> Result<BootId, Failure> {
+        Ok(self.machine().boot_id())
+    }
+
+    fn pid_namespace(&self) -> Result<u64, Failure> {
+        Ok(0)
+    }
+
+    fn random_name(&self) -> Result<Name, Failure> {
+        Ok(self.machine().name())
+    }
+
+    fn watchdog_name(&self) -> Option<String> {
+        let device = || "the device".to_owned();
+        self.machine().setup.watchdog.then(device)
+    }
+
+    fn arm_watchdog(
+        &self,
+        timing: Timing,
+    ) -> Result<Option<Watchdog<machine::KernelDevice>>, Failure> {
+        let device = || machine::KernelDevice::open(self.machine());
+        let armed = self
+            .watchdog_name()
+            .map(|_| Watchdog::arm(device(), timing));
+        let refused = |why| Failure::new(Status::Refused, why);
+        armed.transpose().map_err(refused)
+    }
+
+    fn run_dir(&self) -> String {
+        String::new()
+    }
+
+    fn life(&self) -> Result<Option<Life>, Failure> {
+        Ok(self.machine().run.borrow().life.clone())
+    }
+
+    fn holders(&self) -> Result<Option<Holders>, Failure> {
+        Ok(self.machine().run.borrow().holders.clone())
+    }
+
+    fn keep(&self, life: &Life) -> Result<(), String> {
+        self.machine().run.borrow_mut().life = Some(life.clone());
+        Ok(())
+    }
+
+    fn keep_holders(&mut self, page: u64, changes: Changes, all: impl FnOnce() -> Holders) {
+        let entry = match self.room.checked_sub(1) {
+            Some(left) => {
+                self.room = left;
+                Entry::Change(changes)
+            }
+            None => {
+                self.room = CHANGES_AFTER_PAGE;
+                Entry::Page(all())
+            }
+        };
+        if let Some(scribe) = self.scribe {
+            let letter = Letter::Page(page, entry);
+            self.machine().shared.post(scribe, letter);
+        }
+    }
+
+    fn take_mark(&self, generation: Generation, holder: HolderId) -> Option<Vec<Phase>> {
+        let mut run = self.machine().run.borrow_mut();
+        run.marks.remove(&(generation, holder))
+    }
+
+    fn forget(&self) -> Result<(), Failure> {
+        let mut run = self.machine().run.borrow_mut();
+        (run.life, run.holders) = (None, None);
+        Ok(())
+    }
+
+    fn listen(&mut self, estate: &Estate) -> Result<(), Failure> {
+        let (machine, generation) = (Rc::clone(self.machine()), estate.generation);
+        let host = machine.setup.host.get();
+        let goes_on = |life: &Life| life.is_joined() && life.former.generation == generation;
+        match machine.run.borrow().life.as_ref().is_some_and(goes_on) {
+            true => machine.tell(|| format!("goes on as host {host} generation {generation}")),
+            false => {
+                machine.tell(|| format!("joined as host {host} generation {generation}"));
+                let mut checker = machine.shared.checker.borrow_mut();
+                checker.joined(host, generation.0);
+            }
+        }
+        let life = Rc::new(Membership {
+            generation,
+            tenure: Arc::clone(&estate.tenure),
+            ballots_from: estate.ballots_from,
+            seen: RefCell::default(),
+            left: Cell::new(false),
+        });
+        machine.run.borrow_mut().socket = Some(self.inbox);
+        *machine.member.borrow_mut() = Some(Rc::clone(&life));
+        self.life = Some(life);
+        Ok(())
+    }
+
+    fn stop_listening(&mut self) -> Result<(), Failure> {
+        self.machine().run.borrow_mut().socket = None;
+        Ok(())
+    }
+
+    fn announce(&mut self, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn doing(&mut self, _: impl Display) {}
+
+    fn start_heart(&mut self, heart: Heart<Open<'p>>) -> Result<(), Failure> {
+        let (inbox, server) = (self.machine().shared.mailbox(), self.inbox);
+        self.heart = Some(inbox);
+        let heart = heart.with(Open::hand_over);
+        let (machine, life) = (Rc::clone(self.machine()), self.life.clone());
+        self.spawn(move |port| {
+            let around = Around { port, machine };
+            let heart = heart.with(|handle| around.take_over(handle));
+            heart.run(&Thread {
+                around,
+                life,
+                inbox,
+                server,
+            });
+        });
+        let scribe = self.machine().shared.mailbox();
+        self.scribe = Some(scribe);
+        let machine = Rc::clone(self.machine());
+        self.spawn(move |port| write_pages(port, &machine, scribe, server));
+        Ok(())
+    }
+
+    fn give_back_host_id(&mut self, quiet_from: Moment) {
+        if let Some(heart) = self.heart {
+            let letter = Letter::GiveBack(quiet_from);
+            self.machine().shared.post(heart, letter);
+        }
+    }
+
+    fn give_back(&mut self, lease: Lease, task: GiveBack) {
+        let (machine, server) = (Rc::clone(self.machine()), self.inbox);
+        self.spawn(move |port| {
+            let around = Around { port, machine };
+            task.run(&around, &mut |progress| {
+                let letter = Letter::GivenBack(lease, progress);
+                around.machine.shared.post(server, letter);
+            });
+        });
+    }
+
+    fn wait(&mut self, until: Moment) -> Result<(), Failure> {
+        if self.told_to_leave || !self.around.port.face().is_stopped() {
+            self.around.port.listen(self.inbox, until);
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Event<i32>> {
+        if self.held_back.is_some() {
+            return self.held_back.take();
+        }
+        if self.around.port.face().is_stopped() && !std::mem::replace(&mut self.told_to_leave, true)
+        {
+            return Some(Event::Leave);
+        }
+        loop {
+            let letter = self.machine().shared.take(self.inbox)?;
+            if let Some(event) = self.heard(letter) {
+                return Some(event);
+            }
+        }
+    }
+
+    fn tell(&mut self, peer: PeerId, tell: &Tell) {
+        // Whoever is told why the connection ends has said nothing wrong.
+        self.last = self.last.filter(|(last, ..)| *last != peer);
+        let connection = self.machine().connections.borrow().get(&peer.0).copied();
+        if let Some(connection) = connection {
+            if !matches!(tell, Tell::Renewed { .. }) {
+                let text = || format!("{} is told {}", peer.0, told_in_short(tell));
+                self.machine().tell(text);
+            }
+            let letter = Letter::Tell(tell.clone());
+            self.machine().shared.post(connection.client, letter);
+        }
+    }
+
+    /// No holder here says anything out of order.
+    fn close(&mut self, peer: PeerId) {
+        let machine = Rc::clone(self.machine());
+        let pid = self.peers.remove(&peer);
+        if let (Some((last, what, false)), Some(pid)) = (self.last, pid)
+            && last == peer
+            && machine.lives(pid)
+        {
+            let accusation = format!("m{}: out of order: {what}", machine.index);
+            machine.shared.checker.borrow_mut().accuse(accusation);
+        }
+        let connection = machine.connections.borrow_mut().remove(&peer.0);
+        if let Some(connection) = connection {
+            machine.shared.post(connection.client, Letter::Gone);
+        }
+    }
+}
+
+/// The thread that writes the holders' file. Whoever looks there sees what an admin has to see to.
+fn write_pages(port: &Port<'_>, machine: &Machine, inbox: usize, server: usize) {
+    let mut admin_called = false;
+    loop {
+        port.listen(inbox, Moment(u64::MAX));
+        let (mut holders, mut last) = (machine.run.borrow().holders.clone(), None);
+        while let Some(Letter::Page(page, entry)) = machine.shared.take(inbox) {
+            match (entry, &mut holders) {
+                (Entry::Page(all), _) => holders = Some(all),
+                (Entry::Change(changes), Some(holders)) => holders.table.apply(changes),
+                (Entry::Change(_), None) => {}
+            }
+            last = Some(page);
+        }
+        let Some(last) = last else { continue };
+        let unproven = |holders: &Holders| {
+            let mut all = holders.table.holders();
+            all.any(|(_, holder)| holder.link == Link::Unproven)
+        };
+        if holders.as_ref().is_some_and(unproven) && !std::mem::replace(&mut admin_called, true) {
+            machine.shared.wish(Wish::Admin(machine.index));
+        }
+        port.page();
+        machine.run.borrow_mut().holders = holders;
+        machine.shared.post(server, Letter::Written(last));
+    }
+}
+
+/// The thread that renews.
+struct Thread<'p> {
+    around: Around<'p>,
+    life: Option<Rc<Membership>>,
+    inbox: usize,
     server: usize,
 }
 
 impl Thread<'_> {
-    fn renew_until_the_end(&mut self, heart: usize) {
-        let timing = self.machine.setup.timing;
-        let mut next = self.port.now();
-        loop {
-            self.port.listen(heart, next);
-            if let Some(Letter::GiveBack(quiet_from)) = self.machine.shared.take(heart) {
-                self.lease.expect_late_writes(quiet_from);
-                return self.leave();
-            }
-            if self.port.now() < next {
-                continue;
-            }
-            let (machine, disk) = (
-                self.machine,
-                Logged {
-                    machine: self.machine,
-                    file: self.file,
-                },
-            );
-            match self.lease.renew(&disk, self.port) {
-                Ok(scan) => {
-                    let renewed = self.lease.renewed();
-                    next = renewed.after(timing.renewal_period());
-                    let mut seen = self.life.seen.borrow_mut();
-                    for host in HostId::all(machine.setup.num_hosts) {
-                        if let Ok(record) = scan.area.host(host) {
-                            seen.look(host, &record, timing, scan.read_ended);
-                        }
-                    }
-                    self.tell(Letter::Renewed(renewed));
-                }
-                Err(RenewError::Lost(lost)) => {
-                    machine.tell(|| format!("host id lost: {lost}"));
-                    self.expect(&lost);
-                    return self.tell(Letter::Lost);
-                }
-                Err(error) => {
-                    machine.tell(|| format!("cannot renew: {error}"));
-                    next = self.port.now().after(TRY_AGAIN);
-                }
-            }
-        }
-    }
-
     /// A life that ends in any other way than by time is a surprise, and one by time too early.
     fn expect(&self, lost: &delta::Lost) {
-        let machine = self.machine;
-        let expected = self.life.ballots_from.max(machine.excused_until.get());
+        let (machine, Some(life)) = (&self.around.machine, &self.life) else {
+            return;
+        };
+        let expected = life.ballots_from.max(machine.excused_until.get());
         let wrong = match lost {
             delta::Lost::Expired(_) => {
-                machine.shared.strict.get() && machine.is_kept(self.life.generation)
+                machine.shared.strict.get() && machine.is_kept(life.generation)
             }
-            _ => self.port.now() >= expected,
+            _ => self.around.now() >= expected,
         };
         if wrong {
             let host = Some(machine.setup.host);
@@ -262,112 +438,75 @@ impl Thread<'_> {
             machine.shared.surprise(host, None, what);
         }
     }
+}
 
-    /// Gives the host id back, again and again until nothing may be written any more.
-    fn leave(&mut self) {
+impl HeartSurroundings for Thread<'_> {
+    fn clock(&self) -> &dyn Clock {
+        &self.around
+    }
+
+    fn told(&self, until: Moment) -> Told {
         loop {
-            let disk = Logged {
-                machine: self.machine,
-                file: self.file,
-            };
-            match self.lease.leave(&disk, self.port) {
-                Ok(()) => {
-                    self.life.left.set(true);
-                    let free = self.lease.heartbeat().is_free();
-                    return self.tell(Letter::Left(Some(free)));
-                }
-                Err(RenewError::Lost(_)) => return self.tell(Letter::Left(None)),
-                Err(RenewError::Disk(_)) => self.port.back_off(TRY_AGAIN),
+            self.around.port.listen(self.inbox, until);
+            let letter = self.around.machine.shared.take(self.inbox);
+            if let Some(Letter::GiveBack(quiet_from)) = letter {
+                return Told::Leave(quiet_from);
+            }
+            if self.around.now() >= until {
+                return Told::Renew;
             }
         }
     }
 
-    fn tell(&self, letter: Letter) {
-        self.machine.shared.post(self.server, letter);
-    }
-}
-
-/// The lockspace's disk for a join: each life that it may begin is logged before that.
-struct Attempt<'a> {
-    machine: &'a Machine,
-    file: &'a File<'a>,
-    life: RefCell<Life>,
-}
-
-impl<'a> Attempt<'a> {
-    fn new(machine: &'a Machine, file: &'a File<'a>, claim: &Claim) -> Self {
-        let life = RefCell::new(Life::attempt(claim));
-        Self {
-            machine,
-            file,
-            life,
-        }
-    }
-
-    fn log(&self, what: impl FnOnce(&mut delta::Former)) {
-        let mut life = self.life.borrow_mut();
-        what(&mut life.former);
-        self.machine.run.borrow_mut().life = Some(life.clone());
-    }
-}
-
-impl Disk for Attempt<'_> {
-    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
-        self.file.read(offset, len)
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let record = Heartbeat::decode(bytes).unwrap();
-        let (timestamp, timing) = (record.timestamp(), self.machine.setup.timing);
-        self.log(|former| {
-            former.generation = record.generation();
-            former.issue(timestamp, timing);
-        });
-        let issued = self.machine.face.now();
-        self.file.write(offset, bytes)?;
-        self.log(|former| former.complete(timestamp, issued));
+    fn keep(&self, life: &Life) -> Result<(), String> {
+        self.around.machine.run.borrow_mut().life = Some(life.clone());
         Ok(())
     }
 
-    fn settle(&self) -> Result<(), Fault> {
-        self.file.settle()
-    }
-}
-
-/// The lockspace's disk: each write is logged before it is issued and after it has completed.
-struct Logged<'a> {
-    machine: &'a Machine,
-    file: &'a File<'a>,
-}
-
-impl Logged<'_> {
-    fn log(&self, what: impl FnOnce(&mut delta::Former)) {
-        if let Some(life) = &mut self.machine.run.borrow_mut().life {
-            what(&mut life.former);
+    fn report(&self, beat: Beat) {
+        let machine = &self.around.machine;
+        match (&beat, &self.life) {
+            (Beat::Lost(lost), _) => {
+                machine.tell(|| format!("host id lost: {lost}"));
+                self.expect(lost);
+            }
+            (Beat::Failed(fault), _) => machine.tell(|| format!("cannot renew: {fault}")),
+            (Beat::Left(Ok(_)), Some(life)) => life.left.set(true),
+            (Beat::Renewed { hosts, .. }, Some(life)) => drop(life.seen.replace(hosts.clone())),
+            _ => {}
         }
+        machine.shared.post(self.server, Letter::Beat(beat));
+    }
+}
+fn in_short(ask: &Ask) -> &'static str {
+    match ask {
+        Ask::Register { .. } => "to register",
+        Ask::Describe => "what is known",
+        Ask::Resume { .. } => "to go on",
+        Ask::Acquire { .. } => "to acquire",
+        Ask::Acquired { lver: Some(_), .. } => "nothing: it has acquired",
+        Ask::Acquired { .. } => "nothing: it has not acquired",
+        Ask::Guard { .. } => "to open its gate",
+        Ask::Start => "nothing: it starts",
+        Ask::Gone => "nothing: all is gone",
+        Ask::Release { .. } => "to release",
+        Ask::Released { .. } => "nothing: it has released",
     }
 }
 
-impl Disk for Logged<'_> {
-    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
-        self.file.read(offset, len)
-    }
-
-    fn inspect(&self, offset: u64, len: usize, see: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
-        self.file.inspect(offset, len, see)
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let timestamp = Heartbeat::decode(bytes).unwrap().timestamp();
-        let timing = self.machine.setup.timing;
-        self.log(|former| former.issue(timestamp, timing));
-        let issued = self.machine.face.now();
-        self.file.write(offset, bytes)?;
-        self.log(|former| former.complete(timestamp, issued));
-        Ok(())
-    }
-
-    fn settle(&self) -> Result<(), Fault> {
-        self.file.settle()
+fn told_in_short(tell: &Tell) -> &'static str {
+    match tell {
+        Tell::Registered(_) => "welcome",
+        Tell::Described(_) => "what is known",
+        Tell::Resumed { .. } => "to go on",
+        Tell::Refused { .. } => "no",
+        Tell::Turn { .. } => "to acquire",
+        Tell::Busy { .. } => "that it is busy",
+        Tell::Go { .. } => "to go",
+        Tell::NotGuarded { .. } => "not to go",
+        Tell::ReleaseTurn { .. } => "to release",
+        Tell::Renewed { .. } => "of a renewal",
+        Tell::Lost { .. } => "that all is lost",
+        Tell::Stop => "to stop",
     }
 }

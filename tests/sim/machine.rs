@@ -7,21 +7,21 @@ use super::clock::{Face, Instant};
 use super::hold::Errand;
 use super::mail::{Group, Letter, Wish};
 use super::port::Handle;
-use super::watchdog::Device;
 use lease_core::clock::{Clock, Moment};
 use lease_core::contain::{Containment, Guarded, Remains};
-use lease_core::delta::{Claim, Former, HostLease, Tenure};
+use lease_core::delta::Tenure;
+use lease_core::host::kept::{Holders, Life};
+use lease_core::host::watchdog::Device;
 use lease_core::id::{Generation, HostId, Name};
 use lease_core::liveness::Sightings;
 use lease_core::process::ProcessId;
 use lease_core::registry::message::{HolderId, Phase};
-use lease_core::registry::table::Table;
 use lease_core::timing::Timing;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a machine is set up.
@@ -119,7 +119,7 @@ pub struct Membership {
     /// Which life.
     pub generation: Generation,
     /// Its renewals.
-    pub tenure: Tenure,
+    pub tenure: Arc<Tenure>,
     /// Before this moment no ballot.
     pub ballots_from: Moment,
     /// What lease-join has seen of other hosts.
@@ -148,53 +148,15 @@ pub struct Command {
     pub life: Rc<Membership>,
 }
 
-/// The heartbeat's file.
-#[derive(Debug, Clone)]
-pub struct Life {
-    /// The host's name.
-    pub name: Name,
-    /// The last generation for which a join was completed here.
-    pub completed: Generation,
-    /// What a next lease-join has to know.
-    pub former: Former,
-}
-
-impl Life {
-    /// Of a host id that was just joined, or is gone on with.
-    pub fn of(lease: &HostLease) -> Self {
-        let former = Former::of(lease);
-        let name = lease.claim().name;
-        Self {
-            name,
-            completed: lease.generation(),
-            former,
-        }
-    }
-
-    /// Of a host id that is about to be joined.
-    pub fn attempt(claim: &Claim) -> Self {
-        Self {
-            name: claim.name,
-            completed: claim.at_least,
-            former: Former::default(),
-        }
-    }
-
-    /// Whether it was joined, and not only tried to be.
-    pub fn is_joined(&self) -> bool {
-        self.former.generation == self.completed
-    }
-}
-
 /// The run directory.
 #[derive(Debug, Default)]
 pub struct RunDir {
     /// The heartbeat's file.
     pub life: Option<Life>,
     /// The holders' file.
-    pub holders: Option<(Generation, Table)>,
+    pub holders: Option<Holders>,
     /// Marks of holders that have seen the end of all that they started, and what each has left.
-    pub marks: BTreeMap<(Generation, HolderId), Phase>,
+    pub marks: BTreeMap<(Generation, HolderId), Vec<Phase>>,
     /// The mailbox of the lease-join that listens.
     pub socket: Option<usize>,
 }
@@ -409,6 +371,13 @@ impl Machine {
         gated.into_iter().for_each(|tree| self.tree_is_gone(tree));
         let over = |tree: &Tree| tree.dead && tree.holder == pid;
         self.trees.borrow_mut().retain(|_, tree| !over(tree));
+    }
+
+    /// What stands behind the gate of a lease-hold, or runs.
+    pub fn gated(&self, holder: i32) -> Option<i32> {
+        let trees = self.trees.borrow();
+        let mut its = trees.iter().filter(|(_, tree)| tree.holder == holder);
+        its.find(|(_, tree)| !tree.leader_dead).map(|(id, _)| *id)
     }
 
     /// All of one lease-hold are over.
@@ -637,22 +606,22 @@ impl KernelDevice {
 }
 
 impl Device for KernelDevice {
-    fn options(&mut self) -> io::Result<u32> {
+    fn options(&mut self) -> Result<u32, String> {
         Ok(0x180)
     }
 
-    fn set_timeout(&mut self, seconds: u32) -> io::Result<u32> {
+    fn set_timeout(&mut self, seconds: u32) -> Result<u32, String> {
         self.timeout.set(seconds);
         self.reset_after(u64::from(seconds));
         Ok(seconds)
     }
 
-    fn pet(&mut self) -> io::Result<()> {
+    fn pet(&mut self) -> Result<(), String> {
         self.reset_after(u64::from(self.timeout.get()));
         Ok(())
     }
 
-    fn let_go(self) -> io::Result<()> {
+    fn let_go(self) -> Result<(), String> {
         self.machine.reset_at.set(Instant::MAX);
         Ok(())
     }

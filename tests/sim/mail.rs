@@ -6,7 +6,11 @@
 use super::clock::Instant;
 use super::port::Body;
 use lease_core::clock::Moment;
-use lease_core::registry::message::{Ask, HolderId, Left, Tell};
+use lease_core::host::giving_back::{Lease, Progress};
+use lease_core::host::heart::Beat;
+use lease_core::host::kept::Holders;
+use lease_core::registry::message::{Ask, Tell};
+use lease_core::registry::table::Changes;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
@@ -21,6 +25,15 @@ pub enum Group {
     Init(i32),
 }
 
+/// What is to be written into the holders' file.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// All of it.
+    Page(Holders),
+    /// What has changed since the entry before.
+    Change(Changes),
+}
+
 /// What one thread hears.
 #[derive(Debug, Clone)]
 pub enum Letter {
@@ -32,17 +45,22 @@ pub enum Letter {
     Tell(Tell),
     /// The connection to lease-join has ended.
     Gone,
-    /// The heartbeat was renewed at this moment.
+    /// The thread that renews has news for lease-join.
+    Beat(Beat),
+    /// To lease-hold's other thread: the heartbeat was renewed at this moment.
     Renewed(Moment),
-    /// The host id is lost.
+    /// To lease-hold's main thread: the lease was taken on the disk.
     Lost,
-    /// The host id was given back, or not.
-    Left(Option<bool>),
-    /// A lease was given back, and this is left behind on the disk.
-    GaveBack(HolderId, usize, Left),
-    /// To lease-join: leave. To its heartbeat: give the host id back.
+    /// There is news of a lease that is given back.
+    GivenBack(Lease, Progress),
+    /// To the thread that writes the holders' file: what is to be written.
+    Page(u64, Entry),
+    /// It is written.
+    Written(u64),
+    /// To lease-join: leave.
     Leave,
-    /// Give the host id back; until that moment a write of this host may land on a resource.
+    /// To its heartbeat: give the host id back; until that moment a write of this host may land on
+    /// a resource.
     GiveBack(Moment),
     /// To an init: all is killed then.
     LastMoment(Moment),

@@ -2,9 +2,10 @@
 //!
 //! On each machine: lease-join with its heartbeat, its server and those who give leases back for
 //! the dead; lease-holds with the thread that does their I/O and the one that keeps the deadline;
-//! the init of a PID namespace; a watchdog device. The registry, the deadline, what is kept of a
-//! heartbeat for a restart, and the petting are the code that ships. What lies between them, the
-//! loops, the sockets, processes and what they start, is written again here, in the same order.
+//! the init of a PID namespace; a watchdog device. All that lease-join decides is the code that
+//! ships, from its start to its end; so is the deadline of a lease-hold, whose other loops are
+//! written again here, in the same order. Sockets, threads, processes and what they start are
+//! simulated.
 //!
 //! Hosts are coroutines over the `Disk` and `Clock` traits; one seeded scheduler decides when each
 //! operation happens and how it ends. There is no real time, and no randomness but the seed's.
@@ -52,6 +53,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod around;
 pub mod checker;
 pub mod clock;
 pub mod disk;
@@ -61,17 +63,10 @@ pub mod machine;
 pub mod mail;
 pub mod port;
 pub mod sanlock;
-pub mod server;
 pub mod small;
 pub mod stage;
 pub mod story;
-mod undertaker;
 pub mod world;
-
-/// The rules by which lease-join pets a watchdog device, as they ship.
-#[path = "../../lease-join/src/watchdog.rs"]
-#[allow(dead_code)]
-mod watchdog;
 
 use checker::Checker;
 use clock::Instant;

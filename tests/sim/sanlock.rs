@@ -18,6 +18,7 @@ use lease_core::record::leader::{Leader, Stamp};
 use lease_core::spec::Mode;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// sanlock's watchdog_fire_timeout, which it takes for everybody's.
@@ -110,7 +111,7 @@ fn renew(port: &Port<'_>, machine: &Rc<Machine>, file: &File<'_>, mut record: He
     });
     let member = Rc::new(Membership {
         generation: record.generation(),
-        tenure: Tenure::new(timing, port.now()),
+        tenure: Arc::new(Tenure::new(timing, port.now())),
         ballots_from: Moment(0),
         seen: RefCell::default(),
         left: Cell::new(false),

@@ -623,10 +623,14 @@ impl Stage {
         }
     }
 
-    /// The thread of lease-join that renews.
+    /// The thread of lease-join that renews: the first that it has started. A sanlock daemon has
+    /// one thread here.
     pub fn daemon(&self, machine: usize) -> Actor {
         let of = |cast: &Cast| (cast.machine, cast.group) == (machine, Some(Group::Join));
-        Actor(self.cast.iter().position(of).unwrap())
+        let living = |(_, cast): &(usize, &Cast)| of(cast) && !cast.process.is_over();
+        let mut threads = self.cast.iter().enumerate().filter(living);
+        let before = usize::from(!self.machines[machine].setup.sanlock);
+        Actor(threads.nth(before).unwrap().0)
     }
 
     /// A frozen machine goes on as if no time had passed: what it guarded was not ended either.

@@ -1,6 +1,5 @@
 //! What is kept of a host id for the next lease-join of the same boot.
 
-use super::HostLease;
 use crate::clock::Moment;
 use crate::id::Generation;
 use crate::timing::Timing;
@@ -18,22 +17,11 @@ pub struct Former {
     pub unsure: Vec<u64>,
     /// The moment before the last completed renewal was issued.
     pub renewed: Moment,
-    /// Its [`HostLease::ballots_from`].
+    /// Its [`ballots_from`](super::HostLease::ballots_from).
     pub ballots_from: Moment,
 }
 
 impl Former {
-    /// Of a host id as it stands, with nothing on its way.
-    pub fn of(lease: &HostLease) -> Self {
-        Self {
-            generation: lease.generation,
-            written: lease.written.timestamp(),
-            unsure: lease.unsure.iter().map(|(at, _)| at.timestamp()).collect(),
-            renewed: lease.renewed,
-            ballots_from: lease.ballots_from,
-        }
-    }
-
     /// A write with this timestamp is about to be issued: to be kept before it is.
     pub fn issue(&mut self, timestamp: u64, timing: Timing) {
         // Twice as long as a write can be on its way: timestamps may run ahead of the clock.

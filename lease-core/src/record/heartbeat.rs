@@ -8,6 +8,7 @@
 use super::bytes::put;
 use super::host_note::{HOST_NOTE_AT, HOST_NOTE_LEN, HostNote};
 use super::leader::{LEADER_LEN, Raw};
+use super::magic::MAGIC_HEARTBEAT;
 use super::{RecordError, leader};
 use crate::id::{Generation, HostId, Name};
 use crate::layout::Geometry;
@@ -16,7 +17,6 @@ use std::time::Duration;
 /// Bytes at the start of a sector that say anything; in a larger one zeros follow.
 pub const RECORD_LEN: usize = BITMAP_AT + BITMAP_LEN;
 
-pub(super) const MAGIC_HEARTBEAT: u32 = 0x1221_2010;
 const VERSION_HEARTBEAT: u32 = 0x0003_0004;
 const NAME: &str = "heartbeat record";
 const BITMAP_AT: usize = 256;

@@ -5,11 +5,11 @@
 //! that lies i areas behind the index's two; an entry of zeros is free. There is no checksum.
 
 use super::bytes::{array_at, put, u32_at, u64_at};
+use super::magic::MAGIC_INDEX;
 use super::{RecordError, check_version};
 use crate::id::{NAME_LEN, Name};
 use crate::layout::{AlignSize, Geometry, SectorSize};
 
-pub(super) const MAGIC_INDEX: u32 = 0x0104_2018;
 const VERSION_INDEX: u32 = 0x0001_0002;
 const NAME: &str = "index header";
 const VERSION_AT: usize = 4;

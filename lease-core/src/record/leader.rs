@@ -10,6 +10,7 @@
 //! finished the ballot for it.
 
 use super::bytes::{array_at, put, u16_at, u32_at, u64_at};
+use super::magic::{MAGIC_CLEARED, MAGIC_LEADER};
 use super::{RecordError, check_flags, check_sum, check_version};
 use crate::id::{Generation, HostId, Lver, NAME_LEN, Name};
 use crate::layout::{ALIGN_FLAGS, Geometry};
@@ -36,8 +37,6 @@ const WRITE_GENERATION: usize = 184;
 const WRITE_TIMESTAMP: usize = 192;
 const _: () = assert!(WRITE_TIMESTAMP + 8 == LEADER_LEN);
 
-pub(super) const MAGIC_LEADER: u32 = 0x0615_2010;
-pub(super) const MAGIC_CLEARED: u32 = 0x1128_2016;
 const VERSION_LEADER: u32 = 0x0006_0004;
 const NAME: &str = "leader record";
 

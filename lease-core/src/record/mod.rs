@@ -11,6 +11,7 @@ pub mod holder_note;
 pub mod host_note;
 pub mod index;
 pub mod leader;
+mod magic;
 pub mod request;
 
 use thiserror::Error;
@@ -71,10 +72,10 @@ impl RecordError {
 fn stands_there(magic: u32) -> String {
     match magic {
         0 => "zeros: nothing was formatted there, or its beginning was wiped".to_owned(),
-        heartbeat::MAGIC_HEARTBEAT => "a lockspace: is this the offset of another area?".to_owned(),
-        leader::MAGIC_LEADER => "a resource: is this the offset of another area?".to_owned(),
-        leader::MAGIC_CLEARED => "a resource that was cleared".to_owned(),
-        index::MAGIC_INDEX => "a resource index: is this the offset of another area?".to_owned(),
+        magic::MAGIC_HEARTBEAT => "a lockspace: is this the offset of another area?".to_owned(),
+        magic::MAGIC_LEADER => "a resource: is this the offset of another area?".to_owned(),
+        magic::MAGIC_CLEARED => "a resource that was cleared".to_owned(),
+        magic::MAGIC_INDEX => "a resource index: is this the offset of another area?".to_owned(),
         other => format!("other data (it begins with {other:#010x}): are path and offset right?"),
     }
 }

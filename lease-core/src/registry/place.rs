@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, openat, renameat, renameat
 use nix::sys::stat::{Mode, fchmodat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -185,6 +186,13 @@ impl Place {
         Err(io::Error::other("it is damaged"))
     }
 
+    /// What is written in a file, as a whole; `None` if there is none.
+    pub fn parsed<T: DeserializeOwned>(&self, file: Kept) -> io::Result<Option<T>> {
+        let bytes = self.read(file)?;
+        let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
+        Ok(bytes.map(parse).transpose()?)
+    }
+
     pub(super) fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(&self.fd, name, flags, Mode::empty()) {
@@ -206,7 +214,7 @@ impl Place {
             generation: Generation,
             renewed: Moment,
         }
-        let life: Life = serde_json::from_slice(&self.read(Kept::Heartbeat).ok()??).ok()?;
+        let life: Life = self.parsed(Kept::Heartbeat).ok()??;
         (life.generation == generation).then_some(life.renewed)
     }
 

@@ -4,6 +4,7 @@ use super::super::area_offset;
 use super::super::checker;
 use super::super::disk::{Platter, SECTOR};
 use super::{LARGEST_SECTOR, World};
+use lease_core::record::heartbeat::Heartbeat;
 
 /// All records of a sector but what they say for people lie in its first bytes.
 const RECORDS: usize = 256;
@@ -59,6 +60,11 @@ impl World {
 
     pub(super) fn is_damaged(&self, resource: usize) -> bool {
         self.damaged.iter().any(|(area, _)| *area == 1 + resource)
+    }
+
+    /// Whether what stands first in the lockspace says what it is: else nobody can join it.
+    pub(super) fn is_a_lockspace(&self) -> bool {
+        Heartbeat::decode(&self.disks[0].read(area_offset(0), LARGEST_SECTOR)).is_ok()
     }
 
     /// A lease-join that was told to leave waits, and serves nobody, while one of its leases cannot

@@ -8,8 +8,11 @@ use fastrand::Rng;
 use lease_core::clock::Moment;
 use lease_core::contain::{Containment, Guarded};
 use lease_core::delta::Former;
+use lease_core::failure::{Failure, Status};
+use lease_core::host::kept::{Holders, Life, Remains};
 use lease_core::id::{Generation, Lver};
 use lease_core::process::ProcessId;
+use lease_core::registry::journal;
 use lease_core::registry::message::{AreaId, Ask, Asked, HolderId, Left, Phase, Tell, Turn};
 use lease_core::registry::place::{Kept, Place};
 use lease_core::registry::table::{Claimed, Holder, Link, OutOfOrder, Table};
@@ -24,13 +27,6 @@ use std::fmt::Debug;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use tempfile::TempDir;
-
-/// How lease-join reads its files back, as it ships.
-#[path = "../../../lease-join/src/state.rs"]
-#[allow(dead_code)]
-mod state;
-
-use state::{Holders, Life, Remains};
 
 /// It is read back as it was written.
 fn keeps<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
@@ -161,7 +157,15 @@ pub(super) fn kept_files(data: &[u8]) -> bool {
 fn remains(place: &Place, heartbeat: &[u8], holders: &[u8]) -> bool {
     let life = serde_json::from_slice::<Life>(heartbeat);
     let holders = serde_json::from_slice::<Holders>(holders);
-    match (Remains::read(place, &BOOT), life, holders) {
+    let cannot = |why: std::io::Error| Failure::new(Status::Busy, why.to_string());
+    let kept_life = place.parsed(Kept::Heartbeat).map_err(cannot);
+    let kept_holders = || {
+        let records = journal::read(place).map_err(cannot)?;
+        let parsed = records.map(|records| Holders::parse(&records)).transpose();
+        parsed.map_err(|why| cannot(why.into()))
+    };
+    let read = Remains::read(&BOOT, kept_life, kept_holders);
+    match (read, life, holders) {
         (Ok(None), Ok(life), _) => assert_ne!(life.boot_id, BOOT),
         (Ok(Some(remains)), Ok(life), Ok(holders)) => {
             assert_eq!((&remains.life, life.boot_id), (&life, BOOT));

@@ -1,14 +1,15 @@
 //! What this lease-join knows, for whoever asks.
 
-use crate::server::{Server, Stage};
-use lease_core::clock::{Clock, Moment};
-use lease_core::registry::message::{DescribedClaim, DescribedHolder, DescribedHost, Description};
-use lease_core::registry::table::{Holder, Link};
+use super::server::Server;
+use super::surroundings::HostSurroundings;
+use crate::clock::Moment;
+use crate::registry::message::{DescribedClaim, DescribedHolder, DescribedHost, Description};
+use crate::registry::table::{Holder, Link};
 
-impl Server {
+impl<S: HostSurroundings> Server<'_, S> {
     /// All of it, at this moment.
-    pub(crate) fn describe(&self) -> Description {
-        let now = self.clock.now();
+    pub(super) fn describe(&self) -> Description {
+        let now = self.now();
         let ago = |then: Moment| now.since(then).as_secs_f64();
         let to_come = |then: Moment| then.since(now).as_secs_f64();
         let (life, estate) = (&self.life, &self.estate);
@@ -23,9 +24,9 @@ impl Server {
             offset: estate.lockspace.offset,
             io_timeout: life.timing.io_timeout(),
             watchdog: life.timing.watchdog(),
-            state: self.stage_name().to_owned(),
-            renewed: ago(self.tenure.renewed()),
-            expires: to_come(self.tenure.deadline()),
+            state: self.stage.name().to_owned(),
+            renewed: ago(estate.tenure.renewed()),
+            expires: to_come(estate.tenure.deadline()),
             holders: self
                 .table
                 .holders()
@@ -41,16 +42,6 @@ impl Server {
                 })
                 .collect(),
             renewals: self.renewals.iter().copied().collect(),
-        }
-    }
-
-    /// What this lease-join does.
-    pub(crate) fn stage_name(&self) -> &'static str {
-        match self.stage {
-            Stage::Serving => "serving",
-            Stage::Stopping { .. } => "stopping",
-            Stage::Leaving => "leaving",
-            Stage::Lost { .. } => "lost",
         }
     }
 }

@@ -1,0 +1,130 @@
+//! What becomes of what a peer says, by the stage of the server, by whether the peer is registered,
+//! and by what it says: one table. What a registered holder may do with which resource is judged in
+//! [`crate::registry::table`].
+
+use super::stage::Stage;
+use crate::registry::message::{Ask, Tell};
+
+/// What becomes of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Course {
+    /// It is told what is known here.
+    Describe,
+    /// It becomes a holder.
+    Register,
+    /// It goes on as the holder that it was.
+    Resume,
+    /// It is told this once what is kept is written, and nothing else comes of it.
+    Farewell(Tell),
+    /// It is told this, and the connection ends.
+    Refuse(Tell),
+    /// As the registry judges.
+    Judge,
+    /// No correct lease-hold says this: the connection ends.
+    OutOfOrder,
+}
+
+/// What becomes of it.
+pub(super) fn course(stage: &Stage, registered: bool, ask: &Ask) -> Course {
+    match (ask, registered) {
+        (Ask::Describe, _) => Course::Describe,
+        (Ask::Register { .. }, false) => match stage.farewell() {
+            None => Course::Register,
+            Some(farewell) => Course::Refuse(farewell),
+        },
+        (Ask::Resume { .. }, false) => Course::Resume,
+        (Ask::Register { .. } | Ask::Resume { .. }, true) | (_, false) => Course::OutOfOrder,
+        (Ask::Acquire { .. } | Ask::Guard { .. }, true) => match stage.farewell() {
+            None => Course::Judge,
+            Some(farewell) => Course::Farewell(farewell),
+        },
+        (
+            Ask::Acquired { .. }
+            | Ask::Start
+            | Ask::Gone
+            | Ask::Release { .. }
+            | Ask::Released { .. },
+            true,
+        ) => Course::Judge,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Moment;
+    use crate::contain::Containment;
+    use crate::id::Generation;
+    use crate::registry::message::{HolderId, Left};
+
+    const AT: Moment = Moment(1);
+
+    /// What becomes of it while serving, while leaving (whether holders are left or not), and once
+    /// the host id is lost: of a stranger, and of a holder.
+    #[test]
+    fn what_becomes_of_each_message() {
+        use Course::{Describe, Judge, OutOfOrder, Register, Resume};
+        let why = || "taken".to_owned();
+        let tell_lost = || Tell::Lost { why: why() };
+        let (stop, lost) = (
+            || Course::Farewell(Tell::Stop),
+            || Course::Farewell(tell_lost()),
+        );
+        let refused = [
+            Register,
+            Course::Refuse(Tell::Stop),
+            Course::Refuse(tell_lost()),
+        ];
+        let (index, left) = (0, Left::NOTHING);
+        let register = Ask::Register {
+            command: String::new(),
+            resources: Vec::new(),
+        };
+        let resume = Ask::Resume {
+            holder: HolderId(1),
+            generation: Generation(1),
+            phases: Vec::new(),
+            late: Vec::new(),
+        };
+        let guard = Ask::Guard {
+            containment: Containment::Tree,
+        };
+        let acquired = Ask::Acquired {
+            index,
+            lver: None,
+            left,
+        };
+        let never = || [OutOfOrder, OutOfOrder, OutOfOrder];
+        let always = |course: Course| [course.clone(), course.clone(), course];
+        let table = [
+            (Ask::Describe, always(Describe), always(Describe)),
+            (register, refused, never()),
+            (resume, always(Resume), never()),
+            (Ask::Acquire { index }, never(), [Judge, stop(), lost()]),
+            (guard, never(), [Judge, stop(), lost()]),
+            (acquired, never(), always(Judge)),
+            (Ask::Start, never(), always(Judge)),
+            (Ask::Gone, never(), always(Judge)),
+            (Ask::Release { index }, never(), always(Judge)),
+            (Ask::Released { index, left }, never(), always(Judge)),
+        ];
+        let stopping = Stage::Stopping {
+            strike_at: AT,
+            give_up_at: AT,
+        };
+        let lost = Stage::Lost {
+            why: why(),
+            strike_at: AT,
+        };
+        for (ask, of_stranger, of_holder) in table {
+            for (registered, expected) in [(false, of_stranger), (true, of_holder)] {
+                let [serving, leaves, lose] = expected;
+                let of = |stage: &Stage| course(stage, registered, &ask);
+                assert_eq!(of(&Stage::Serving), serving, "{ask:?} {registered}");
+                assert_eq!(of(&stopping), leaves, "{ask:?} {registered}");
+                assert_eq!(of(&Stage::Leaving), leaves, "{ask:?} {registered}");
+                assert_eq!(of(&lost), lose, "{ask:?} {registered}");
+            }
+        }
+    }
+}

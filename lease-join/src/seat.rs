@@ -1,0 +1,75 @@
+//! The lockspace's directory on this host: taken for this process alone, and what is read there of
+//! an earlier one.
+
+use lease_core::host::kept::{Holders, Life};
+use lease_core::id::Name;
+use lease_core::registry::journal;
+use lease_core::registry::place::{Kept, Lock, Place};
+use lease_core::tool::{Failure, Status, show};
+use std::fmt::Display;
+use std::path::Path;
+
+/// The lockspace's directory on this host, and the proof that it is ours alone.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// The directory.
+    pub(crate) place: Place,
+    /// Held until the process ends.
+    pub(crate) lock: Lock,
+}
+
+/// Takes the lockspace's directory for this process alone.
+pub(crate) fn take(run_dir: &Path, name: &Name) -> Result<Seat, Failure> {
+    let shown = show(run_dir.as_os_str());
+    let failed = |status, why: &str| {
+        Failure::new(
+            status,
+            format!("cannot join {name}: run directory {shown}: {why}"),
+        )
+    };
+    let place = Place::create(run_dir, name).map_err(|errno| match errno {
+        nix::errno::Errno::EACCES | nix::errno::Errno::EPERM | nix::errno::Errno::EROFS => {
+            failed(Status::Permission, errno.desc())
+        }
+        errno => failed(Status::CannotCreate, errno.desc()),
+    })?;
+    match place.lock() {
+        Ok(Some(lock)) => Ok(Seat { place, lock }),
+        Ok(None) => Err(failed(
+            Status::Busy,
+            "another lease-join of this lockspace runs here",
+        )),
+        Err(errno) => Err(failed(Status::System, errno.desc())),
+    }
+}
+
+/// Writes the heartbeat's file.
+pub(crate) fn keep(place: &Place, life: &Life) -> Result<(), String> {
+    let bytes = serde_json::to_vec(life).map_err(|why| why.to_string())?;
+    let written = place.write(Kept::Heartbeat, &bytes);
+    written.map_err(|why| why.to_string())
+}
+
+/// Reads the heartbeat's file of an earlier lease-join.
+pub(crate) fn read_life(place: &Place) -> Result<Option<Life>, Failure> {
+    let life = place.parsed(Kept::Heartbeat);
+    life.map_err(|why| unreadable(place, Kept::Heartbeat, &why))
+}
+
+/// Reads the holders' file of an earlier lease-join.
+pub(crate) fn read_holders(place: &Place) -> Result<Option<Holders>, Failure> {
+    let unreadable = |why: &dyn Display| unreadable(place, Kept::Holders, why);
+    let records = journal::read(place).map_err(|why| unreadable(&why))?;
+    let parsed = records.map(|records| Holders::parse(&records)).transpose();
+    parsed.map_err(|why| unreadable(&why))
+}
+
+fn unreadable(place: &Place, file: Kept, why: &dyn Display) -> Failure {
+    let text = format!(
+        "cannot join {}: the file {} of an earlier lease-join cannot be read ({why}), and what \
+         that one guarded may still run; end it, remove the file, and start again",
+        place.shown().display(),
+        file.name()
+    );
+    Failure::new(Status::Busy, text)
+}
