@@ -314,6 +314,7 @@ fn rule_14_nothing_is_started_before_lease_join_has_noted_it() {
 fn rule_14_what_is_noted_is_found_by_the_next_lease_join() {
     let (mut stage, first) = one_holds(setup(1), long());
     stage.kill_join(0);
+    stage.carriers_stop(0, true);
     stage.kill(first);
     assert_eq!(runs(&stage), 1);
     stage.join(0);
@@ -327,7 +328,10 @@ fn rule_14_a_gate_that_opens_too_late_opens_for_nobody() {
     let first = stage.hold(0, long());
     stage.until(first, writes_leader);
     stage.holds_still = true;
-    stage.until(first, |op| matches!(op, support::sim::port::Op::Page));
+    let decider = stage.decider(first);
+    while !matches!(stage.pending(decider), Some(support::sim::port::Op::Page)) {
+        stage.step(first);
+    }
     // It has been told to go, and stops; lease-join is cut off, and kills what waits.
     stage.stops(0, stage.group(first), true);
     let daemon = stage.daemon(0);
@@ -339,7 +343,7 @@ fn rule_14_a_gate_that_opens_too_late_opens_for_nobody() {
         stage.story()
     );
     stage.stops(0, stage.group(first), false);
-    stage.step(first);
+    stage.step(decider);
     assert_safe(&stage);
 }
 
@@ -408,6 +412,7 @@ fn assert_dead_in_time(stage: &mut Stage) {
 fn rule_19_the_deadline_counts_from_the_renewal_that_a_message_tells_of() {
     let (mut stage, first) = one_holds(setup(1), long());
     stage.enforced = false;
+    stage.carriers_stop(0, true);
     stage.stops(0, stage.group(first), true);
     let landed = stage.machine(0).dead_by(Generation(1));
     while stage.machine(0).dead_by(Generation(1)) == landed {
@@ -424,6 +429,7 @@ fn rule_19_lease_join_kills_what_a_stopped_holder_does_not() {
     let (mut stage, first) = one_holds(setup(1), long());
     stage.enforced = false;
     stage.stops(0, stage.group(first), true);
+    stage.carriers_stop(0, true);
     let daemon = stage.daemon(0);
     stage.pauses(daemon, true);
     assert_dead_in_time(&mut stage);
@@ -434,32 +440,36 @@ fn rule_19_a_holder_kills_when_there_is_no_lease_join() {
     let (mut stage, _) = one_holds(setup(1), long());
     stage.enforced = false;
     stage.kill_join(0);
+    stage.carriers_stop(0, true);
     assert_dead_in_time(&mut stage);
 }
 
-#[test]
-fn rule_19_the_init_of_a_namespace_kills_when_both_are_stopped() {
-    let namespace = Setup {
-        cage: Cage::Namespace,
-        ..setup(1)
-    };
-    let (mut stage, first) = one_holds(namespace, long());
-    stage.enforced = false;
-    stage.stops(0, stage.group(first), true);
-    stage.stops(0, Group::Join, true);
-    assert_dead_in_time(&mut stage);
+/// However it is contained.
+fn in_each_cage(play: impl Fn(Setup)) {
+    for cage in [Cage::Group, Cage::Namespace, Cage::Tree] {
+        play(Setup { cage, ..setup(1) });
+    }
 }
 
 #[test]
-fn rule_19_the_init_of_a_namespace_does_not_kill_what_is_renewed() {
-    let namespace = Setup {
-        cage: Cage::Namespace,
-        ..setup(1)
-    };
-    let (mut stage, first) = one_holds(namespace, long());
-    stage.stops(0, stage.group(first), true);
-    stage.pass(seconds(60));
-    assert_eq!(runs(&stage), 1, "{}", stage.story());
+fn rule_19_a_third_one_kills_when_both_are_stopped() {
+    in_each_cage(|setup| {
+        let (mut stage, first) = one_holds(setup, long());
+        stage.enforced = false;
+        stage.stops(0, stage.group(first), true);
+        stage.stops(0, Group::Join, true);
+        assert_dead_in_time(&mut stage);
+    });
+}
+
+#[test]
+fn rule_19_a_third_one_does_not_kill_what_is_renewed() {
+    in_each_cage(|setup| {
+        let (mut stage, first) = one_holds(setup, long());
+        stage.stops(0, stage.group(first), true);
+        stage.pass(seconds(60));
+        assert_eq!(runs(&stage), 1, "{}", stage.story());
+    });
 }
 
 // ---- rule 21

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use lease_core::holder::acquire::Patience;
 use lease_core::id::{Generation, HostId, Lver, Name};
 use lease_core::record::leader::Stamp;
 use lease_core::spec::Mode::{Exclusive, Shared};
@@ -105,7 +106,7 @@ fn point_3_a_write_that_timed_out_lands_later() {
 fn point_4_what_is_in_doubt_is_forgotten() {
     only_sanlock_fails(|stage| {
         let once = Errand {
-            patience: Duration::ZERO,
+            patience: Patience::None,
             ..errand(Exclusive, 100)
         };
         let first = stage.hold(0, once);

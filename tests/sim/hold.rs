@@ -1,128 +1,823 @@
-//! lease-hold as a process: a thread that does the disk I/O and takes one step after another, and
-//! the main thread, which hears lease-join, looks for it again when it is gone, and keeps the
-//! deadline. In a PID namespace the init of the command carries the deadline too.
+//! lease-hold as a process of this world: the code that ships, over simulated surroundings. A
+//! thread decides; one a resource does its disk I/O; beside them stand who carries the last
+//! deadline, and the command.
 
-use super::around::{identity_of, path_of};
+use super::around::{Around, Open, path_of};
 use super::checker::Run;
 use super::clock::Face;
 use super::machine::{Cage, Connection, Machine, Membership};
 use super::mail::{Group, Letter, Wish};
 use super::port::Port;
-use super::{LOCKSPACE, RESOURCE_GEOMETRY, area_offset, resource_name};
+use super::{LOCKSPACE, RESOURCE_GEOMETRY, area_offset, resource_at, resource_name};
 use lease_core::clock::{Clock, Moment};
-use lease_core::deadline::{Act, Deadline, Standing};
+use lease_core::contain::Containment;
 use lease_core::delta::Tenure;
-use lease_core::id::{Generation, Lver};
-use lease_core::liveness::Sightings;
-use lease_core::quorum::{Quorum, Replica};
-use lease_core::record::holder_note::HolderNote;
-use lease_core::registry::message::{
-    AreaId, Ask, Asked, HolderId, Left, Phase, Tell, Turn, Welcome,
+use lease_core::failure::Failure;
+use lease_core::holder::acquire::Patience;
+use lease_core::holder::attempts;
+use lease_core::holder::carrier::{
+    Carried, CarriedHost, Carrier, CarrierSurroundings, LastMoment, Renewals,
 };
-use lease_core::resource::{AcquireError, Attempt, Held, Member, Refusal, Resource, Wanted};
-use lease_core::spec::{Mode, Place};
-use std::cell::{Cell, RefCell};
+use lease_core::holder::hub::Hub;
+use lease_core::holder::job::{Answer, Job};
+use lease_core::holder::session;
+use lease_core::holder::surroundings::{Event, HolderSurroundings, Unanswered};
+use lease_core::holder::worker::Worker;
+use lease_core::holder::{self, guard::Orders};
+use lease_core::id::{Generation, Lver, Name};
+use lease_core::opened::Opened;
+use lease_core::quorum::{Quorum, Replica};
+use lease_core::registry::message::{Ask, Asked, HolderId, Phase, Tell, Welcome};
+use lease_core::resource::{Member, Resource};
+use lease_core::spec::{Mode, Place, ResourceArgument, ResourceSpec};
+use lease_core::surroundings::Surroundings;
+use serde_json::Value;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The holder number of one that goes on when all others come to their end.
 pub const PROBE: usize = 1000;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// Between two questions about a holder on this host: more seldom than the tool, since each is many
-/// steps in which nothing happens.
-const LOCAL_AGAIN: Duration = Duration::from_millis(500);
-const ALONE_AFTER: Duration = Duration::from_secs(3);
-const LOOK_AROUND: Duration = Duration::from_millis(200);
-const OVERSLEPT: Duration = Duration::from_millis(20);
-const CATCH_UP: Duration = Duration::from_millis(100);
 const FOR_LONG: Duration = Duration::from_secs(3600);
+const SIGTERM: i32 = 15;
+/// Exit codes.
+const CONFLICT: u8 = 75;
+const LOST: u8 = 124;
 
 /// One run of lease-hold.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Errand {
     /// Which resource.
     pub resource: usize,
     /// How.
     pub mode: Mode,
+    /// What else is wanted, all or none.
+    pub others: Vec<(usize, Mode)>,
     /// For how long the command runs.
     pub hold: Duration,
     /// For how long to wait for the lease.
-    pub patience: Duration,
+    pub patience: Patience,
+    /// The command ends when it is asked to.
+    pub obeys: bool,
 }
 
 impl Errand {
     /// Any.
     pub fn random(rng: &mut fastrand::Rng, machine: &Machine) -> Self {
-        let resource = rng.usize(..machine.setup.resources);
-        let shared = rng.u64(..100) < machine.setup.shared_percent;
-        let mode = if shared {
-            Mode::Shared
-        } else {
-            Mode::Exclusive
+        let setup = &machine.setup;
+        let mode = |rng: &mut fastrand::Rng| match rng.u64(..100) < setup.shared_percent {
+            true => Mode::Shared,
+            false => Mode::Exclusive,
         };
-        let hold = machine.setup.hold.mul_f64(rng.f64());
-        let patience = match rng.u8(..4) {
-            _ if machine.setup.tight => machine.setup.hold,
-            0 => Duration::ZERO,
-            1 => Duration::from_secs(2),
-            _ => machine.setup.timing.dead_after() * 3,
+        let mut resources: Vec<usize> = (0..setup.resources).collect();
+        rng.shuffle(&mut resources);
+        let count = match rng.u8(..4) {
+            0 => rng.usize(1..=resources.len()),
+            _ => 1,
+        };
+        resources.truncate(count);
+        let mut wants = resources.into_iter().map(|resource| (resource, mode(rng)));
+        let (resource, mode) = wants.next().unwrap();
+        let others = wants.collect();
+        let patience = match rng.u8(..5) {
+            _ if setup.tight => Patience::For(setup.hold),
+            0 => Patience::None,
+            1 => Patience::UntilKnown,
+            2 => Patience::For(Duration::from_secs(2)),
+            _ => Patience::For(setup.timing.dead_after() * 3),
         };
         Self {
             resource,
             mode,
-            hold,
+            others,
+            hold: setup.hold.mul_f64(rng.f64()),
             patience,
+            obeys: rng.bool(),
         }
     }
 
-    fn asked(&self, machine: &Machine) -> Asked {
-        let offset = area_offset(1 + self.resource);
-        let area = |disk: usize| {
-            let identity = identity_of(disk);
-            Some(AreaId { identity, offset })
-        };
-        let place = |disk: usize| Place {
+    /// For how long it waits, whoever holds it.
+    pub fn waits_for(&self) -> Duration {
+        match self.patience {
+            Patience::For(duration) => duration,
+            Patience::None | Patience::UntilKnown => Duration::ZERO,
+        }
+    }
+
+    fn specs(&self, machine: &Machine) -> Vec<ResourceSpec> {
+        let place = |disk, resource| Place {
             path: path_of(disk),
-            offset,
+            offset: area_offset(1 + resource),
         };
-        Asked {
-            resource: resource_name(self.resource),
-            mode: self.mode,
-            areas: (0..machine.setup.disks).map(area).collect(),
-            places: (0..machine.setup.disks).map(place).collect(),
-            spec: String::new(),
+        let first = std::iter::once((self.resource, self.mode));
+        let all = first.chain(self.others.iter().copied());
+        let spec = |(resource, mode)| ResourceSpec {
+            lockspace: LOCKSPACE.name,
+            name: resource_name(resource),
+            places: (0..machine.setup.disks)
+                .map(|disk| place(disk, resource))
+                .collect(),
+            mode,
+            lver: None,
+        };
+        all.map(spec).collect()
+    }
+}
+
+/// Which resource it is.
+fn resource_of(spec: &ResourceSpec) -> usize {
+    resource_at(spec.places[0].offset)
+}
+
+/// A lease-hold, after a pause; of sanlock's, one after another for as long as the machine is up.
+pub fn lease_hold(port: &Port<'_>, machine: &Rc<Machine>, holder: usize, seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    while !machine.closing.get() {
+        while machine.leaving.get() {
+            port.back_off(Duration::from_secs(1));
+        }
+        let _ = port.wait(machine.setup.pace.mul_f64(rng.f64()));
+        let errand = Errand::random(&mut rng, machine);
+        if machine.setup.sanlock {
+            super::sanlock::run_errand(port, machine, holder, &errand);
+        } else if !machine.closing.get() {
+            return run_errand(port, machine, holder, &errand, |_| {});
         }
     }
 }
 
-/// What is left behind: a write to one of several disks may be on its way still, whatever the
-/// others say.
-pub fn left(resource: &Resource<'_>, doubt: bool) -> Left {
-    let late = resource.quorum.settle().is_err();
-    Left { doubt, late }
-}
-
-/// What a ballot says of its holder.
-pub fn wanted(machine: &Machine, mode: Mode) -> Wanted {
-    let note = HolderNote {
-        host: machine.setup.host,
-        generation: Generation(0),
-        lver: Lver(0),
-        mode,
-        pid: 1,
-        start: 1,
-        host_name: machine.name().as_bytes().to_vec(),
-        command: b"command".to_vec(),
+/// From its start to its end; `tell_had` is told whether the leases were had.
+pub fn run_errand(
+    port: &Port<'_>,
+    machine: &Rc<Machine>,
+    holder: usize,
+    errand: &Errand,
+    tell_had: impl FnOnce(bool),
+) {
+    let pid = machine.begin(holder);
+    let here = Around {
+        port,
+        machine: Rc::clone(machine),
     };
-    Wanted {
-        mode,
-        lver: None,
-        note,
+    let had = match hold(&here, (holder, pid), errand) {
+        Ok((had, code)) => {
+            machine.tell(|| format!("lease-hold ends: {code}"));
+            had
+        }
+        Err(why) => {
+            machine.tell(|| format!("lease-hold ends: {why}"));
+            false
+        }
+    };
+    tell_had(had);
+    let end = Wish::End(machine.index, Group::Hold(holder));
+    machine.shared.wish(end);
+    loop {
+        port.back_off(FOR_LONG);
     }
 }
+
+/// Whether the leases were had, and the exit code.
+fn hold(here: &Around<'_>, who: (usize, i32), errand: &Errand) -> anyhow::Result<(bool, u8)> {
+    let specs = errand.specs(&here.machine);
+    let wanted = (errand.patience, None);
+    let arguments = specs.iter().cloned().map(ResourceArgument::Placed);
+    let arguments: Vec<ResourceArgument> = arguments.collect();
+    let held = attempts::acquire((here, &arguments), wanted, |pause| {
+        if !pause.is_zero() {
+            here.wait(pause)?;
+        }
+        let mut process = Process::start(here.clone(), who, (&specs, errand));
+        let resources = process.open()?;
+        Ok(Ok(Hub::start(process, resources, "command".into())?))
+    })?;
+    let (mut hub, held) = match held {
+        Ok(held) => held,
+        Err(end) => return Ok((false, end.exit(here, CONFLICT)?)),
+    };
+    let orders = Orders {
+        kill_signal: SIGTERM,
+        grace: None,
+        end_rest: false,
+    };
+    let code = holder::run(&mut hub, held, &orders);
+    if let Err(why) = &code {
+        here.say(&why.to_string());
+    }
+    Ok((true, code.unwrap_or(LOST)))
+}
+
+/// One lease-hold, as its thread that decides sees it.
+struct Process<'p> {
+    here: Around<'p>,
+    holder: usize,
+    pid: i32,
+    specs: Vec<ResourceSpec>,
+    hold: Duration,
+    obeys: bool,
+    inbox: usize,
+    /// What came while an answer was waited for.
+    early: VecDeque<Letter>,
+    /// Of each session: the way into the inbox, and the connection.
+    lines: Vec<(usize, Option<u64>)>,
+    workers: Vec<usize>,
+    /// The clocks of the workers.
+    faces: Rc<RefCell<Vec<Rc<Face>>>>,
+    /// Whose lives the leases are held in.
+    hosts: Vec<CarriedHost>,
+    carried: Option<Carried>,
+    tree: Option<i32>,
+    /// The versions that are held, in the order of the resources.
+    lvers: Vec<Lver>,
+}
+
+impl<'p> Process<'p> {
+    /// Its workers begin to open their disks.
+    fn start(
+        here: Around<'p>,
+        (holder, pid): (usize, i32),
+        (specs, errand): (&[ResourceSpec], &Errand),
+    ) -> Self {
+        let machine = &here.machine;
+        let inbox = machine.shared.mailbox();
+        machine.inboxes.borrow_mut().insert(pid, inbox);
+        let faces: Rc<RefCell<Vec<Rc<Face>>>> = Rc::default();
+        let mut workers = Vec::new();
+        for (index, spec) in specs.iter().enumerate() {
+            let mailbox = machine.shared.mailbox();
+            workers.push(mailbox);
+            let (of, spec, faces) = (Rc::clone(machine), spec.clone(), Rc::clone(&faces));
+            let thread = move |port: &Port<'_>| {
+                faces.borrow_mut().push(port.face());
+                let here = Around { port, machine: of };
+                work(&here, (index, &spec), (mailbox, inbox));
+            };
+            let group = Group::Hold(holder);
+            let spawn = Wish::Spawn(machine.index, group, Box::new(thread));
+            machine.shared.wish(spawn);
+        }
+        Self {
+            holder,
+            pid,
+            specs: specs.to_vec(),
+            hold: errand.hold,
+            obeys: errand.obeys,
+            inbox,
+            early: VecDeque::new(),
+            lines: Vec::new(),
+            workers,
+            faces,
+            hosts: Vec::new(),
+            carried: None,
+            tree: None,
+            lvers: Vec::new(),
+            here,
+        }
+    }
+
+    /// Waits until all disks are open.
+    fn open(&mut self) -> Result<Vec<(ResourceSpec, Asked)>, Failure> {
+        let mut opened: Vec<Option<Result<Asked, Failure>>> = vec![None; self.specs.len()];
+        while opened.iter().any(Option::is_none) {
+            match self.next(self.here.now().after(FOR_LONG)) {
+                Some(Letter::Opened(index, result)) => opened[index] = Some(*result),
+                Some(other) => self.early.push_back(other),
+                None => {}
+            }
+        }
+        let asked: Result<Vec<Asked>, Failure> = opened.into_iter().flatten().collect();
+        let asked = asked.inspect_err(|_| {
+            let shared = &self.here.machine.shared;
+            let workers = self.workers.iter();
+            workers.for_each(|worker| shared.post(*worker, Letter::Gone));
+        })?;
+        Ok(self.specs.iter().cloned().zip(asked).collect())
+    }
+
+    /// The next letter that was not there before; `None`: it is `until`.
+    fn next(&self, until: Moment) -> Option<Letter> {
+        loop {
+            if let Some(letter) = self.here.machine.shared.take(self.inbox) {
+                return Some(letter);
+            }
+            if self.here.now() >= until {
+                return None;
+            }
+            self.here.port.listen(self.inbox, until);
+        }
+    }
+
+    fn event(&mut self, letter: Letter) -> Option<Event> {
+        match letter {
+            Letter::Via(session, letter) => match *letter {
+                Letter::Tell(tell) => Some(Event::Told(session, tell)),
+                Letter::Gone => {
+                    self.lines[session].1 = None;
+                    Some(Event::Ended(session))
+                }
+                _ => None,
+            },
+            Letter::Found(session, number) => {
+                self.lines[session].1 = Some(number);
+                Some(Event::Found(session))
+            }
+            Letter::Done(index, answer) => Some(Event::Done(index, *answer)),
+            Letter::Signal(number) => Some(Event::Signal(number, false)),
+            Letter::Exited(code) => Some(Event::Exited(code)),
+            Letter::TreeGone => Some(Event::TreeGone),
+            _ => None,
+        }
+    }
+
+    fn machine(&self) -> &Rc<Machine> {
+        &self.here.machine
+    }
+
+    /// Nothing is ended while its lease can still be kept.
+    fn expect_a_loss(&self) {
+        let machine = self.machine();
+        let kept = |host: &CarriedHost| machine.is_kept(host.generation);
+        if machine.shared.strict.get() && self.hosts.iter().all(kept) {
+            let (index, host) = (machine.index, Some(machine.setup.host));
+            let what = || format!("m{index}: ended, though its lease is kept");
+            machine.shared.surprise(host, None, what);
+        }
+    }
+
+    /// A thread of its own, or a process that it starts.
+    fn spawn(&self, group: Group, body: impl FnOnce(&Port<'_>) + 'static) {
+        let machine = self.machine();
+        let spawn = Wish::Spawn(machine.index, group, Box::new(body));
+        machine.shared.wish(spawn);
+    }
+
+    /// The command runs, under what it has been told of its leases.
+    fn start_command(start: &Start) {
+        let machine = &start.machine;
+        let shared = &machine.shared;
+        let mut trees = machine.trees.borrow_mut();
+        let Some(tree) = trees
+            .get_mut(&start.tree)
+            .filter(|tree| !tree.killed && !tree.dead)
+        else {
+            return;
+        };
+        if shared.strict.get() && machine.is_over(tree.generation) {
+            let what = format!("m{}: started, though its lease is lost", machine.index);
+            shared.checker.borrow_mut().accuse(what);
+        }
+        for (spec, lver) in start.specs.iter().zip(&start.lvers) {
+            let run = shared.checker.borrow_mut().start(Run {
+                id: 0,
+                resource: resource_of(spec),
+                machine: machine.index,
+                life: (machine.setup.host.get(), tree.generation.0),
+                exclusive: spec.mode == Mode::Exclusive,
+                lver: lver.0,
+                since: shared.now.get(),
+            });
+            tree.runs.push(run);
+        }
+        let mailbox = shared.mailbox();
+        tree.command = Some(mailbox);
+        shared.wish(Wish::Started(machine.index, start.tree));
+        let its = start.clone();
+        let command = move |port: &Port<'_>| run_command(port, &its, mailbox);
+        let group = Group::Command(start.tree);
+        shared.wish(Wish::Spawn(machine.index, group, Box::new(command)));
+    }
+}
+
+/// What a command is started with.
+#[derive(Clone)]
+struct Start {
+    machine: Rc<Machine>,
+    tree: i32,
+    specs: Vec<ResourceSpec>,
+    lvers: Vec<Lver>,
+    hold: Duration,
+    obeys: bool,
+}
+
+/// The command: for its time, or until it is asked to end, if it does as it is asked.
+fn run_command(port: &Port<'_>, start: &Start, mailbox: usize) {
+    let Start { machine, tree, .. } = start;
+    let over = port.now().after(start.hold);
+    while port.now() < over {
+        port.listen(mailbox, over);
+        if machine.shared.take(mailbox).is_some() && (start.obeys || machine.closing.get()) {
+            port.back_off(Duration::from_secs(1));
+            break;
+        }
+    }
+    machine.command_ends(*tree);
+}
+
+// ---- the thread that does a resource's disk I/O
+
+fn work(here: &Around<'_>, (index, spec): (usize, &ResourceSpec), (mailbox, main): (usize, usize)) {
+    let shared = &here.machine.shared;
+    let opened = Opened::open(here, spec, |why| here.say(&why.to_string()));
+    let asked = opened.as_ref().map(Opened::asked).map_err(Clone::clone);
+    shared.post(main, Letter::Opened(index, Box::new(asked)));
+    let Ok(opened) = opened else { return };
+    let mut opened: Option<Opened<Open<'_>>> = Some(opened);
+    let mut worker = None;
+    loop {
+        here.port.listen(mailbox, here.now().after(FOR_LONG));
+        while let Some(letter) = shared.take(mailbox) {
+            match letter {
+                Letter::Host(welcome, tenure) => {
+                    let host = (welcome, tenure);
+                    let opened = opened.take();
+                    worker = opened.map(|opened| Worker::new((here, here.clone()), opened, host));
+                }
+                Letter::Job(job) => {
+                    let Some(worker) = &mut worker else { return };
+                    let answer: Answer = worker.work(*job);
+                    expect(here, spec, &answer);
+                    shared.post(main, Letter::Done(index, Box::new(answer)));
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Nobody loses what it holds while it lives.
+fn expect(here: &Around<'_>, spec: &ResourceSpec, answer: &Answer) {
+    let (machine, r) = (&here.machine, resource_of(spec));
+    let m = machine.index;
+    machine.tell(|| format!("r{r} {}", in_short(answer)));
+    let generation = machine.member.borrow().as_ref().map(|life| life.generation);
+    // Whoever was stopped for long has lost it by time.
+    let alive = generation.is_some_and(|of| machine.shared.now.get() < machine.dead_by(of));
+    if matches!(answer, Answer::Checked(Ok(Some(_)))) && alive {
+        let what = || format!("r{r} is not m{m}'s any more");
+        let host = Some(machine.setup.host);
+        machine.shared.surprise(host, Some(r), what);
+    }
+}
+
+fn in_short(answer: &Answer) -> String {
+    match answer {
+        Answer::Attempted(result, left) => format!("attempted: {result:?}, {left:?}"),
+        Answer::Shared(result) => format!("shared: {result:?}"),
+        Answer::Watched(result) => format!("watched: {result:?}"),
+        Answer::Replaced(why) => why.clone(),
+        Answer::Resolved(left) => format!("resolved: {left:?}"),
+        Answer::Checked(result) => format!("checked: {result:?}"),
+        Answer::Released(result, left) => format!("released: {result:?}, {left:?}"),
+    }
+}
+
+// ---- who carries the last deadline
+
+struct Carrying<'p> {
+    here: Around<'p>,
+    mailbox: usize,
+    hosts: Vec<CarriedHost>,
+    open: bool,
+}
+
+impl CarrierSurroundings for Carrying<'_> {
+    fn now(&self) -> Moment {
+        self.here.now()
+    }
+
+    fn hear(&mut self) -> (bool, Option<LastMoment>) {
+        let mut last = None;
+        while let Some(letter) = self.here.machine.shared.take(self.mailbox) {
+            match letter {
+                Letter::LastMoment(at) => last = Some(LastMoment { at }),
+                _ => self.open = false,
+            }
+        }
+        (self.open, last)
+    }
+
+    fn renewals(&mut self) -> Option<Renewals> {
+        Some(renewals(&self.here.machine, &self.hosts))
+    }
+
+    fn wait(&mut self, until: Moment) -> bool {
+        self.here.port.listen(self.mailbox, until);
+        true
+    }
+}
+
+/// What lease-join's file says.
+fn renewals(machine: &Machine, hosts: &[CarriedHost]) -> Renewals {
+    let run = machine.run.borrow();
+    let former = run.life.as_ref().map(|life| &life.former);
+    let of = |host: &CarriedHost| {
+        let former = former.filter(|former| former.generation == host.generation);
+        former.map(|former| former.renewed)
+    };
+    hosts.iter().map(of).collect()
+}
+
+fn carrier<'p>(
+    port: &'p Port<'p>,
+    machine: &Rc<Machine>,
+    carried: &Carried,
+    mailbox: usize,
+) -> Carrier<Carrying<'p>> {
+    let here = Around {
+        port,
+        machine: Rc::clone(machine),
+    };
+    let around = Carrying {
+        here,
+        mailbox,
+        hosts: carried.hosts.clone(),
+        open: true,
+    };
+    Carrier::new(around, carried)
+}
+
+/// The init of a PID namespace: it starts the command, and with it all ends.
+fn run_init(port: &Port<'_>, start: &Start, carried: &Carried, mailbox: usize) {
+    let mut carrier = carrier(port, &start.machine, carried, mailbox);
+    if carrier.is_over() {
+        return start.machine.tree_is_gone(start.tree);
+    }
+    Process::start_command(start);
+    carrier.carry();
+    start.machine.kill_tree(start.tree, true);
+}
+
+/// A process of lease-hold's own.
+fn run_keeper(
+    port: &Port<'_>,
+    (machine, carried): (&Rc<Machine>, &Carried),
+    (tree, holder): (i32, i32),
+    mailbox: usize,
+) {
+    // Whose number its lease-hold has is another's once that is dead.
+    carrier(port, machine, carried, mailbox)
+        .carry_and_kill(|| machine.kill_tree(tree, machine.lives(holder)));
+}
+
+// ---- the surroundings
+
+impl<'p> HolderSurroundings for Process<'p> {
+    type Machine = Around<'p>;
+
+    fn machine(&self) -> &Around<'p> {
+        &self.here
+    }
+
+    fn pid(&self) -> u32 {
+        1
+    }
+
+    fn gather(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            let early = self.early.pop_front();
+            let shared = &self.here.machine.shared;
+            match early.or_else(|| shared.take(self.inbox)) {
+                Some(letter) => events.extend(self.event(letter)),
+                None => return events,
+            }
+        }
+    }
+
+    fn wait(&mut self, until: Option<Moment>) {
+        let until = until.unwrap_or_else(|| self.here.now().after(FOR_LONG));
+        self.here.port.listen(self.inbox, until);
+    }
+
+    fn run_dir(&self) -> &Path {
+        Path::new("/run")
+    }
+
+    fn register(&mut self, number: usize, _: &Name, ask: &Ask) -> Result<Tell, Unanswered> {
+        let shared = Rc::clone(&self.here.machine.shared);
+        let way = shared.letters.open_via(self.inbox, number);
+        let line = connect(&self.here.machine, way, self.pid);
+        self.lines.push((way, line));
+        if line.is_none() {
+            return Err(Unanswered::Absent("nobody listens".into()));
+        }
+        self.ask(number, ask);
+        let give_up = self.here.now().after(ANSWER_WITHIN);
+        loop {
+            match self.next(give_up) {
+                Some(Letter::Via(of, letter)) if of == number => match *letter {
+                    Letter::Tell(Tell::Renewed { .. }) => {}
+                    Letter::Tell(tell) => return Ok(tell),
+                    _ => return Err(Unanswered::Absent("it has ended".into())),
+                },
+                Some(other) => self.early.push_back(other),
+                None => return Err(Unanswered::Absent("no answer".into())),
+            }
+        }
+    }
+
+    fn ask(&mut self, number: usize, ask: &Ask) -> bool {
+        let (_, line) = self.lines[number];
+        line.is_some_and(|line| say(&self.here.machine, line, ask.clone()))
+    }
+
+    fn look_for(&mut self, number: usize, _: &Name, tenure: &Arc<Tenure>) {
+        let (way, _) = self.lines[number];
+        let (machine, pid, inbox) = (Rc::clone(self.machine()), self.pid, self.inbox);
+        let tenure = Arc::clone(tenure);
+        self.spawn(Group::Hold(self.holder), move |port| {
+            session::seek(port, &tenure, || {
+                let line = connect(&machine, way, pid);
+                let found = line.map(|line| Letter::Found(number, line));
+                let found = found.map(|letter| machine.shared.post(inbox, letter));
+                found.is_some()
+            });
+        });
+    }
+
+    fn leave_mark(&mut self, _: &Name, generation: Generation, holder: HolderId, phases: &[Phase]) {
+        let mut run = self.here.machine.run.borrow_mut();
+        run.marks.insert((generation, holder), phases.to_vec());
+    }
+
+    fn follow(&mut self, hosts: &[CarriedHost]) {
+        self.hosts = hosts.to_vec();
+    }
+
+    fn renewals(&mut self) -> Option<Renewals> {
+        Some(renewals(&self.here.machine, &self.hosts))
+    }
+
+    fn start_worker(
+        &mut self,
+        index: usize,
+        welcome: &Arc<Welcome>,
+        tenure: &Arc<Tenure>,
+    ) -> anyhow::Result<()> {
+        let host = Letter::Host(Arc::clone(welcome), Arc::clone(tenure));
+        self.here.machine.shared.post(self.workers[index], host);
+        Ok(())
+    }
+
+    fn give(&mut self, index: usize, job: Job) {
+        let job = Letter::Job(Box::new(job));
+        self.here.machine.shared.post(self.workers[index], job);
+    }
+
+    fn interrupt(&mut self) {
+        self.faces.borrow().iter().for_each(|face| face.stop());
+        let machine = self.machine();
+        let wake = Wish::Wake(machine.index, Group::Hold(self.holder));
+        machine.shared.wish(wake);
+    }
+
+    fn stand_at_gate(
+        &mut self,
+        variables: Vec<(&'static str, String)>,
+        carried: &Carried,
+    ) -> anyhow::Result<Containment> {
+        self.lvers = lvers(&variables);
+        self.carried = Some(carried.clone());
+        let machine = Rc::clone(self.machine());
+        let tree = machine.fork(self.pid, carried.hosts[0].generation, vec![self.inbox]);
+        self.tree = Some(tree);
+        let mailbox = machine.shared.mailbox();
+        let mut trees = machine.trees.borrow_mut();
+        if let Some(tree) = trees.get_mut(&tree) {
+            tree.carrier = Some(mailbox);
+        }
+        if machine.setup.cage != Cage::Namespace {
+            let (of, carried, whom) = (Rc::clone(&machine), carried.clone(), (tree, self.pid));
+            self.spawn(Group::Carrier(tree), move |port| {
+                run_keeper(port, (&of, &carried), whom, mailbox);
+            });
+        }
+        Ok(machine.guarded(tree).containment)
+    }
+
+    fn open_gate(&mut self) -> anyhow::Result<()> {
+        // In between anything may happen.
+        self.here.port.page();
+        let machine = Rc::clone(self.machine());
+        let (Some(tree), Some(carried)) = (self.tree, self.carried.clone()) else {
+            return Ok(());
+        };
+        let start = Start {
+            machine: Rc::clone(&machine),
+            tree,
+            specs: self.specs.clone(),
+            lvers: self.lvers.clone(),
+            hold: self.hold,
+            obeys: self.obeys,
+        };
+        let carrier = machine
+            .trees
+            .borrow()
+            .get(&tree)
+            .and_then(|tree| tree.carrier);
+        match (machine.setup.cage, carrier) {
+            (Cage::Namespace, Some(mailbox)) => self.spawn(Group::Carrier(tree), move |port| {
+                run_init(port, &start, &carried, mailbox);
+            }),
+            _ => Self::start_command(&start),
+        }
+        Ok(())
+    }
+
+    fn give_up_gate(&mut self) {
+        let machine = self.machine();
+        self.tree
+            .iter()
+            .for_each(|tree| machine.tree_is_gone(*tree));
+    }
+
+    fn not_before(&mut self, at: Moment) {
+        let machine = self.machine();
+        let trees = machine.trees.borrow();
+        let tree = self.tree.and_then(|tree| trees.get(&tree));
+        if let Some(carrier) = tree.and_then(|tree| tree.carrier) {
+            machine.shared.post(carrier, Letter::LastMoment(at));
+        }
+    }
+
+    fn signal(&mut self, number: i32) -> bool {
+        let machine = self.machine();
+        self.tree.is_some_and(|tree| machine.signal(tree, number))
+    }
+
+    fn signal_rest(&mut self, _: i32) {}
+
+    fn terminate(&mut self) {
+        self.signal(SIGTERM);
+    }
+
+    fn kill(&mut self, _: bool) {
+        let machine = self.machine();
+        self.tree
+            .iter()
+            .for_each(|tree| machine.kill_tree(*tree, true));
+    }
+
+    fn rest(&mut self) -> Option<String> {
+        None
+    }
+
+    fn run_aside(&mut self) -> bool {
+        self.expect_a_loss();
+        false
+    }
+
+    /// It is run when nobody has said that the lease was taken.
+    fn has_aside(&self) -> bool {
+        true
+    }
+
+    fn stop(&mut self) {}
+
+    fn follow_stop(&mut self, _: i32) {}
+
+    fn local_time(&self, since_1970: u64) -> String {
+        since_1970.to_string()
+    }
+}
+
+/// The versions, in the order of the resources, by what the command is told.
+fn lvers(variables: &[(&'static str, String)]) -> Vec<Lver> {
+    let leases = variables.iter().find(|(name, _)| *name == "LEASE_LEASES");
+    let leases: Value = serde_json::from_str(&leases.unwrap().1).unwrap();
+    let lver = |lease: &Value| Lver(lease["lver"].as_u64().unwrap());
+    leases.as_array().unwrap().iter().map(lver).collect()
+}
+
+/// A new connection to the lease-join that listens.
+fn connect(machine: &Machine, client: usize, pid: i32) -> Option<u64> {
+    let server = machine.run.borrow().socket?;
+    let number = machine.shared.number();
+    let connection = Connection {
+        server,
+        client,
+        pid,
+    };
+    machine.connections.borrow_mut().insert(number, connection);
+    Some(number)
+}
+
+/// `false`: nobody is there any more.
+fn say(machine: &Machine, number: u64, ask: Ask) -> bool {
+    let connection = machine.connections.borrow().get(&number).copied();
+    if let Some(connection) = connection {
+        let letter = Letter::Ask(number, ask);
+        machine.shared.post(connection.server, letter);
+    }
+    connection.is_some()
+}
+
+// ---- for a test that plays a part of it by hand
 
 /// Opens the resource and the lockspace, as each process does for itself, in the name of a life
 /// as lease-join knows it.
@@ -181,822 +876,4 @@ fn with_files_of<T>(
         ballots_from: Moment::default(),
     };
     work(&resource, &member)
-}
-
-/// Registers, acquires, runs the command under guard, releases. Whether the lease was had.
-pub fn run_errand(port: &Port<'_>, machine: &Rc<Machine>, holder: usize, errand: &Errand) -> bool {
-    let pid = machine.begin(holder);
-    port.face().go_on();
-    let had = match Session::open(port, machine, pid, errand) {
-        Some(session) => {
-            let had = with_files_of(port, machine, errand.resource, &session.tenure, |r, m| {
-                let member = Member {
-                    generation: session.generation,
-                    ballots_from: session.ballots_from,
-                    ..*m
-                };
-                Worker {
-                    port,
-                    machine,
-                    errand,
-                    holder,
-                    session: &session,
-                    resource: r,
-                    member,
-                }
-                .run()
-            });
-            session.close();
-            had
-        }
-        None => false,
-    };
-    machine.ended(pid);
-    had
-}
-
-/// Whether there is a lease-join.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Link {
-    Down,
-    /// It was asked to go on as before, and has not answered.
-    Greeting(u64),
-    Up(u64),
-}
-
-/// A registration with lease-join, shared by the threads of one lease-hold.
-struct Session {
-    machine: Rc<Machine>,
-    pid: i32,
-    /// Mailboxes of the main thread and of the other.
-    main: usize,
-    worker: usize,
-    id: HolderId,
-    generation: Generation,
-    ballots_from: Moment,
-    hosts: Sightings,
-    tenure: Tenure,
-    link: Cell<Link>,
-    phase: Cell<Phase>,
-    late: Cell<bool>,
-    /// Questions without an answer yet.
-    unanswered: RefCell<Vec<Ask>>,
-    /// What was said since lease-join was asked to go on as before.
-    held_back: RefCell<Vec<Ask>>,
-    /// What is guarded.
-    tree: Cell<Option<i32>>,
-    init: Cell<Option<usize>>,
-    /// It was taken on the disk.
-    taken: Cell<bool>,
-    /// It ends because the lease is lost.
-    lost: Cell<bool>,
-    /// lease-join leaves, or the host id is lost.
-    ending: Cell<bool>,
-    over: Cell<bool>,
-    worker_face: Rc<Face>,
-}
-
-impl Session {
-    fn open(port: &Port<'_>, machine: &Rc<Machine>, pid: i32, errand: &Errand) -> Option<Rc<Self>> {
-        let shared = &machine.shared;
-        let (main, worker) = (shared.mailbox(), shared.mailbox());
-        let number = connect(machine, main, pid)?;
-        let command = String::new();
-        let resources = vec![errand.asked(machine)];
-        say(machine, number, Ask::Register { command, resources });
-        let give_up = port.now().after(ANSWER_WITHIN);
-        let welcome = loop {
-            port.listen(main, give_up);
-            match shared.take(main) {
-                Some(Letter::Tell(Tell::Registered(welcome))) => break welcome,
-                Some(Letter::Tell(Tell::Renewed { .. })) => {}
-                None if port.now() < give_up => {}
-                _ => return None,
-            }
-        };
-        let Welcome {
-            holder,
-            generation,
-            timing,
-            renewed,
-            ballots_from,
-            hosts,
-            ..
-        } = *welcome;
-        let session = Rc::new(Self {
-            machine: Rc::clone(machine),
-            pid,
-            main,
-            worker,
-            id: holder,
-            generation,
-            ballots_from,
-            hosts,
-            tenure: Tenure::new(timing, renewed),
-            link: Cell::new(Link::Up(number)),
-            phase: Cell::new(Phase::Idle),
-            late: Cell::new(false),
-            unanswered: RefCell::default(),
-            held_back: RefCell::default(),
-            tree: Cell::new(None),
-            init: Cell::new(None),
-            taken: Cell::new(false),
-            lost: Cell::new(false),
-            ending: Cell::new(false),
-            over: Cell::new(false),
-            worker_face: port.face(),
-        });
-        let its = Rc::clone(&session);
-        let thread = move |port: &Port<'_>| Main::new(port, its).run();
-        let holder = *machine.alive.borrow().get(&pid)?;
-        shared.wish(Wish::Spawn(
-            machine.index,
-            Group::Hold(holder),
-            Box::new(thread),
-        ));
-        Some(session)
-    }
-
-    fn close(&self) {
-        self.over.set(true);
-        self.machine.shared.letters.close(self.worker);
-        self.machine.shared.post(self.main, Letter::Gone);
-    }
-
-    /// Asks something that is answered.
-    fn ask(&self, ask: Ask) {
-        self.say(ask.clone());
-        self.unanswered.borrow_mut().push(ask);
-    }
-
-    fn answered(&self, is_it: impl Fn(&Ask) -> bool) {
-        self.unanswered.borrow_mut().retain(|ask| !is_it(ask));
-    }
-
-    /// Says something that is not answered. Without a lease-join the phases tell the next one.
-    fn say(&self, ask: Ask) {
-        match self.link.get() {
-            Link::Up(number) => say(&self.machine, number, ask),
-            Link::Greeting(_) => self.held_back.borrow_mut().push(ask),
-            Link::Down => {}
-        }
-    }
-
-    fn acquired(&self, lver: Option<Lver>, left: Left) {
-        let without = if left.doubt {
-            Phase::Doubt
-        } else {
-            Phase::Idle
-        };
-        self.phase.set(lver.map_or(without, Phase::Held));
-        self.late.set(self.late.get() || left.late);
-        self.say(Ask::Acquired {
-            index: 0,
-            lver,
-            left,
-        });
-    }
-
-    fn released(&self, left: Left) {
-        self.phase.set(if left.doubt {
-            Phase::Doubt
-        } else {
-            Phase::Idle
-        });
-        self.late.set(self.late.get() || left.late);
-        self.say(Ask::Released { index: 0, left });
-    }
-
-    /// All is gone, and nothing held any more; for the next lease-join, if there is none.
-    fn gone(&self) {
-        self.say(Ask::Gone);
-        if self.link.get() == Link::Down {
-            let mark = (self.generation, self.id);
-            let mut run = self.machine.run.borrow_mut();
-            let left = match (self.phase.get(), self.late.get()) {
-                (Phase::Idle, true) => Phase::Doubt,
-                (phase, _) => phase,
-            };
-            run.marks.insert(mark, vec![left]);
-        }
-    }
-
-    /// Says that the command starts. `false`: it must not, for lease-join may not hear of that.
-    fn start(&self) -> bool {
-        let Link::Up(number) = self.link.get() else {
-            return false;
-        };
-        let open = self.machine.connections.borrow().contains_key(&number);
-        say(&self.machine, number, Ask::Start);
-        open
-    }
-
-    fn last_moment(&self) -> Moment {
-        let timing = self.tenure.timing();
-        self.tenure.renewed().after(timing.lapse_after())
-    }
-}
-
-/// A new connection to the lease-join that listens.
-fn connect(machine: &Machine, client: usize, pid: i32) -> Option<u64> {
-    let server = machine.run.borrow().socket?;
-    let number = machine.shared.number();
-    let connection = Connection {
-        server,
-        client,
-        pid,
-    };
-    machine.connections.borrow_mut().insert(number, connection);
-    Some(number)
-}
-
-fn say(machine: &Machine, number: u64, ask: Ask) {
-    let connection = machine.connections.borrow().get(&number).copied();
-    if let Some(connection) = connection {
-        machine
-            .shared
-            .post(connection.server, Letter::Ask(number, ask));
-    }
-}
-
-// ---- the main thread
-
-struct Main<'p> {
-    port: &'p Port<'p>,
-    session: Rc<Session>,
-    deadline: Deadline,
-    overslept: Option<Moment>,
-    stop: bool,
-    look_at: Moment,
-}
-
-impl<'p> Main<'p> {
-    fn new(port: &'p Port<'p>, session: Rc<Session>) -> Self {
-        Self {
-            port,
-            session,
-            deadline: Deadline::Running,
-            overslept: None,
-            stop: false,
-            look_at: Moment::default(),
-        }
-    }
-
-    fn run(mut self) {
-        let shared = Rc::clone(&self.session.machine.shared);
-        let mailbox = self.session.main;
-        while !self.session.over.get() {
-            let now = self.port.now();
-            let mut due = self.look_for_lease_join(now);
-            if let Some(tree) = self.session.tree.get() {
-                due = due.min(self.keep_the_deadline(now, tree));
-            }
-            self.port.listen(mailbox, due);
-            while let Some(letter) = shared.take(mailbox) {
-                self.hear(letter);
-            }
-        }
-        shared.letters.close(mailbox);
-    }
-
-    /// When to look again.
-    fn look_for_lease_join(&mut self, now: Moment) -> Moment {
-        let session = &self.session;
-        if session.link.get() != Link::Down || !session.tenure.holds(now) {
-            return now.after(FOR_LONG);
-        }
-        if now >= self.look_at {
-            self.look_at = now.after(LOOK_AGAIN);
-            if let Some(number) = connect(&session.machine, session.main, session.pid) {
-                session.link.set(Link::Greeting(number));
-                let ask = Ask::Resume {
-                    holder: session.id,
-                    generation: session.generation,
-                    phases: vec![session.phase.get()],
-                    late: vec![session.late.get()],
-                };
-                say(&session.machine, number, ask);
-            }
-        }
-        self.look_at
-    }
-
-    /// When to look at it again.
-    fn keep_the_deadline(&mut self, now: Moment, tree: i32) -> Moment {
-        let standing = self.standing(now);
-        if let Some(until) = self.catching_up(now, standing) {
-            return until;
-        }
-        let act = self.deadline.step(now, standing);
-        if self.deadline.lost() && !self.session.lost.replace(true) {
-            self.session
-                .machine
-                .tell(|| "lost: the command is being ended".into());
-            self.expect(standing);
-        }
-        if act == Act::Kill {
-            self.session.machine.kill_tree(tree, true);
-        }
-        self.deadline.due(standing)
-    }
-
-    fn standing(&self, now: Moment) -> Standing {
-        let tenure = &self.session.tenure;
-        let timing = tenure.timing();
-        let expires = tenure.renewed().after(timing.lost_after());
-        Standing {
-            expires,
-            grace: timing.grace(),
-            taken: self.session.taken.get() || (tenure.is_lost() && now < expires),
-            stop: self.stop,
-        }
-    }
-
-    fn catching_up(&mut self, now: Moment, standing: Standing) -> Option<Moment> {
-        let late = now.since(standing.expires);
-        if self.deadline != Deadline::Running || standing.taken || now < standing.expires {
-            self.overslept = None;
-            return None;
-        }
-        let until = match self.overslept {
-            Some(until) => until,
-            None if late > OVERSLEPT => now.after(CATCH_UP),
-            None => now,
-        };
-        self.overslept = Some(until);
-        (now < until).then_some(until)
-    }
-
-    /// Nothing is killed while its lease can still be kept.
-    fn expect(&self, standing: Standing) {
-        let machine = &self.session.machine;
-        let kept = machine.is_kept(self.session.generation);
-        if machine.shared.strict.get() && kept && !standing.taken {
-            let (index, host) = (machine.index, Some(machine.setup.host));
-            let what = || format!("m{index}: ended, though its lease is kept");
-            machine.shared.surprise(host, None, what);
-        }
-    }
-
-    fn hear(&mut self, letter: Letter) {
-        let session = Rc::clone(&self.session);
-        match letter {
-            Letter::Tell(tell) => self.told(tell),
-            Letter::Gone if session.link.replace(Link::Down) != Link::Down => {
-                session.held_back.borrow_mut().clear();
-                session
-                    .machine
-                    .tell(|| "a lease-hold has no lease-join".into());
-            }
-            _ => {}
-        }
-    }
-
-    fn told(&mut self, tell: Tell) {
-        let session = &self.session;
-        let shared = &session.machine.shared;
-        match &tell {
-            Tell::Renewed { renewed } => {
-                session.tenure.note_renewal(*renewed);
-                if let Some(init) = session.init.get() {
-                    shared.post(init, Letter::LastMoment(session.last_moment()));
-                }
-                shared.post(session.worker, Letter::Renewed(*renewed));
-            }
-            Tell::Resumed { renewed } => {
-                session.tenure.note_renewal(*renewed);
-                self.go_on();
-            }
-            Tell::Refused { .. } | Tell::Lost { .. } => {
-                session.tenure.note_loss();
-                self.end(tell);
-            }
-            Tell::Stop => {
-                self.stop = true;
-                self.end(tell);
-            }
-            Tell::Turn { .. } => {
-                session.phase.set(Phase::Acquiring);
-                session.answered(|ask| matches!(ask, Ask::Acquire { .. }));
-                shared.post(session.worker, Letter::Tell(tell));
-            }
-            Tell::Busy { .. } => {
-                session.answered(|ask| matches!(ask, Ask::Acquire { .. }));
-                shared.post(session.worker, Letter::Tell(tell));
-            }
-            Tell::ReleaseTurn { last, .. } => {
-                session
-                    .phase
-                    .set(if *last { Phase::Releasing } else { Phase::Idle });
-                session.answered(|ask| matches!(ask, Ask::Release { .. }));
-                shared.post(session.worker, Letter::Tell(tell));
-            }
-            Tell::Go { .. } | Tell::NotGuarded { .. } => {
-                session.answered(|ask| matches!(ask, Ask::Guard { .. }));
-                shared.post(session.worker, Letter::Tell(tell));
-            }
-            Tell::Registered(_) | Tell::Described(_) => {}
-        }
-    }
-
-    /// lease-join is there again: what the other did not answer is asked again.
-    fn go_on(&self) {
-        let session = &self.session;
-        let Link::Greeting(number) = session.link.get() else {
-            return;
-        };
-        session.link.set(Link::Up(number));
-        session.machine.tell(|| "a lease-hold goes on".into());
-        let held_back = session.held_back.take();
-        let unanswered = session.unanswered.borrow();
-        let earlier = unanswered.iter().filter(|ask| !held_back.contains(ask));
-        for ask in earlier.chain(&held_back) {
-            say(&session.machine, number, ask.clone());
-        }
-    }
-
-    /// Breaks off what the other thread waits for.
-    fn end(&self, tell: Tell) {
-        self.session.ending.set(true);
-        if self.session.tree.get().is_none() {
-            self.session.worker_face.stop();
-        }
-        let shared = &self.session.machine.shared;
-        shared.post(self.session.worker, Letter::Tell(tell));
-    }
-}
-
-/// The init of a PID namespace.
-fn carry_deadline(port: &Port<'_>, session: &Session, tree: i32, mailbox: usize) {
-    let (machine, lapse) = (&session.machine, session.tenure.timing().lapse_after());
-    let mut last = session.last_moment();
-    loop {
-        if port.now() >= last {
-            let run = machine.run.borrow();
-            let life = run.life.as_ref().map(|life| &life.former);
-            let same = life.filter(|former| former.generation == session.generation);
-            match same.map(|former| former.renewed.after(lapse)) {
-                Some(later) if later > port.now() => last = later,
-                _ => return machine.kill_tree(tree, true),
-            }
-        }
-        port.listen(mailbox, last);
-        while let Some(letter) = machine.shared.take(mailbox) {
-            match letter {
-                Letter::LastMoment(at) => last = last.max(at),
-                _ => return machine.kill_tree(tree, true),
-            }
-        }
-    }
-}
-
-// ---- the thread that does the disk I/O, step by step
-
-struct Worker<'a> {
-    port: &'a Port<'a>,
-    machine: &'a Rc<Machine>,
-    errand: &'a Errand,
-    holder: usize,
-    session: &'a Rc<Session>,
-    resource: &'a Resource<'a>,
-    member: Member<'a>,
-}
-
-/// How one round of acquiring went.
-enum Round {
-    Held(Box<Held>),
-    Again,
-    Over,
-}
-
-impl Worker<'_> {
-    fn run(&self) -> bool {
-        let Some(held) = self.acquire() else {
-            return false;
-        };
-        self.tell(|| format!("had, {}, lver {}", held.mode, held.lver));
-        match self.session.ending.get() {
-            true => self.give_back(&held),
-            false => self.guard(&held),
-        }
-        true
-    }
-
-    fn tell(&self, text: impl FnOnce() -> String) {
-        let name = self.errand.resource;
-        self.machine.tell(|| format!("r{name} {}", text()));
-    }
-
-    fn is_closing(&self) -> bool {
-        self.session.ending.get() || (self.holder < PROBE && self.machine.closing.get())
-    }
-
-    fn is_ours(&self) -> bool {
-        self.session.tenure.holds(self.port.now())
-    }
-
-    /// Waits for what lease-join says. `None`: everything ends.
-    fn answer(&self) -> Option<Tell> {
-        while !self.session.ending.get() && self.is_ours() {
-            self.port
-                .listen(self.session.worker, self.session.tenure.deadline());
-            while let Some(letter) = self.machine.shared.take(self.session.worker) {
-                if let Letter::Tell(
-                    tell @ (Tell::Turn { .. }
-                    | Tell::Busy { .. }
-                    | Tell::Go { .. }
-                    | Tell::NotGuarded { .. }),
-                ) = letter
-                {
-                    return Some(tell);
-                }
-            }
-        }
-        None
-    }
-
-    // ---- acquire
-
-    fn acquire(&self) -> Option<Box<Held>> {
-        let give_up = self.port.now().after(self.errand.patience);
-        let mut seen = self.session.hosts.clone();
-        loop {
-            self.session.ask(Ask::Acquire { index: 0 });
-            let round = match self.answer()? {
-                Tell::Turn { how, .. } => self.round(how, &mut seen, give_up),
-                _ => {
-                    let _ = self.port.wait(LOCAL_AGAIN);
-                    Round::Again
-                }
-            };
-            match round {
-                Round::Held(held) => return Some(held),
-                Round::Again if self.port.now() < give_up && !self.is_closing() => {}
-                Round::Again | Round::Over => return None,
-            }
-        }
-    }
-
-    fn round(&self, how: Turn, seen: &mut Sightings, give_up: Moment) -> Round {
-        let wanted = wanted(self.machine, self.errand.mode);
-        let not_before = match how {
-            Turn::Share => return self.share(),
-            Turn::Ballot { not_before } => not_before,
-        };
-        let member = Member {
-            ballots_from: self.member.ballots_from.max(not_before),
-            ..self.member
-        };
-        let result = self.resource.acquire(&member, &wanted, seen);
-        let doubt = match &result {
-            Err(AcquireError::InDoubt(_)) => self.resource.resolve(&member, &wanted).is_err(),
-            // Perhaps it was not lost, and only not heard of.
-            Err(AcquireError::Lost) => true,
-            _ => false,
-        };
-        let left = left(self.resource, doubt);
-        let lver = match &result {
-            Ok(Attempt::Held(held)) => Some(held.lver),
-            _ => None,
-        };
-        self.session.acquired(lver, left);
-        let pause = give_up.since(self.port.now());
-        let watch = |snapshot, owner, patience, seen: &mut Sightings| {
-            let watched = self
-                .resource
-                .watch(&member, &snapshot, owner, seen, patience);
-            watched.map_or(Round::Over, |()| Round::Again)
-        };
-        match result {
-            Ok(Attempt::Held(held)) => Round::Held(held),
-            Ok(Attempt::Refused(why, snapshot)) => {
-                self.tell(|| format!("refused: {}", short(&why)));
-                match why {
-                    Refusal::ShortHold(_) | Refusal::Contended => {
-                        let _ = self.port.wait(ASK_AGAIN);
-                        Round::Again
-                    }
-                    _ => {
-                        let look = self.machine.setup.timing.io_limit();
-                        watch(snapshot, None, pause.min(look), seen)
-                    }
-                }
-            }
-            Ok(Attempt::Unknown {
-                owner, snapshot, ..
-            }) => watch(snapshot, Some(owner), pause, seen),
-            Err(AcquireError::TooEarly { until }) => {
-                let wait = until.since(self.port.now()).max(ASK_AGAIN);
-                let _ = self.port.wait(wait.min(pause.max(ASK_AGAIN)));
-                Round::Again
-            }
-            Err(error) => {
-                self.tell(|| format!("not had: {error}"));
-                Round::Over
-            }
-        }
-    }
-
-    fn share(&self) -> Round {
-        let held = self.resource.join_share(&self.member).ok().flatten();
-        let lver = held.as_ref().map(|held| held.lver);
-        self.session.acquired(lver, Left::NOTHING);
-        held.map_or(Round::Over, |held| Round::Held(Box::new(held)))
-    }
-
-    // ---- guard
-
-    fn guard(&self, held: &Held) {
-        let (machine, session) = (self.machine, self.session);
-        let watchers = vec![session.main, session.worker];
-        let tree = machine.fork(session.pid, session.generation, watchers);
-        let containment = machine.guarded(tree).containment;
-        session.ask(Ask::Guard { containment });
-        if !self.may_go() {
-            machine.tree_is_gone(tree);
-            session.answered(|ask| matches!(ask, Ask::Guard { .. }));
-            return self.after(held, !self.is_ours());
-        }
-        session.tree.set(Some(tree));
-        // The gate opens; in between anything may happen.
-        self.port.page();
-        self.open_gate(held, tree);
-        self.watch_over(held, tree);
-        self.after(held, session.lost.get());
-    }
-
-    /// The gate opens only once lease-join has noted what stands behind it, in the same life, and
-    /// while that is not lost.
-    fn may_go(&self) -> bool {
-        let Some(Tell::Go {
-            generation,
-            renewed,
-        }) = self.answer()
-        else {
-            return false;
-        };
-        self.session.tenure.note_renewal(renewed);
-        generation == self.session.generation && self.is_ours() && self.session.start()
-    }
-
-    fn open_gate(&self, held: &Held, tree: i32) {
-        let (machine, session) = (self.machine, self.session);
-        session
-            .machine
-            .shared
-            .post(session.main, Letter::LastMoment(session.last_moment()));
-        let in_time = self.port.now() < session.last_moment();
-        let mut trees = machine.trees.borrow_mut();
-        let Some(started) = trees.get_mut(&tree).filter(|tree| !tree.killed) else {
-            return;
-        };
-        if started.cage == Cage::Namespace {
-            let init = machine.shared.mailbox();
-            (started.init, started.watchers) = (Some(init), started.watchers.clone());
-            session.init.set(Some(init));
-            let its = Rc::clone(session);
-            let thread = move |port: &Port<'_>| carry_deadline(port, &its, tree, init);
-            let spawn = Wish::Spawn(machine.index, Group::Init(tree), Box::new(thread));
-            machine.shared.wish(spawn);
-            // The init looks at the deadline before it starts the command.
-            if !in_time {
-                return;
-            }
-        }
-        if machine.shared.strict.get() && machine.is_over(session.generation) {
-            let what = format!("m{}: started, though its lease is lost", machine.index);
-            machine.shared.checker.borrow_mut().accuse(what);
-        }
-        started.run = Some(machine.shared.checker.borrow_mut().start(Run {
-            id: 0,
-            resource: self.errand.resource,
-            machine: machine.index,
-            life: (machine.setup.host.get(), session.generation.0),
-            exclusive: self.errand.mode == Mode::Exclusive,
-            lver: held.lver.0,
-            since: machine.shared.now.get(),
-        }));
-        machine.shared.wish(Wish::Started(machine.index, tree));
-    }
-
-    /// While the command runs: at each renewal, is the lease still ours?
-    fn watch_over(&self, held: &Held, tree: i32) {
-        let (machine, session) = (self.machine, self.session);
-        let over = self.port.now().after(self.errand.hold);
-        let is_dead = || {
-            machine
-                .trees
-                .borrow()
-                .get(&tree)
-                .is_none_or(|tree| tree.dead)
-        };
-        while !is_dead() {
-            let ends = self.port.now() >= over || self.is_closing();
-            if ends && !session.lost.get() {
-                machine.tree_is_gone(tree);
-                return self.tell(|| "command over".into());
-            }
-            let until = if ends {
-                self.port.now().after(FOR_LONG)
-            } else {
-                over
-            };
-            self.port.listen(session.worker, until);
-            let mut renewed = false;
-            while let Some(letter) = machine.shared.take(session.worker) {
-                renewed |= matches!(letter, Letter::Renewed(_));
-            }
-            if renewed && !self.still_held(held) {
-                session.taken.set(true);
-                machine.shared.post(session.main, Letter::Lost);
-            }
-        }
-        self.tell(|| "lost".into());
-        machine.shared.checker.borrow_mut().lost += 1;
-    }
-
-    fn still_held(&self, held: &Held) -> bool {
-        match self.resource.still_held(&self.member, held) {
-            Ok(true) | Err(AcquireError::Disk(_) | AcquireError::Lost) => true,
-            Ok(false) => {
-                let (m, r) = (self.machine.index, self.errand.resource);
-                // Whoever was stopped for long has lost it by time.
-                let dead_by = self.machine.dead_by(self.session.generation);
-                if self.machine.shared.now.get() < dead_by {
-                    let what = || format!("r{r} is not m{m}'s any more");
-                    let host = Some(self.machine.setup.host);
-                    self.machine.shared.surprise(host, Some(r), what);
-                }
-                false
-            }
-            Err(error) => {
-                self.tell(|| format!("{error}"));
-                false
-            }
-        }
-    }
-
-    // ---- release
-
-    fn after(&self, held: &Held, lost: bool) {
-        let session = self.session;
-        if lost && self.port.now() >= session.tenure.deadline() {
-            return session.gone();
-        }
-        self.give_back(held);
-        // A share that is left because there is no lease-join is for the next one to end.
-        let alone = session.link.get() == Link::Down && held.mode == Mode::Exclusive;
-        if !lost && alone && session.phase.get() == Phase::Idle {
-            session.gone();
-        }
-    }
-
-    fn give_back(&self, held: &Held) {
-        let session = self.session;
-        let alone_at = self.port.now().after(ALONE_AFTER);
-        session.ask(Ask::Release { index: 0 });
-        loop {
-            let now = self.port.now();
-            if now >= session.tenure.deadline() {
-                return self.tell(|| "not released in time".into());
-            }
-            if now >= alone_at && session.link.get() == Link::Down {
-                if held.mode == Mode::Exclusive {
-                    session.phase.set(Phase::Releasing);
-                    session.answered(|ask| matches!(ask, Ask::Release { .. }));
-                    self.release(held);
-                }
-                return;
-            }
-            self.port.listen(session.worker, now.after(LOOK_AROUND));
-            while let Some(letter) = self.machine.shared.take(session.worker) {
-                if let Letter::Tell(Tell::ReleaseTurn { last, .. }) = letter {
-                    if last {
-                        self.release(held);
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    fn release(&self, held: &Held) {
-        let result = self.resource.release(&self.member, held);
-        match &result {
-            Ok(()) => self.tell(|| "released".into()),
-            Err(error) => self.tell(|| format!("not released: {error}")),
-        }
-        let left = left(self.resource, result.is_err());
-        self.session.released(left);
-    }
-}
-
-fn short(why: &Refusal) -> String {
-    match why {
-        Refusal::Held { owner, .. } => format!("held by {}:{}", owner.host, owner.generation),
-        Refusal::Shared(hosts) => format!("shared by {hosts:?}"),
-        Refusal::ShortHold(owner) => format!("short hold of {}", owner.host),
-        Refusal::Contended => "contended".into(),
-        Refusal::Version { found } => format!("lver {found}"),
-    }
 }

@@ -4,10 +4,9 @@
 use super::Shared;
 use super::checker::times;
 use super::clock::{Face, Instant};
-use super::hold::Errand;
 use super::mail::{Group, Letter, Wish};
 use super::port::Handle;
-use lease_core::clock::{Clock, Moment};
+use lease_core::clock::Moment;
 use lease_core::contain::{Containment, Guarded, Remains};
 use lease_core::delta::Tenure;
 use lease_core::host::kept::{Holders, Life};
@@ -181,8 +180,8 @@ pub struct Tree {
     pub holder: i32,
     /// Under which life of the host.
     pub generation: Generation,
-    /// The checker's number, once the gate was opened.
-    pub run: Option<u64>,
+    /// The checker's numbers, one a lease, once the gate was opened.
+    pub runs: Vec<u64>,
     /// It was sent SIGKILL.
     pub killed: bool,
     /// The process that lease-join has a descriptor for is dead.
@@ -191,8 +190,10 @@ pub struct Tree {
     pub dead: bool,
     /// The mailboxes of those who wait for its end: its lease-hold's threads.
     pub watchers: Vec<usize>,
-    /// Its init's mailbox.
-    pub init: Option<usize>,
+    /// The mailbox of who carries its last deadline.
+    pub carrier: Option<usize>,
+    /// The command's.
+    pub command: Option<usize>,
 }
 
 /// A machine.
@@ -213,6 +214,8 @@ pub struct Machine {
     pub run: RefCell<RunDir>,
     /// Processes that live, and which lease-hold each is.
     pub alive: RefCell<BTreeMap<i32, usize>>,
+    /// Where a lease-hold hears of signals, by its process.
+    pub inboxes: RefCell<BTreeMap<i32, usize>>,
     /// Connections of holders to lease-join.
     pub connections: RefCell<BTreeMap<u64, Connection>>,
     /// What lease-holds have started, by the process that lease-join has a descriptor for.
@@ -250,6 +253,7 @@ impl Machine {
             member: RefCell::default(),
             run: RefCell::default(),
             alive: RefCell::default(),
+            inboxes: RefCell::default(),
             connections: RefCell::default(),
             trees: RefCell::default(),
             landed: RefCell::default(),
@@ -270,6 +274,7 @@ impl Machine {
         self.member.take();
         self.run.take();
         self.alive.take();
+        self.inboxes.take();
         self.connections.take();
         self.reset_at.set(Instant::MAX);
         self.leaving.set(false);
@@ -277,7 +282,7 @@ impl Machine {
         for command in self.commands.take() {
             self.shared.checker.borrow_mut().stop(command.id);
         }
-        for run in self.trees.take().into_values().filter_map(|tree| tree.run) {
+        for run in self.trees.take().into_values().flat_map(|tree| tree.runs) {
             self.shared.checker.borrow_mut().stop(run);
         }
     }
@@ -348,6 +353,7 @@ impl Machine {
     /// ends.
     pub fn ended(&self, pid: i32) {
         self.alive.borrow_mut().remove(&pid);
+        self.inboxes.borrow_mut().remove(&pid);
         let mut connections = self.connections.borrow_mut();
         connections.retain(|number, connection| {
             let its = connection.pid == pid;
@@ -360,11 +366,10 @@ impl Machine {
         let mut gated = Vec::new();
         for (id, tree) in self.trees.borrow().iter() {
             if tree.holder == pid {
-                tree.init
-                    .iter()
-                    .for_each(|init| self.shared.post(*init, Letter::Gone));
+                let carrier = tree.carrier.iter();
+                carrier.for_each(|carrier| self.shared.post(*carrier, Letter::Gone));
             }
-            if tree.holder == pid && tree.run.is_none() {
+            if tree.holder == pid && tree.runs.is_empty() {
                 gated.push(*id);
             }
         }
@@ -413,12 +418,13 @@ impl Machine {
             cage: self.setup.cage,
             holder,
             generation,
-            run: None,
+            runs: Vec::new(),
             killed: false,
             leader_dead: false,
             dead: false,
             watchers,
-            init: None,
+            carrier: None,
+            command: None,
         };
         self.trees.borrow_mut().insert(id, tree);
         id
@@ -455,6 +461,27 @@ impl Machine {
         }
     }
 
+    /// Sends the command a signal. `false`: it is gone, or never ran.
+    pub fn signal(&self, id: i32, number: i32) -> bool {
+        let trees = self.trees.borrow();
+        let tree = trees.get(&id).filter(|tree| !tree.dead);
+        let command = tree.and_then(|tree| tree.command);
+        let tell = |command| self.shared.post(command, Letter::Signal(number));
+        command.map(tell).is_some()
+    }
+
+    /// The command ends by itself, and leaves nothing behind.
+    pub fn command_ends(&self, id: i32) {
+        let trees = self.trees.borrow();
+        let tree = trees.get(&id).filter(|tree| !tree.dead);
+        let watchers = tree.map(|tree| tree.watchers.clone());
+        drop(trees);
+        for watcher in watchers.into_iter().flatten() {
+            self.shared.post(watcher, Letter::Exited(0));
+        }
+        self.tree_is_gone(id);
+    }
+
     /// All of it is gone.
     pub fn tree_is_gone(&self, id: i32) {
         let mut trees = self.trees.borrow_mut();
@@ -462,14 +489,14 @@ impl Machine {
             return;
         };
         (tree.dead, tree.leader_dead) = (true, true);
-        if let Some(run) = tree.run {
-            self.shared.checker.borrow_mut().stop(run);
+        for run in &tree.runs {
+            self.shared.checker.borrow_mut().stop(*run);
         }
         for watcher in &tree.watchers {
             self.shared.post(*watcher, Letter::TreeGone);
         }
-        if tree.init.is_some() {
-            self.shared.wish(Wish::End(self.index, Group::Init(id)));
+        for group in [Group::Carrier(id), Group::Command(id)] {
+            self.shared.wish(Wish::End(self.index, group));
         }
         if !self.lives(tree.holder) {
             trees.remove(&id);
@@ -628,21 +655,5 @@ impl Device for KernelDevice {
 
     fn found_armed(&self) -> Option<bool> {
         Some(self.found_armed)
-    }
-}
-
-/// One lease-hold after another, for as long as the machine is up.
-pub fn lease_hold(port: &super::port::Port<'_>, machine: &Rc<Machine>, holder: usize, seed: u64) {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    while !machine.closing.get() {
-        while machine.leaving.get() {
-            port.back_off(Duration::from_secs(1));
-        }
-        let _ = port.wait(machine.setup.pace.mul_f64(rng.f64()));
-        let errand = Errand::random(&mut rng, machine);
-        match machine.setup.sanlock {
-            true => super::sanlock::run_errand(port, machine, holder, &errand),
-            false => super::hold::run_errand(port, machine, holder, &errand),
-        };
     }
 }

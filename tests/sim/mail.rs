@@ -6,13 +6,17 @@
 use super::clock::Instant;
 use super::port::Body;
 use lease_core::clock::Moment;
+use lease_core::delta::Tenure;
+use lease_core::failure::Failure;
+use lease_core::holder::job::{Answer as JobAnswer, Job};
 use lease_core::host::giving_back::{Lease, Progress};
 use lease_core::host::heart::Beat;
 use lease_core::host::kept::Holders;
-use lease_core::registry::message::{Ask, Tell};
+use lease_core::registry::message::{Ask, Asked, Tell, Welcome};
 use lease_core::registry::table::Changes;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Threads that end together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,8 +25,11 @@ pub enum Group {
     Join,
     /// The lease-hold of this number.
     Hold(usize),
-    /// The init of the PID namespace of this tree.
-    Init(i32),
+    /// Who carries the last deadline of this tree: the init of its PID namespace, or a process of
+    /// its lease-hold's.
+    Carrier(i32),
+    /// The command of this tree.
+    Command(i32),
 }
 
 /// What is to be written into the holders' file.
@@ -47,10 +54,6 @@ pub enum Letter {
     Gone,
     /// The thread that renews has news for lease-join.
     Beat(Beat),
-    /// To lease-hold's other thread: the heartbeat was renewed at this moment.
-    Renewed(Moment),
-    /// To lease-hold's main thread: the lease was taken on the disk.
-    Lost,
     /// There is news of a lease that is given back.
     GivenBack(Lease, Progress),
     /// To the thread that writes the holders' file: what is to be written.
@@ -62,10 +65,26 @@ pub enum Letter {
     /// To its heartbeat: give the host id back; until that moment a write of this host may land on
     /// a resource.
     GiveBack(Moment),
-    /// To an init: all is killed then.
+    /// To a carrier: all is killed then.
     LastMoment(Moment),
+    /// To a lease-hold or its command: a signal.
+    Signal(i32),
+    /// The command has ended, with this exit code.
+    Exited(u8),
     /// The command and all that it started are gone.
     TreeGone,
+    /// From the lease-join of the session of this number.
+    Via(usize, Box<Letter>),
+    /// A lease-join listens again: the session, and the connection.
+    Found(usize, u64),
+    /// The disks of a resource are open, or cannot be opened.
+    Opened(usize, Box<Result<Asked, Failure>>),
+    /// To a worker: in whose name.
+    Host(Arc<Welcome>, Arc<Tenure>),
+    /// To a worker: something to do.
+    Job(Box<Job>),
+    /// A worker is done.
+    Done(usize, Box<JobAnswer>),
 }
 
 /// What a thread wants of its machine, beyond disk and time.
@@ -80,6 +99,8 @@ pub enum Wish {
     TreeEnds(usize, i32),
     /// A guarded command runs: machine, which tree.
     Started(usize, i32),
+    /// The waits of the threads of a process are cut short: machine, which.
+    Wake(usize, Group),
     /// Somebody has to look after this machine.
     Admin(usize),
     /// The watchdog device of this machine was set.
@@ -92,52 +113,76 @@ impl std::fmt::Debug for Wish {
     }
 }
 
+/// A mailbox.
+#[derive(Debug)]
+enum Mailbox {
+    /// With what lies in it, and when each arrives.
+    Open(VecDeque<(Instant, Letter)>),
+    /// All goes to another, with a number that says by which way it came.
+    Via(usize, usize),
+    Closed,
+}
+
 /// All mailboxes.
 #[derive(Debug, Default)]
 pub struct PostOffice {
     /// By their numbers, which are given once.
-    boxes: RefCell<Vec<Option<VecDeque<(Instant, Letter)>>>>,
+    boxes: RefCell<Vec<Mailbox>>,
 }
 
 impl PostOffice {
     /// Opens a mailbox.
     pub fn open(&self) -> usize {
+        self.add(Mailbox::Open(VecDeque::new()))
+    }
+
+    /// Opens another way into a mailbox.
+    pub fn open_via(&self, mailbox: usize, way: usize) -> usize {
+        self.add(Mailbox::Via(mailbox, way))
+    }
+
+    fn add(&self, mailbox: Mailbox) -> usize {
         let mut boxes = self.boxes.borrow_mut();
-        boxes.push(Some(VecDeque::new()));
+        boxes.push(mailbox);
         boxes.len() - 1
     }
 
     /// Closes a mailbox; what lies in it is gone.
     pub fn close(&self, mailbox: usize) {
-        self.boxes.borrow_mut()[mailbox] = None;
+        self.boxes.borrow_mut()[mailbox] = Mailbox::Closed;
     }
 
-    /// Sends a letter that would arrive at `due`. Returns when it will; `None`: nobody is there.
-    pub fn post(&self, mailbox: usize, letter: Letter, due: Instant) -> Option<Instant> {
+    /// Sends a letter that would arrive at `due`. Returns where it goes, and when it will be there;
+    /// `None`: nobody is there.
+    pub fn post(&self, mailbox: usize, letter: Letter, due: Instant) -> Option<(usize, Instant)> {
         let mut boxes = self.boxes.borrow_mut();
-        let letters = boxes[mailbox].as_mut()?;
+        let (mailbox, letter) = match boxes[mailbox] {
+            Mailbox::Via(to, way) => (to, Letter::Via(way, Box::new(letter))),
+            _ => (mailbox, letter),
+        };
+        let Mailbox::Open(letters) = &mut boxes[mailbox] else {
+            return None;
+        };
         let due = letters.back().map_or(due, |(last, _)| due.max(*last));
         letters.push_back((due, letter));
-        Some(due)
+        Some((mailbox, due))
     }
 
     /// The next letter that has arrived.
     pub fn take(&self, mailbox: usize, now: Instant) -> Option<Letter> {
-        let mut boxes = self.boxes.borrow_mut();
-        let letters = boxes[mailbox].as_mut()?;
-        if letters.front()?.0 > now {
-            return None;
+        match &mut self.boxes.borrow_mut()[mailbox] {
+            Mailbox::Open(letters) if letters.front()?.0 <= now => {
+                letters.pop_front().map(|(_, letter)| letter)
+            }
+            _ => None,
         }
-        letters.pop_front().map(|(_, letter)| letter)
     }
 
     /// When the next letter arrives, or has.
     pub fn next(&self, mailbox: usize) -> Option<Instant> {
-        self.boxes
-            .borrow()
-            .get(mailbox)?
-            .as_ref()?
-            .front()
-            .map(|(due, _)| *due)
+        match self.boxes.borrow().get(mailbox)? {
+            Mailbox::Open(letters) => letters.front().map(|(due, _)| *due),
+            _ => None,
+        }
     }
 }

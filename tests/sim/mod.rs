@@ -1,11 +1,10 @@
 //! A cluster in one thread: the protocol code that ships, under a simulated world.
 //!
 //! On each machine: lease-join with its heartbeat, its server and those who give leases back for
-//! the dead; lease-holds with the thread that does their I/O and the one that keeps the deadline;
-//! the init of a PID namespace; a watchdog device. All that lease-join decides is the code that
-//! ships, from its start to its end; so is the deadline of a lease-hold, whose other loops are
-//! written again here, in the same order. Sockets, threads, processes and what they start are
-//! simulated.
+//! the dead; lease-holds, each with one to eight resources, a thread for the I/O of each, and the
+//! one that decides; who carries their last deadline; a watchdog device. All that lease-join,
+//! lease-hold and that carrier decide is the code that ships, from its start to its end. Sockets,
+//! threads, processes and what they start are simulated.
 //!
 //! Hosts are coroutines over the `Disk` and `Clock` traits; one seeded scheduler decides when each
 //! operation happens and how it ends. There is no real time, and no randomness but the seed's.
@@ -14,7 +13,8 @@
 //! - a machine loses power at any operation and comes back (new boot, /run empty);
 //! - a process is killed at any operation, lease-join too, which comes back with what was kept;
 //! - a process is stopped at any operation, for any time: without a watchdog one that can kill
-//!   goes on (lease-join, lease-hold, or the init of the command); with one, any of them;
+//!   goes on (lease-join, lease-hold, or who carries the last deadline), whatever has become of
+//!   the two others; with one, any of them;
 //! - a thread stalls at any I/O, also between a check and the write that it allows: for up to W
 //!   where no watchdog guards the machine, for longer than all that is waited for where one does
 //!   (but where two machines have one host id);
@@ -100,6 +100,11 @@ pub static LOCKSPACE: LazyLock<Lockspace> = LazyLock::new(|| Lockspace {
 /// Where area `index` of a disk starts; a resource's is one more than its number.
 pub fn area_offset(index: usize) -> u64 {
     (index as u64) << 20
+}
+
+/// Which resource's area starts there.
+pub fn resource_at(offset: u64) -> usize {
+    (offset >> 20) as usize - 1
 }
 
 /// The name of resource `index`.
@@ -219,7 +224,7 @@ impl Shared {
         let most = self.post_takes.get();
         let takes = self.rng.borrow_mut().u64(0..=most);
         let due = self.now.get() + takes;
-        if let Some(due) = self.letters.post(mailbox, letter, due) {
+        if let Some((mailbox, due)) = self.letters.post(mailbox, letter, due) {
             self.wish(Wish::Mail(mailbox, due));
         }
     }

@@ -167,6 +167,8 @@ pub type Body = Box<dyn for<'p, 'y> FnOnce(&'p Port<'y>)>;
 
 /// A process: a coroutine that stands still at its pending operation.
 pub struct Process {
+    /// Its clock.
+    pub face: Rc<Face>,
     coroutine: Option<Coroutine<Answer, Op, (), DefaultStack>>,
     /// What it waits for; `None` once it has ended.
     pub pending: Option<Op>,
@@ -186,11 +188,13 @@ fn a_stack() -> DefaultStack {
 impl Process {
     /// Starts a process and runs it up to its first operation.
     pub fn start(face: Rc<Face>, body: Body) -> Self {
+        let its = Rc::clone(&face);
         let coroutine = Coroutine::with_stack(a_stack(), move |yielder, _| {
             let port = Port { yielder, face };
             body(&port);
         });
         let mut process = Self {
+            face: its,
             coroutine: Some(coroutine),
             pending: None,
         };

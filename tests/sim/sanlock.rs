@@ -273,7 +273,7 @@ impl Client<'_> {
     }
 
     fn acquire(&self) -> Option<Had> {
-        let give_up = self.port.now().after(self.errand.patience);
+        let give_up = self.port.now().after(self.errand.waits_for());
         loop {
             match self.once() {
                 Ok(Try::Had(had)) => return Some(*had),

@@ -11,6 +11,7 @@ use super::mail::{Group, Letter, Wish};
 use super::port::{Answer, Body, Handle, Op, Port, Process};
 use super::{Excused, RESOURCE_GEOMETRY, Shared, area_offset, formatted};
 use lease_core::disk::Fault;
+use lease_core::holder::acquire::Patience;
 use lease_core::id::HostId;
 use lease_core::record::ballot::BallotSector;
 use lease_core::record::heartbeat::Heartbeat;
@@ -109,8 +110,10 @@ pub fn errand(mode: Mode, seconds: u64) -> Errand {
     Errand {
         resource: 0,
         mode,
+        others: Vec::new(),
         hold: Duration::from_secs(seconds),
-        patience: Duration::from_secs(1000),
+        patience: Patience::For(Duration::from_secs(1000)),
+        obeys: false,
     }
 }
 
@@ -242,17 +245,26 @@ impl Stage {
         panic!("machine {machine} does not come to join\n{}", self.story());
     }
 
-    /// Starts a lease-hold on an errand.
+    /// Starts a lease-hold on an errand. It is led where it does the disk I/O of its first
+    /// resource; all else of it goes on by itself.
     pub fn hold(&mut self, machine: usize, errand: Errand) -> Actor {
         let host = Rc::clone(&self.machines[machine]);
         let holder = self.cast.len();
+        let (group, sanlock) = (Some(Group::Hold(holder)), host.setup.sanlock);
         let body = move |port: &Port<'_>| {
-            match host.setup.sanlock {
-                true => super::sanlock::run_errand(port, &host, holder, &errand),
-                false => hold::run_errand(port, &host, holder, &errand),
-            };
+            if host.setup.sanlock {
+                super::sanlock::run_errand(port, &host, holder, &errand);
+            } else {
+                hold::run_errand(port, &host, holder, &errand, |_| {});
+            }
         };
-        self.enter(machine, Some(Group::Hold(holder)), Box::new(body), false)
+        let main = self.enter(machine, group, Box::new(body), !sanlock);
+        let its = |cast: &Cast| (cast.machine, cast.group) == (machine, group);
+        let worker = (holder + 1..self.cast.len()).find(|actor| its(&self.cast[*actor]));
+        worker.map_or(main, |worker| {
+            self.cast[worker].extra = false;
+            Actor(worker)
+        })
     }
 
     /// Starts a process that does anything with resource 0; what it comes to is in the cell.
@@ -377,10 +389,22 @@ impl Stage {
                 self.enter(machine, Some(group), body, true);
             }
             Wish::End(machine, group) => self.end(machine, group),
+            Wish::Wake(machine, group) => self.wake(machine, group),
             Wish::TreeEnds(machine, tree) if self.kills_at_once => {
                 self.machines[machine].tree_is_gone(tree);
             }
             _ => {}
+        }
+    }
+
+    /// The waits of a process are cut short.
+    fn wake(&mut self, machine: usize, group: Group) {
+        let waits = |cast: &Cast| {
+            let waits = matches!(cast.process.pending, Some(Op::Wait { .. }));
+            (cast.machine, cast.group) == (machine, Some(group)) && cast.face.is_stopped() && waits
+        };
+        while let Some(actor) = self.cast.iter().position(waits) {
+            self.cast[actor].process.resume(Answer::Done);
         }
     }
 
@@ -393,7 +417,7 @@ impl Stage {
         match group {
             Group::Join => self.machines[machine].join_ended(),
             Group::Hold(holder) => self.machines[machine].holder_ended(holder),
-            Group::Init(_) => {}
+            Group::Carrier(_) | Group::Command(_) => {}
         }
         self.settle();
     }
@@ -419,6 +443,25 @@ impl Stage {
             cast.stopped = stopped;
         }
         self.settle();
+    }
+
+    /// Those who carry the last deadlines of what runs on a machine stop, or go on.
+    pub fn carriers_stop(&mut self, machine: usize, stopped: bool) {
+        let carries = |group| matches!(group, Some(Group::Carrier(_)));
+        let of = |cast: &&mut Cast| cast.machine == machine && carries(cast.group);
+        for cast in self.cast.iter_mut().filter(of) {
+            cast.stopped = stopped;
+        }
+        self.settle();
+    }
+
+    /// The thread of a lease-hold that decides, which is led by hand from now on.
+    pub fn decider(&mut self, holder: Actor) -> Actor {
+        let group = self.cast[holder.0].group;
+        let decider = self.cast.iter().position(|cast| cast.group == group);
+        let decider = decider.unwrap();
+        self.cast[decider].extra = false;
+        Actor(decider)
     }
 
     /// One thread stops, or goes on.

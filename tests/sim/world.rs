@@ -17,7 +17,7 @@ use weather::Weather;
 
 use super::clock::{Face, Instant};
 use super::disk::Platter;
-use super::hold::PROBE;
+use super::hold::{self, PROBE};
 use super::join;
 use super::machine::{self, Cage, Machine, Membership, Setup, Storage};
 use super::mail::{Group, Letter, Wish};
@@ -142,6 +142,8 @@ pub struct World {
     spoilt: bool,
     /// Areas, each on one disk, of which a sector did.
     damaged: BTreeSet<(usize, usize)>,
+    /// Resources of which a leader did: until it is formatted, nobody can have them.
+    refused: BTreeSet<usize>,
     /// Draws what is seldom, so that it changes nothing where it is not.
     odd: Rng,
     processes: Numbered<Running>,
@@ -180,7 +182,11 @@ impl World {
     fn new(kind: Kind, seed: u64, told: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let count = rng.usize(3..=8);
-        let (disks, resources) = (1 + rng.usize(..3), 1 + rng.usize(..2));
+        let (disks, few) = (1 + rng.usize(..3), 1 + rng.usize(..2));
+        let resources = match rng.u8(..8) {
+            0 => rng.usize(3..=8),
+            _ => few,
+        };
         let watchdog = match kind {
             Kind::Watchdog => rng.u16(3..=8),
             _ => rng.u16(2..=8),
@@ -321,6 +327,7 @@ impl World {
             has_twins: twins,
             spoilt,
             damaged: BTreeSet::new(),
+            refused: BTreeSet::new(),
             odd,
             rng,
             processes: Numbered::new(),
@@ -587,7 +594,7 @@ impl World {
         let seed = self.rng.u64(..);
         let body = move |port: &Port<'_>| {
             let _ = port.wait(Duration::from_nanos(delay));
-            machine::lease_hold(port, &host, holder, seed);
+            hold::lease_hold(port, &host, holder, seed);
         };
         let face = Rc::new(self.machines[machine].face.another());
         self.start(machine, Group::Hold(holder), face, Box::new(body));
@@ -625,10 +632,6 @@ impl World {
             self.processes.remove(id);
             if group == Group::Join && self.threads(machine, group).is_empty() {
                 self.join_is_over(machine);
-            }
-            if matches!(group, Group::Hold(holder) if holder >= PROBE) {
-                self.over |= self.probes.iter().all(|probe| probe.1.get());
-                self.after(SECOND, Event::Probe);
             }
         } else {
             self.submit(id);
@@ -674,6 +677,7 @@ impl World {
                 self.after(delay, Event::End(machine, group, ids));
             }
             Wish::TreeEnds(machine, tree) => self.tree_ends(machine, tree),
+            Wish::Wake(machine, group) => self.wake(machine, group),
             Wish::Started(machine, tree) => {
                 let at = self.must_be_dead(machine, tree);
                 self.at(at, Event::Overdue(machine, tree));
@@ -705,6 +709,20 @@ impl World {
         }
     }
 
+    /// The waits of a process are cut short.
+    fn wake(&mut self, machine: usize, group: Group) {
+        for id in self.threads(machine, group) {
+            let Some(running) = self.processes.get(id) else {
+                continue;
+            };
+            let waits = matches!(running.process.pending, Some(Op::Wait { .. }));
+            if waits && running.process.face.is_stopped() {
+                let asked = running.asked;
+                self.after(0, Event::Answer(id, asked, None));
+            }
+        }
+    }
+
     /// A process ends: those of its threads that live still.
     fn end(&mut self, machine: usize, group: Group, ids: &[ProcessId]) {
         let mut lived = false;
@@ -718,14 +736,15 @@ impl World {
         self.halted.remove(&(machine, group));
         match group {
             Group::Join => self.join_is_over(machine),
-            Group::Init(_) => {}
+            Group::Carrier(_) | Group::Command(_) => {}
             Group::Hold(holder) => {
                 self.machines[machine].holder_ended(holder);
                 let delay = self.below(3 * SECOND);
-                match holder < PROBE {
-                    true => self.start_holder(machine, holder, delay),
-                    false => self.after(SECOND, Event::Probe),
+                if holder < PROBE {
+                    return self.start_holder(machine, holder, delay);
                 }
+                self.over |= self.probes.iter().all(|probe| probe.1.get());
+                self.after(SECOND, Event::Probe);
             }
         }
     }
@@ -907,23 +926,39 @@ impl World {
     fn kill(&mut self, machine: usize) {
         let holder = self.rng.usize(..self.holders);
         let ids = self.threads(machine, Group::Hold(holder));
-        if ids.is_empty() || !self.is_covered_by_join(machine) {
+        let carriers = self.carriers(machine, Some(holder));
+        // Who carries its last deadline may be killed with it.
+        let both = self.odd.u8(..3) == 0;
+        let mut killed = vec![Group::Hold(holder)];
+        killed.extend(carriers.into_iter().filter(|_| both));
+        if ids.is_empty() || !self.is_covered_without(machine, &killed) {
             return;
         }
-        self.shared
-            .tell(Some(machine), || format!("lease-hold {holder} is killed"));
-        self.end(machine, Group::Hold(holder), &ids);
+        for group in killed {
+            self.shared
+                .tell(Some(machine), || format!("{group:?} is killed"));
+            let ids = self.threads(machine, group);
+            self.end(machine, group, &ids);
+        }
     }
 
-    /// lease-join is killed.
+    /// lease-join is killed, or one who carries a last deadline.
     fn die(&mut self, machine: usize) {
-        let ids = self.threads(machine, Group::Join);
-        if ids.is_empty() || !self.is_covered_by_holders(machine) {
+        let mut groups = self.carriers(machine, None);
+        groups.insert(0, Group::Join);
+        let group = groups[self.odd.usize(..groups.len())];
+        let ids = self.threads(machine, group);
+        if ids.is_empty() || !self.is_covered_without(machine, &[group]) {
             return;
         }
         self.shared
-            .tell(Some(machine), || "lease-join is killed".into());
-        self.end(machine, Group::Join, &ids);
+            .tell(Some(machine), || format!("{group:?} is killed"));
+        self.end(machine, group, &ids);
+        let host = &self.machines[machine];
+        if let (Group::Carrier(tree), Cage::Namespace) = (group, host.setup.cage) {
+            // With its init all of a namespace ends.
+            host.kill_tree(tree, true);
+        }
     }
 
     /// All that runs on a machine stands still for any time.
@@ -943,15 +978,11 @@ impl World {
         if self.kind == Kind::Broken(Broken::Freezes) {
             return self.freeze(machine);
         }
-        let group = match self.rng.usize(..=self.holders) {
-            0 => Group::Join,
-            holder => Group::Hold(holder - 1),
-        };
-        let covered = match group {
-            Group::Join => self.is_covered_by_holders(machine),
-            _ => self.is_covered_by_join(machine),
-        };
-        if !covered || self.threads(machine, group).is_empty() {
+        let mut groups = self.carriers(machine, None);
+        groups.push(Group::Join);
+        groups.extend((0..self.holders).map(Group::Hold));
+        let group = groups[self.rng.usize(..groups.len())];
+        if self.threads(machine, group).is_empty() || !self.is_covered_without(machine, &[group]) {
             return;
         }
         let most = match self.rng.bool() {
@@ -970,26 +1001,36 @@ impl World {
         *since = until.max(*since);
     }
 
-    /// Without a watchdog at least one acts: the init of the command; or else one of lease-hold
-    /// and lease-join.
-    fn is_covered_by_itself(&self, machine: usize) -> bool {
-        let setup = &self.machines[machine].setup;
-        setup.watchdog || setup.cage == Cage::Namespace
-    }
-
-    fn is_covered_by_join(&self, machine: usize) -> bool {
-        let serves = self.machines[machine].run.borrow().socket.is_some();
-        let halted = self.is_group_halted(machine, Group::Join);
-        self.is_covered_by_itself(machine) || (serves && !halted)
-    }
-
-    fn is_covered_by_holders(&self, machine: usize) -> bool {
+    /// Those who carry the last deadlines of what runs on a machine, or of one lease-hold's.
+    fn carriers(&self, machine: usize, of: Option<usize>) -> Vec<Group> {
         let host = &self.machines[machine];
-        let acts = |tree: &machine::Tree| match host.alive.borrow().get(&tree.holder) {
-            Some(holder) => !self.is_group_halted(machine, Group::Hold(*holder)),
-            None => tree.dead,
+        let trees = host.trees.borrow();
+        let its = |tree: &machine::Tree| {
+            let holder = host.alive.borrow().get(&tree.holder).copied();
+            !tree.dead && (of.is_none() || of == holder)
         };
-        self.is_covered_by_itself(machine) || host.trees.borrow().values().all(acts)
+        let found = trees.iter().filter(|(_, tree)| its(tree));
+        found.map(|(id, _)| Group::Carrier(*id)).collect()
+    }
+
+    /// Without a watchdog one of the three acts for all that runs: lease-join, lease-hold, or who
+    /// carries the last deadline; whatever becomes of `groups`.
+    fn is_covered_without(&self, machine: usize, groups: &[Group]) -> bool {
+        let host = &self.machines[machine];
+        if host.setup.watchdog {
+            return true;
+        }
+        let acts = |group: Group| {
+            let halted = self.is_group_halted(machine, group);
+            !halted && !groups.contains(&group) && !self.threads(machine, group).is_empty()
+        };
+        let serves = host.run.borrow().socket.is_some() && acts(Group::Join);
+        let covered = |(id, tree): (&i32, &machine::Tree)| {
+            let holder = host.alive.borrow().get(&tree.holder).copied();
+            let holds = holder.is_some_and(|holder| acts(Group::Hold(holder)));
+            tree.dead || serves || holds || acts(Group::Carrier(*id))
+        };
+        host.trees.borrow().iter().all(covered)
     }
 
     fn is_group_halted(&self, machine: usize, group: Group) -> bool {

@@ -48,6 +48,10 @@ impl World {
     fn note_damage(&mut self, disk: usize, offset: u64) {
         let area = (offset >> 20) as usize;
         self.damaged.insert((area, disk));
+        if area > 0 && offset == area_offset(area) {
+            // lease-hold takes it for another disk.
+            self.refused.insert(area - 1);
+        }
         let copies = self.damaged.iter().filter(|(of, _)| *of == area).count();
         let mut excused = self.shared.excused.borrow_mut();
         if area == 0 {

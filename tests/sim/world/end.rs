@@ -2,13 +2,17 @@
 
 use super::super::clock::Instant;
 use super::super::hold::{self, Errand, PROBE};
-use super::super::mail::Group;
+use super::super::mail::{Group, Letter};
 use super::super::port::Port;
 use super::weather::Weather;
 use super::{Event, SECOND, World};
+use lease_core::holder::acquire::Patience;
 use lease_core::spec::Mode;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// What asks a lease-hold to end.
+const SIGTERM: i32 = 15;
 
 impl World {
     pub(super) fn heal(&mut self) {
@@ -38,6 +42,9 @@ impl World {
         self.shared.tell(None, || "holders come to an end".into());
         for machine in &self.machines {
             machine.closing.set(true);
+            for inbox in machine.inboxes.borrow().values() {
+                self.shared.post(*inbox, Letter::Signal(SIGTERM));
+            }
         }
         if self.kind.has_sanlock() {
             // Its hosts forget what they are in doubt of: safe, but perhaps nobody's any more.
@@ -76,11 +83,13 @@ impl World {
         let errand = Errand {
             resource,
             mode: Mode::Exclusive,
+            others: Vec::new(),
             hold: Duration::from_secs(1),
-            patience: Duration::from_nanos(4 * self.dead_after(0)),
+            patience: Patience::For(Duration::from_nanos(4 * self.dead_after(0))),
+            obeys: true,
         };
         let body = move |port: &Port<'_>| {
-            had.set(hold::run_errand(port, &host, PROBE + resource, &errand));
+            hold::run_errand(port, &host, PROBE + resource, &errand, |was| had.set(was));
         };
         let face = Rc::new(self.machines[machine].face.another());
         self.start(machine, Group::Hold(PROBE + resource), face, Box::new(body));
@@ -96,7 +105,8 @@ impl World {
             }
         }
         for (resource, had) in &self.probes {
-            if !had.get() && !self.is_an_excused_hosts(*resource) {
+            let refused = self.refused.contains(resource);
+            if !had.get() && !refused && !self.is_an_excused_hosts(*resource) {
                 let what = || format!("nobody holds r{resource}, and nobody can have it");
                 self.shared.surprise(None, Some(*resource), what);
             }
