@@ -231,10 +231,10 @@ fn host_note(data: &[u8]) -> bool {
     true
 }
 
-/// Nothing is said of what stands between the boot id and the checksum.
+/// Nothing is said of what stands between former_over and the checksum.
 fn defined_of_host_note(bytes: &[u8]) -> Vec<u8> {
     assert_eq!(with_crc(bytes.to_vec(), 0, 56), bytes);
-    let mut defined = bytes[..40].to_vec();
+    let mut defined = bytes[..48].to_vec();
     defined.resize(56, 0);
     with_crc(defined, 0, 56)
 }
