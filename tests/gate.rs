@@ -12,11 +12,13 @@ use lease_core::registry::wire::Wire;
 use lease_core::timing::Timing;
 use nix::sys::signal::Signal;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 use support::family::{CONTAINMENTS, control_groups, in_each};
 use support::hosts::Host;
 use support::path::StoragePath;
-use support::process::{Process, SOON, now, wait_for_end, wait_until};
+use support::process::{Process, SOON, is_in_io, now, wait_for_end, wait_until};
 use support::storage::{Storage, host_id};
 
 // ---- a lease-join that says what the test wants
@@ -574,4 +576,81 @@ fn rule_15_lease_join_does_not_leave_before_those_who_acquire_have_gone() {
     assert_eq!(join.finish().code, 0, "{}", join.stderr());
     assert_eq!(storage.owner(1).0, None);
     assert!(storage.heartbeat(1).is_free());
+}
+
+/// The first thread of a process, frozen by a control group of its own until this is dropped.
+struct Frozen {
+    group: PathBuf,
+    pid: i32,
+}
+
+impl Frozen {
+    fn first_thread(pid: i32) -> Self {
+        let groups = control_groups();
+        let group = groups.join(format!("frozen-{pid}"));
+        let first = group.join("first");
+        let write = |path: PathBuf, text: &str| std::fs::write(path, text).unwrap();
+        std::fs::create_dir(&group).unwrap();
+        write(group.join("cgroup.procs"), &pid.to_string());
+        std::fs::create_dir(&first).unwrap();
+        write(first.join("cgroup.type"), "threaded");
+        write(first.join("cgroup.threads"), &pid.to_string());
+        write(first.join("cgroup.freeze"), "1");
+        wait_until("it is frozen", SOON, || {
+            let events = std::fs::read_to_string(first.join("cgroup.events")).unwrap();
+            events.contains("frozen 1").then_some(())
+        });
+        Self { group, pid }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let first = self.group.join("first");
+        let procs = control_groups().join("cgroup.procs");
+        for (file, text) in [
+            (first.join("cgroup.freeze"), "0".into()),
+            (procs, self.pid.to_string()),
+        ] {
+            std::fs::write(file, text).unwrap();
+        }
+        for group in [&first, &self.group] {
+            wait_until("an empty group", SOON, || std::fs::remove_dir(group).ok());
+        }
+    }
+}
+
+/// The thread that does its I/O goes on first: for all that it knows, the host id is lost. What
+/// it had begun is brought to an end before it has another turn.
+#[test]
+fn whoever_was_stopped_in_its_ballot_for_longer_than_a_lease_lasts_acquires_when_it_goes_on() {
+    let storage = Storage::new(1);
+    let path = StoragePath::slow(&storage, SLOW);
+    let host = Host::new(&storage, 1).promising(WATCHDOG);
+    let join = host.join();
+    let far = Host::new(&storage, 1).by_way_of(&storage, &path.disk());
+    let resource = far.resource(&storage, 1);
+    let hold = host.start_hold(&["--contain", "pidns", &resource], &["echo", "run"]);
+    wait_until("its ballot", SOON, || {
+        (storage.ballot(1, 1).ballot.mbal.0 > 0).then_some(())
+    });
+    hold.signal(Signal::SIGSTOP);
+    let frozen = Frozen::first_thread(hold.pid());
+    let stopped = now();
+    while now() < stopped.after(Duration::from_secs(9)) {
+        host.wait_for_renewal();
+    }
+    hold.signal(Signal::SIGCONT);
+    let mut still = 0;
+    wait_until("the end of its I/O", SOON, || {
+        still = if is_in_io(hold.pid()) { 0 } else { still + 1 };
+        (still == 50).then_some(())
+    });
+    drop(frozen);
+    let ran = hold.finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "run\n"), "{ran:?}");
+    assert_eq!(ran.stderr, "");
+    let said = join.stderr();
+    assert!(!said.contains("without a release"), "{said}");
+    assert_eq!(storage.owner(1).0, None);
 }

@@ -143,7 +143,8 @@ fn trouble_max<A: HolderSurroundings>(hub: &Hub<A>, index: usize) -> Duration {
 /// Whether a block goes away, if waited for as patiently as asked.
 fn worth_waiting(block: &Block, patience: Patience) -> bool {
     match block {
-        Block::Stopped | Block::Trouble { .. } => true,
+        Block::Stopped { in_doubt } => !in_doubt,
+        Block::Trouble { .. } => true,
         Block::Refused(Refusal::Version { .. }, _) => false,
         Block::Local(rival) if rival.passing => patience != Patience::None,
         Block::Late(_) | Block::Unknown { .. } => patience != Patience::None,
@@ -164,7 +165,7 @@ fn wait<A: HolderSurroundings>(
     let pause = match block {
         Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _)
         | Block::Local(_)
-        | Block::Stopped => ASK_AGAIN,
+        | Block::Stopped { .. } => ASK_AGAIN,
         Block::Trouble { .. } => trouble::pause(hub.of_resource(index).1.timing.io_limit()),
         // A renewal has to come after that moment.
         Block::Late(until) => until.since(now).max(ASK_AGAIN),
@@ -285,7 +286,7 @@ fn attempt<A: HolderSurroundings>(
 ) -> Vec<(usize, Progress)> {
     let turns = ask_for_turns(hub, batch);
     let mut results = Vec::new();
-    let mut running = 0;
+    let mut running = Vec::new();
     let blocked = turns.len() < batch.len() || turns.iter().any(|(_, turn)| turn.is_err());
     for (index, turn) in turns {
         match turn {
@@ -293,7 +294,7 @@ fn attempt<A: HolderSurroundings>(
             Ok(_) if blocked => hub.say_acquired(index, None, Left::NOTHING),
             Ok(Turn::Share) => {
                 hub.give(index, Job::Share);
-                running += 1;
+                running.push((index, Moment::default()));
             }
             Ok(Turn::Ballot { not_before }) => {
                 let wanted = wanted(hub, index);
@@ -303,20 +304,40 @@ fn attempt<A: HolderSurroundings>(
                     patient_until: give_up.unwrap_or_default(),
                 };
                 hub.give(index, job);
-                running += 1;
+                running.push((index, not_before));
             }
         }
     }
-    for _ in 0..running {
+    while !running.is_empty() {
         let done = hub.wait_for(None, false, |_, event| match event {
             Event::Done(index, answer) => Ok((index, answer)),
             other => Err(other),
         });
-        if let Some((index, answer)) = done {
+        let Some((index, answer)) = done else {
+            continue;
+        };
+        let Some(place) = running.iter().position(|(running, _)| *running == index) else {
+            continue;
+        };
+        if was_stopped_in_doubt(hub, &answer) {
+            let wanted = wanted(hub, index);
+            hub.give(index, Job::Resolve(wanted, running[place].1));
+        } else {
+            running.swap_remove(place);
             results.push((index, conclude(hub, index, answer)));
         }
     }
     results
+}
+
+/// Whoever was stopped in the middle of its attempt, and believed that the host id is lost until it
+/// heard of the renewals, can bring it to an end: there is no other turn before that.
+fn was_stopped_in_doubt<A: HolderSurroundings>(hub: &mut Hub<A>, answer: &Answer) -> bool {
+    let stopped = matches!(
+        answer,
+        Answer::Attempted(Err(AcquireError::Lost), left) if left.doubt && !left.late
+    );
+    stopped && hub.ending.is_none() && hub.holds()
 }
 
 /// Asks lease-join for a turn on each. What is missing in the answer was not answered, because
@@ -372,9 +393,13 @@ fn conclude<A: HolderSurroundings>(hub: &mut Hub<A>, index: usize, answer: Answe
         Answer::Attempted(Err(AcquireError::TooEarly { until }), left) => {
             (Progress::Blocked(Block::Late(until)), left)
         }
-        Answer::Attempted(Err(AcquireError::Lost), left) if hub.holds() => {
-            (Progress::Blocked(Block::Stopped), left)
+        Answer::Attempted(Err(AcquireError::Lost), left) | Answer::Resolved(left)
+            if hub.holds() =>
+        {
+            let in_doubt = left.doubt;
+            (Progress::Blocked(Block::Stopped { in_doubt }), left)
         }
+        Answer::Resolved(left) => (Progress::Failed(AcquireError::Lost), left),
         Answer::Attempted(Err(error @ AcquireError::Disk(_)), left) if !left.doubt => {
             let late = left.late;
             (Progress::Blocked(Block::Trouble { error, late }), left)
@@ -396,6 +421,13 @@ fn conclude<A: HolderSurroundings>(hub: &mut Hub<A>, index: usize, answer: Answe
             let late = false;
             let block = Block::Trouble { error, late };
             (Progress::Blocked(block), Left::NOTHING)
+        }
+        Answer::Shared(Err(AcquireError::Lost)) if hub.holds() => {
+            let in_doubt = false;
+            (
+                Progress::Blocked(Block::Stopped { in_doubt }),
+                Left::NOTHING,
+            )
         }
         Answer::Shared(Err(error)) => (Progress::Failed(error), Left::NOTHING),
         // The share on the disk is not ours any more: whoever holds it finds out in time.

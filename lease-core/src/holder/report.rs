@@ -17,8 +17,9 @@ pub(crate) enum Block {
     Local(Rival),
     /// A late write of this host may land until then.
     Late(Moment),
-    /// We were stopped, and for a moment it seemed that the host id is lost.
-    Stopped,
+    /// We were stopped, and for a moment it seemed that the host id is lost; with `in_doubt`,
+    /// whether this host owns it now is to be found out by lease-join.
+    Stopped { in_doubt: bool },
     /// Somebody on another host.
     Refused(Refusal, Snapshot),
     /// A host of which it is not known whether it is alive.
@@ -83,7 +84,7 @@ pub(crate) fn notice<A: HolderSurroundings>(
             "waiting until lease-join has given it back".to_owned(),
         ),
         Block::Local(rival) if rival.passing => return None,
-        Block::Stopped | Block::Trouble { .. } => return None,
+        Block::Stopped { .. } | Block::Trouble { .. } => return None,
         Block::Local(_) | Block::Refused(..) => (
             describe(hub, block).0,
             format!("trying for {} s more", left(give_up?)),
@@ -147,7 +148,16 @@ fn describe<A: HolderSurroundings>(hub: &Hub<A>, block: &Block) -> (String, Opti
                 None,
             )
         }
-        Block::Stopped => ("this process was stopped".to_owned(), None),
+        Block::Stopped { in_doubt } => {
+            let rest = match in_doubt {
+                true => {
+                    "; whether this host owns it now is in doubt until lease-join has found out"
+                }
+                false => "",
+            };
+            let text = format!("this process was stopped in the middle of it{rest}; try again");
+            (text, None)
+        }
         Block::Trouble { error, .. } => (error.to_string(), Some(-202)),
         Block::Refused(Refusal::Held { owner, note }, _) => (
             format!(
