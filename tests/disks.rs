@@ -2,21 +2,25 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use lease_core::device::{Device, Devices};
 use lease_core::disk::{Disk, Fault};
 use lease_core::id::{Generation, Lver};
 use lease_core::liveness::Sightings;
+use lease_core::opened::{Look, Opened};
 use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::ballot::BallotSector;
 use lease_core::record::leader::Leader;
 use lease_core::resource::{AcquireError, Attempt, Held, Member, Refusal, Resource, Wanted};
-use lease_core::spec::Mode;
+use lease_core::spec::{Mode, ResourceSpec};
 use std::cell::RefCell;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 use support::scene::{AREA, World, block, geometry, stamp};
 use support::script::Fate;
 use support::sim::area_offset;
 use support::sim::port::Op;
 use support::sim::stage::{Actor, Stage, accepts, setup, writes_block, writes_leader};
+use support::storage::Storage;
 
 #[test]
 fn while_one_disk_of_three_owes_an_answer_nothing_is_settled() {
@@ -82,6 +86,74 @@ fn every_disk_is_asked_before_the_answer_of_one_is_waited_for() {
         .read_after(&written[1..].to_vec(), 0, 512, see)
         .unwrap();
     assert_eq!(log.take(), "begin rb begin rc rb rc ");
+}
+
+/// R1 on three disks, and what a look at each of them has found.
+fn looked_at(others: [(&Storage, u64); 2], first: &Storage) -> (ResourceSpec, [Look<Device>; 3]) {
+    let more = others.map(|(disk, at)| format!(":{}:{}", disk.file().display(), disk.offset(at)));
+    let text = first.resource(1) + &more.concat();
+    let spec = ResourceSpec::parse(&text.into()).unwrap();
+    let looks = [0, 1, 2].map(|index| Look::at(&Devices, &spec, index));
+    (spec, looks)
+}
+
+#[test]
+fn a_disk_that_answers_late_is_one_of_them_only_if_it_is_what_was_named() {
+    let [one, two, right, other] = [1, 1, 1, 2].map(Storage::new);
+    let fewer_hosts = Storage::small(1);
+    let table = [
+        ((&right, 1), None),
+        ((&other, 2), Some("is resource R2")),
+        ((&fewer_hosts, 1), Some("its disks differ in geometry")),
+    ];
+    for (third, wrong) in table {
+        let (spec, [first, second, late]) = looked_at([(&two, 1), third], &one);
+        let (tell, told) = channel();
+        let nobody = |why: &_| panic!("{why}");
+        let looks = (vec![second, first], Some(told));
+        let mut opened = Opened::of(&spec, looks, nobody).unwrap();
+        let seen = |opened: &Opened<Device>| -> Vec<bool> {
+            let areas = opened.asked().areas;
+            areas.iter().map(Option::is_some).collect()
+        };
+        assert!(opened.take_late(Duration::from_secs(1), nobody).is_none());
+        assert_eq!(seen(&opened), [true, true, false]);
+        tell.send(late).unwrap();
+        let found = opened.take_late(Duration::from_secs(1), nobody);
+        let found = found.map(|why| why.to_string());
+        assert_eq!(found.is_some(), wrong.is_some(), "{found:?}");
+        assert!(
+            found.iter().all(|why| why.contains(wrong.unwrap())),
+            "{found:?}"
+        );
+        assert_eq!(seen(&opened), [true, true, wrong.is_none()]);
+    }
+}
+
+#[test]
+fn looks_are_decided_by_a_majority_or_by_what_rules_it_out() {
+    let [one, two, right, other] = [1, 1, 1, 2].map(Storage::new);
+    let [gone, lost] = [1; 2].map(Storage::new);
+    for storage in [&gone, &lost] {
+        std::fs::remove_file(storage.file()).unwrap();
+    }
+    let table = [
+        ([(&two, 1), (&right, 1)], [0, 1, 2], 2),
+        ([(&gone, 1), (&right, 1)], [1, 0, 2], 3),
+        ([(&gone, 1), (&lost, 1)], [0, 2, 1], 3),
+        ([(&gone, 1), (&lost, 1)], [1, 2, 0], 2),
+        ([(&two, 1), (&other, 2)], [2, 0, 1], 1),
+    ];
+    for (others, order, decided_by) in table {
+        let (_, looks) = looked_at(others, &one);
+        let mut looks = looks.map(Some);
+        let mut told = Vec::new();
+        for (count, index) in (1..).zip(order) {
+            told.extend(looks[index].take());
+            let decided = Look::decide(&told, 3);
+            assert_eq!(decided, count >= decided_by, "{order:?} {count}");
+        }
+    }
 }
 
 /// Two hosts; three disks.

@@ -265,8 +265,8 @@ fn a_tree_that_its_lease_hold_saw_gone_needs_no_other_proof() {
 /// A resource on three disks, the last of which can be made to hang.
 struct Three {
     storage: Storage,
-    _second: Storage,
-    _third: Storage,
+    second: Storage,
+    third: Storage,
     path: StoragePath,
     resource: String,
 }
@@ -284,8 +284,8 @@ impl Three {
         );
         Self {
             storage,
-            _second: second,
-            _third: third,
+            second,
+            third,
             path,
             resource,
         }
@@ -376,6 +376,32 @@ fn a_host_id_is_left_to_expire_while_a_write_may_land() {
     let again = host.hold(&["-n", &three.resource], &["true"]);
     assert_eq!(again.code, 75, "{again:?} {}", join.stderr());
     assert!(again.stderr.contains("may still land"), "{again:?}");
+}
+
+#[test]
+fn a_disk_of_three_that_hangs_from_the_start_holds_nobody_up_and_is_one_of_them_later() {
+    let three = Three::new();
+    let (host, _join) = Host::joined(&three.storage, 1);
+    three.path.hang();
+    let hold = host.start_hold(&[&three.resource], &STAY);
+    hold.wait_for_stdout("held");
+    // Nothing has been given up yet.
+    assert_eq!(hold.stderr(), "");
+    assert_eq!(three.third.owner(1), (None, 0));
+    let threads = || {
+        let path = format!("/proc/{}/task", hold.pid());
+        std::fs::read_dir(path).unwrap().count()
+    };
+    let before = threads();
+    three.path.go_on();
+    wait_until("the look is over", SOON, || {
+        (threads() < before).then_some(())
+    });
+    hold.signal(Signal::SIGTERM);
+    assert_eq!(hold.finish().code, 143, "{}", hold.stderr());
+    assert_eq!(hold.stderr(), "");
+    let disks = [&three.storage, &three.second, &three.third];
+    assert_eq!(disks.map(|disk| disk.owner(1)), [(None, 1); 3]);
 }
 
 // ---- a write that lands after its writer was killed

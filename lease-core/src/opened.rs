@@ -17,6 +17,7 @@ use crate::storage::{Access, OpenError, Presence, Storage, Volume};
 use crate::timing::DEFAULT_IO_TIMEOUT;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 /// Bytes that hold the first record of an area of either sector size.
@@ -225,8 +226,10 @@ pub fn open_lockspace<S: Storage>(
 pub struct Opened<V> {
     /// The argument.
     pub spec: ResourceSpec,
-    /// Its disks, in the order of the argument; `None`: it could not be opened.
+    /// Its disks, in the order of the argument; `None`: it could not be opened, or not yet.
     volumes: Vec<Option<V>>,
+    /// Looks at others of them that had not come to an end.
+    late: Option<Receiver<Look<V>>>,
     geometry: Geometry,
     num_hosts: u64,
     /// Which of them are not what others find at their paths.
@@ -234,24 +237,36 @@ pub struct Opened<V> {
 }
 
 impl<V: Volume> Opened<V> {
-    /// Opens all disks of a resource. A minority may be missing, as it may fail later, and is
-    /// `warned` of; what is there must be what was named.
+    /// Opens all disks of a resource, one after another. A minority may be missing, as it may fail
+    /// later, and is `warned` of; what is there must be what was named.
     pub fn open<S: Storage<Volume = V>>(
         storage: &S,
         spec: &ResourceSpec,
         warn: impl FnOnce(&Failure),
     ) -> Result<Self, Failure> {
-        let mut volumes = Vec::new();
+        let looks = 0..spec.places.len();
+        let looks = looks.map(|index| Look::at(storage, spec, index));
+        Self::of(spec, (looks.collect(), None), warn)
+    }
+
+    /// Opens all disks of a resource with the looks that have come to an end; `late` are those that
+    /// have not. As [`Opened::open`] does, which waits for all of them.
+    pub fn of(
+        spec: &ResourceSpec,
+        (mut looks, late): (Vec<Look<V>>, Option<Receiver<Look<V>>>),
+        warn: impl FnOnce(&Failure),
+    ) -> Result<Self, Failure> {
+        looks.sort_by_key(|look| look.index);
+        let mut volumes: Vec<Option<V>> = spec.places.iter().map(|_| None).collect();
         let mut leaders: Vec<Leader> = Vec::new();
         let mut first_failure = None;
-        for place in &spec.places {
-            match open_one(storage, spec, place) {
+        for Look { index, found } in looks {
+            match found {
                 Ok((volume, leader)) => {
-                    volumes.push(Some(volume));
+                    volumes[index] = Some(volume);
                     leaders.push(leader);
                 }
                 Err(failure) if is_missing(failure.status) => {
-                    volumes.push(None);
                     first_failure = first_failure.or(Some(failure));
                 }
                 Err(failure) => return Err(failure),
@@ -269,15 +284,36 @@ impl<V: Volume> Opened<V> {
                     spec: spec.clone(),
                     replaced: vec![false; volumes.len()],
                     volumes,
+                    late,
                     geometry: leader.geometry(),
                     num_hosts: leader.num_hosts(),
                 })
             }
-            _ => {
-                let text = format!("cannot acquire {spec}: its disks differ in geometry");
-                Err(Failure::new(Status::Invalid, text))
+            _ => Err(differ(spec)),
+        }
+    }
+
+    /// Takes in the disks that have answered since, for I/O of at most `limit`: they are as one
+    /// that was down for a while. One that is not there is `warned` of; why, if one is not what was
+    /// named.
+    pub fn take_late(
+        &mut self,
+        limit: Duration,
+        mut warn: impl FnMut(&Failure),
+    ) -> Option<Failure> {
+        let mut wrong = None;
+        for Look { index, found } in self.late.iter().flat_map(Receiver::try_iter) {
+            match found {
+                Ok((mut volume, leader)) if shape(&leader) == (self.geometry, self.num_hosts) => {
+                    volume.set_limit(limit);
+                    self.volumes[index] = Some(volume);
+                }
+                Ok(_) => wrong = Some(differ(&self.spec)),
+                Err(failure) if is_missing(failure.status) => warn(&failure),
+                Err(failure) => wrong = Some(failure),
             }
         }
+        wrong
     }
 
     /// How the registry is asked for it.
@@ -416,6 +452,31 @@ impl<V: Volume> Opened<V> {
     }
 }
 
+/// What a look at one disk of a resource has found.
+#[derive(Debug)]
+pub struct Look<V> {
+    /// Which one, in the order of the argument.
+    index: usize,
+    found: Result<(V, Leader), Failure>,
+}
+
+impl<V: Volume> Look<V> {
+    /// Opens that disk, and looks at what is there: takes as long as an I/O may, or thrice that.
+    pub fn at<S: Storage<Volume = V>>(storage: &S, spec: &ResourceSpec, index: usize) -> Self {
+        let found = open_one(storage, spec, &spec.places[index]);
+        Self { index, found }
+    }
+
+    /// Whether these looks at a resource of so many disks say what is to be done: a majority is
+    /// there, or cannot be, or one is not what was named.
+    pub fn decide(looks: &[Self], disks: usize) -> bool {
+        let count = |is: fn(&Self) -> bool| looks.iter().filter(|look| is(look)).count();
+        let there = count(|look| look.found.is_ok());
+        let missing = count(|look| matches!(&look.found, Err(why) if is_missing(why.status)));
+        there > disks / 2 || disks - missing <= disks / 2 || there + missing < looks.len()
+    }
+}
+
 fn open_one<S: Storage>(
     storage: &S,
     spec: &ResourceSpec,
@@ -440,6 +501,11 @@ fn is_missing(status: Status) -> bool {
 /// What is the same on all disks of a resource.
 fn shape(leader: &Leader) -> (Geometry, u64) {
     (leader.geometry(), leader.num_hosts())
+}
+
+fn differ(spec: &ResourceSpec) -> Failure {
+    let text = format!("cannot acquire {spec}: its disks differ in geometry");
+    Failure::new(Status::Invalid, text)
 }
 
 fn elsewhere(path: &Path, why: &str) -> String {

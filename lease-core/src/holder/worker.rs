@@ -5,6 +5,7 @@ use super::trouble;
 use crate::clock::Moment;
 use crate::delta::{Lockspace, Tenure};
 use crate::disk::{Disk, Fault};
+use crate::failure::Failure;
 use crate::liveness::Sightings;
 use crate::opened::{Heartbeats, Opened};
 use crate::registry::message::{Left, Welcome};
@@ -56,6 +57,9 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
     /// Does one job, to its end.
     pub fn work(&mut self, job: Job) -> Answer {
         let (machine, host) = (self.machine, self.welcome.host);
+        if let Some(answer) = self.take_late(&job) {
+            return answer;
+        }
         if matches!(job, Job::Check(_) | Job::Look)
             && let Some(why) = self.opened.look(host, |text| machine.say(text))
         {
@@ -83,6 +87,19 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
             _ => self.failed,
         };
         answer
+    }
+
+    /// A disk that has answered only now is one of them from here on. If it is not what was named,
+    /// what is still to be acquired begins anew.
+    fn take_late(&mut self, job: &Job) -> Option<Answer> {
+        let (machine, limit) = (self.machine, self.tenure.timing().io_limit());
+        let warn = |why: &Failure| machine.say(&format!("going on without one disk: {why}"));
+        let wrong = self.opened.take_late(limit, warn)?;
+        if matches!(job, Job::Acquire { .. } | Job::Share) {
+            return Some(Answer::Replaced(format!("is not what was named: {wrong}")));
+        }
+        warn(&wrong);
+        None
     }
 
     /// One attempt. As long as it is in doubt whether the lease is ours nobody on this host has
