@@ -387,6 +387,22 @@ fn a_holder_that_dies_as_it_asks_to_release_is_given_back_once() {
     assert_safe(&stage);
 }
 
+#[test]
+fn rule_16_what_a_holder_leaves_that_had_come_back_after_a_restart_is_ended_first() {
+    for cage in [Cage::Group, Cage::Namespace, Cage::Tree] {
+        let (mut stage, first) = one_holds(Setup { cage, ..setup(1) }, long());
+        stage.kill_join(0);
+        stage.join(0);
+        stage.goes_on_for(first, seconds(3));
+        stage.carriers_stop(0, true);
+        stage.kill(first);
+        // Of a mere tree nobody can see that nothing is left.
+        let had = comes_to_hold(&mut stage, 1, 60);
+        assert_eq!(had, cage != Cage::Tree, "{cage:?}: {}", stage.story());
+        assert_safe(&stage);
+    }
+}
+
 // ---- rule 17
 
 #[test]
@@ -562,4 +578,24 @@ fn a_machine_that_is_back_at_once_opens_nothing_before_its_former_life_must_be_o
         );
         assert_safe(&stage);
     }
+}
+
+// ---- rule 20
+
+#[test]
+fn rule_20_while_a_holder_waits_for_one_of_two_the_other_can_be_had() {
+    let two = |host| Setup {
+        resources: 2,
+        ..setup(host)
+    };
+    let mut stage = Stage::of(&[two(1), two(2)]);
+    let only = |resource| Errand { resource, ..long() };
+    let second = stage.hold(1, only(1));
+    stage.until_held(second);
+    let others = vec![(1, Exclusive)];
+    let both = stage.hold(0, Errand { others, ..long() });
+    stage.goes_on_for(both, seconds(5));
+    let first = stage.hold(1, only(0));
+    assert!(stage.comes_to_hold(first, seconds(60)), "{}", stage.story());
+    assert_safe(&stage);
 }
