@@ -1,10 +1,10 @@
 //! One joined host id: what lease-join decides, from its start to its end.
 //!
 //! It goes on where a former lease-join of this boot has ended, or brings what that one guarded to
-//! its end and joins anew ([`joining`]). Then a thread of its own renews ([`heart`]), and one loop
-//! answers holders, keeps the deadline, and kills what a holder does not ([`server`],
-//! [`holders`]). What the dead have left goes back on the disk ([`dead`], [`giving_back`]). What a
-//! next lease-join must know is in two files ([`kept`]).
+//! its end and joins anew (`joining`). Then a thread of its own renews (`heart`), and one loop
+//! answers holders, keeps the deadline, and kills what a holder does not (`server`,
+//! `holders`). What the dead have left goes back on the disk (`dead`, `giving_back`). What a
+//! next lease-join must know is in two files (`kept`).
 //!
 //! It sees the world through [`Storage`](crate::storage::Storage), [`Clock`](crate::clock::Clock),
 //! [`Surroundings`](crate::surroundings::Surroundings) and [`HostSurroundings`] alone, in the
