@@ -446,7 +446,7 @@ type Row = (&'static str, i32, &'static str);
 
 const USAGE: [Row; 33] = [
     ("", 64, "-s <LOCKSPACE>|-r <RESOURCE>"),
-    ("-x", 64, "'-x'"),
+    ("-q", 64, "'-q'"),
     ("-s LS:0:f:0 more", 64, "'more'"),
     ("-s LS:0:f", 64, "it has 3 fields"),
     ("-s LS:0:f:0:0", 64, "it has 5 fields"),

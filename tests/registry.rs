@@ -60,7 +60,8 @@ fn nobody_else_may_talk_to_lease_join() {
         })
     };
     let ran = ask();
-    let why = "lease-dump: cannot ask lease-join of lockspace LS: permission denied\n";
+    let why = "lease-dump: cannot ask lease-join of lockspace LS: permission denied; \
+               ask as its user, or as root\n";
     assert_eq!((ran.code, ran.stderr.as_str()), (77, why));
     // Even where the file system would let them: whom it does not answer, lease-join is not there.
     for (path, mode, code) in [

@@ -200,7 +200,8 @@ impl World {
         let usual = spoilt || !matches!(kind, Kind::Plain | Kind::Watchdog);
         let long = is_long(kind, seed);
         let tight = kind == Kind::Plain && !usual && !twins && !long && odd.u8(..8) == 0;
-        let watchdog = if tight { 2 } else { watchdog };
+        let storm = kind == Kind::Broken(Broken::LateWrites);
+        let watchdog = if tight || storm { 2 } else { watchdog };
         let timing = Timing::new(1, watchdog).unwrap();
         let (disks, resources) = if tight { (1, 1) } else { (disks, resources) };
         let storage = match if usual { 2 } else { odd.u8(..6) } {
@@ -215,10 +216,11 @@ impl World {
             resources: BTreeSet::new(),
         };
         let shared = Rc::new(Shared::new(excused, told));
-        let storm = kind == Kind::Broken(Broken::LateWrites);
         let disks = if kind.has_sanlock() { 1 } else { disks };
         let (disks, resources) = if storm { (1, 1) } else { (disks, resources) };
         let pace = [100, 400, 2000, 10_000][rng.usize(..if long { 2 } else { 4 })];
+        // Where little else is to happen, much of it has to.
+        let pace = if storm { 100 } else { pace };
         let shared_percent = [0, 20, 60][rng.usize(..3)];
         let fastest = if kind == Kind::Broken(Broken::Clocks) {
             500_000
@@ -283,10 +285,10 @@ impl World {
         }
         if storm {
             // A late write does harm only between a ballot's last write and the leader's.
-            weather.stall = 200;
-            weather.time_out = 50;
+            weather.stall = 50;
+            weather.time_out = 20;
             weather.lands = 1000;
-            weather.kill_every = 5 * SECOND;
+            weather.kill_every = 10 * SECOND;
         }
         if kind == Kind::Broken(Broken::Freezes) {
             weather.halt_every = 20 * SECOND;
