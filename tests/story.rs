@@ -528,7 +528,7 @@ fn one_lease_join_for_a_lockspace_and_one_host_for_a_host_id() {
     assert_eq!(ran.code, 75, "{ran:?}");
     let last = ran.stderr.lines().last().unwrap();
     assert!(
-        last.contains("in use by host1; choose another host id [-262]"),
+        last.contains("in use by host1; that is our own name: a clone?"),
         "{last}"
     );
     assert_eq!(storage.heartbeat(1).generation().0, 1);
