@@ -85,9 +85,10 @@ const WORLDLY: [&str; 9] = [
 const UNSAFE: [&str; 2] = ["lease-hold/src/fork.rs", "lease-join/src/watchdog.rs"];
 
 /// What may stand at the top.
-const TOP: [&str; 16] = [
+const TOP: [&str; 17] = [
     ".ci",
     ".gitignore",
+    "CHANGELOG.md",
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE",
