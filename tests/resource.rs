@@ -5,6 +5,8 @@
 
 #[path = "resource/cost.rs"]
 mod cost;
+#[path = "resource/doubt.rs"]
+mod doubt;
 
 use lease_core::clock::{Clock, Interrupted, Moment};
 use lease_core::id::{BallotNumber, Generation, Lver};
@@ -369,31 +371,6 @@ fn who_is_always_outbid_gives_up_after_32_ballots_and_says_what_is_in_doubt() {
     assert_eq!(ballots(&at_stake), 32);
     assert_eq!(at_stake.resolve(1), Err(in_doubt));
     assert_eq!(ballots(&at_stake), 32);
-}
-
-#[test]
-fn a_value_that_was_accepted_is_in_doubt_until_the_next_look_whatever_ended_the_ballot() {
-    let world = World::formatted();
-    // Freed once more, by another host, between the second phase and the commit.
-    let changed = world.leader().released(stamp(2, 1)).to_sector();
-    let mut reads = 0;
-    world.disk.rule(move |io, bytes| {
-        reads += usize::from(io.written.is_none() && io.offset == AREA);
-        if reads == 4 {
-            put(bytes, AREA, &changed);
-        }
-        match reads {
-            5 => Fate::Fails,
-            _ => Fate::Done,
-        }
-    });
-    let failed = world.acquire(1, &mut Sightings::default());
-    assert!(
-        matches!(failed, Err(AcquireError::InDoubt(_))),
-        "{failed:?}"
-    );
-    let accepted = world.ballot(1).ballot.value.unwrap();
-    assert!(accepted.same_life(host_id(1), Generation(1)));
 }
 
 #[test]

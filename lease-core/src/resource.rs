@@ -176,8 +176,8 @@ impl Resource<'_> {
                         return Ok(attempt);
                     }
                 }
-                // Whatever ended the ballot, our value may have been accepted in it.
-                Decided::Unknown => at_stake = true,
+                // Whatever ended the ballot, a value of ours may have been accepted.
+                Decided::Unknown => at_stake = course.proposed.is_some(),
             }
         }
     }
