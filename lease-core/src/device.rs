@@ -13,6 +13,7 @@ use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};
 use crate::priority;
 use crate::storage::{Access, Identity, OpenError, Presence, Storage, Volume, cause};
+use memmap2::MmapMut;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
@@ -25,9 +26,6 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-
-/// Alignment of every buffer: enough for both sector sizes.
-const BUFFER_ALIGN: usize = 4096;
 
 /// An open file or block device.
 #[derive(Debug)]
@@ -282,9 +280,13 @@ impl Worker {
             self.buffer = Some(buffer);
             return Err(Fault::Unsure);
         }
-        let room = buffer.resize(len);
-        if let Some(bytes) = bytes {
-            room.copy_from_slice(bytes);
+        match (buffer.resize(len), bytes) {
+            (Ok(room), Some(bytes)) => room.copy_from_slice(bytes),
+            (Ok(_), None) => {}
+            (Err(why), _) => {
+                self.buffer = Some(buffer);
+                return Err(Fault::Failed(format!("no memory for it: {why}")));
+            }
         }
         let request = Request {
             write,
@@ -346,31 +348,33 @@ fn serve(file: &File, requests: &Receiver<Request>, answers: &Sender<Answer>) {
     }
 }
 
-/// Memory that direct I/O can use: its start is aligned. It only grows.
+/// Memory that direct I/O can use: pages of its own, which the system has again when it is dropped.
+/// What an allocator keeps for later would stay locked. It only grows.
 #[derive(Debug, Default)]
 struct Buffer {
-    memory: Vec<u8>,
-    start: usize,
+    pages: Option<MmapMut>,
     len: usize,
 }
 
 impl Buffer {
     /// Makes it `len` bytes, of whatever content.
-    fn resize(&mut self, len: usize) -> &mut [u8] {
-        if self.memory.len() < len + BUFFER_ALIGN {
-            self.memory = vec![0; len + BUFFER_ALIGN];
-            self.start = self.memory.as_ptr().align_offset(BUFFER_ALIGN);
+    fn resize(&mut self, len: usize) -> io::Result<&mut [u8]> {
+        if self.pages.as_ref().is_none_or(|pages| pages.len() < len) {
+            self.pages = None;
+            self.pages = Some(MmapMut::map_anon(len.max(1))?);
         }
         self.len = len;
-        self.bytes_mut()
+        Ok(self.bytes_mut())
     }
 
     fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.len]
+        let pages = self.pages.as_ref();
+        pages.map_or(&[], |pages| &pages[..self.len])
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
+        let pages = self.pages.as_mut();
+        pages.map_or(&mut [], |pages| &mut pages[..self.len])
     }
 }
 

@@ -165,7 +165,7 @@ fn read_block(path: &Path, first: u64) -> Result<Vec<u8>, Errno> {
     let file = File::from(nix::fcntl::open(path, flags, Mode::empty())?);
     let mut buffer = super::Buffer::default();
     let bytes = buffer.resize(usize::try_from(BLOCK).unwrap_or_default());
-    let read = file.read_exact_at(bytes, first);
+    let read = bytes.and_then(|bytes| file.read_exact_at(bytes, first));
     read.map_err(|why| Errno::from_raw(why.raw_os_error().unwrap_or(nix::libc::EIO)))?;
     Ok(buffer.bytes().to_vec())
 }

@@ -78,9 +78,8 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
             } => self.acquire(wanted, not_before, patient_until),
             job => self.do_work(job),
         };
-        if let Answer::Attempted(..) = answer {
-            self.opened.shed_memory();
-        }
+        // Most of the time there is nothing to do.
+        self.opened.shed_memory();
         self.failed = match &answer {
             Answer::Attempted(Err(_), _) | Answer::Shared(Err(_)) | Answer::Watched(Err(_)) => true,
             Answer::Attempted(Ok(_), left) => left.late,
