@@ -1,6 +1,6 @@
 //! The entries of an index, as they are.
 
-use super::{Flaw, Image, Notes};
+use super::image::{Flaw, Image, Notes};
 use crate::record::index::{ENTRY_LEN, IndexEntry, IndexHeader};
 
 /// The entries of an index; each must be for the area that it stands for.
