@@ -201,11 +201,11 @@ const HOLD: &[(&str, i32, &str)] = &[
         65,
         "there is none, but a lockspace: is this the offset",
     ),
-    ("LS:R1:DIR/disk:2097152", 65, "is resource R2 [-227]"),
+    ("LS:R1:DIR/disk:2097152", 65, "is resource R2; are name"),
     (
         "LX:R1:DIR/disk:1048576",
         65,
-        "belongs to lockspace LS [-226]",
+        "belongs to lockspace LS; are name",
     ),
     ("LS:R3:DIR/disk:3145728", 65, "[-229]"),
     ("LS:R4:DIR/disk:4194304", 65, "[-224]"),
@@ -224,7 +224,7 @@ const HOLD: &[(&str, i32, &str)] = &[
     (
         "LS:R1:DIR/disk:1048576:DIR/disk:2097152",
         65,
-        "is resource R2 [-227]",
+        "is resource R2; are name",
     ),
 ];
 
@@ -266,7 +266,11 @@ const JOIN: &[(&str, i32, &str)] = &[
         65,
         "there is none, but a resource: is this the offset",
     ),
-    ("LX:1:DIR/disk:0", 65, "it belongs to lockspace LS [-226]"),
+    (
+        "LX:1:DIR/disk:0",
+        65,
+        "it belongs to lockspace LS; are name",
+    ),
     ("-o 0 LS:1:DIR/disk:0", 64, "--io-timeout"),
     ("-o 256 LS:1:DIR/disk:0", 64, "--io-timeout"),
     (

@@ -60,7 +60,10 @@ fn each_sees_the_other_alive_refuses_what_it_holds_and_takes_what_it_released() 
         assert_eq!(storage.owner(1), (None, lver));
         acquire_in_time(&daemon, &resource, &process, SOON);
         assert_eq!(storage.owner(1), (Some(1), lver + 1));
-        refused(&ours.hold(&[&resource], &["true"]), "held by host 1 [-243]");
+        refused(
+            &ours.hold(&[&resource], &["true"]),
+            "held by host 1; --wait waits for it [-243]",
+        );
         let waiting = ours.start_hold(&["-w", "60", &resource], &["true"]);
         daemon.release(&resource, &process);
         waiting.finish();
@@ -92,7 +95,7 @@ fn what_a_killed_daemon_held_is_ours_when_it_must_be_dead() {
     assert_eq!(storage.sharers(2, 2), [1]);
     refused(
         &ours.hold(&[&shared], &["true"]),
-        "held shared by host 1 [-11]",
+        "held shared by host 1; --wait waits for it [-11]",
     );
     let lvers = [1, 2].map(|n| storage.owner(n).1);
 
@@ -158,7 +161,7 @@ fn both_kinds_share_and_the_last_to_leave_frees() {
     assert_eq!(storage.sharers(1, 4), [1, 2]);
     refused(
         &third.hold(&[&exclusive], &["true"]),
-        "held shared by hosts 1, 2 [-11]",
+        "held shared by hosts 1, 2; --wait waits for it [-11]",
     );
     assert_eq!(other.acquire(&exclusive, &wanting), SHARED_BY_OTHERS);
 
@@ -168,7 +171,7 @@ fn both_kinds_share_and_the_last_to_leave_frees() {
     });
     refused(
         &third.hold(&[&exclusive], &["true"]),
-        "held shared by host 2 [-11]",
+        "held shared by host 2; --wait waits for it [-11]",
     );
     assert_eq!(other.acquire(&exclusive, &wanting), SHARED_BY_OTHERS);
 
@@ -180,7 +183,10 @@ fn both_kinds_share_and_the_last_to_leave_frees() {
     acquire_in_time(&other, &exclusive, &wanting, SOON);
 
     // And back: the daemon's exclusive lease bars our share.
-    refused(&ours.hold(&[&shared], &["true"]), "held by host 4 [-243]");
+    refused(
+        &ours.hold(&[&shared], &["true"]),
+        "held by host 4; --wait waits for it [-243]",
+    );
     other.release(&exclusive, &wanting);
     let hold = ours.start_hold(&["-w", "60", &shared], &support::hosts::STAY);
     hold.wait_for_stdout("held");

@@ -587,7 +587,11 @@ fn bad_input_has_its_line_and_exit_code() {
         ("f:100", 64, "not a multiple of 512"),
         ("f\\n", 64, "a backslash can only stand before"),
         ("LS:RS:f:0:0", 64, "lver \"0\""),
-        ("f:1048576", 65, "it ends at byte 1048576 [-223]"),
+        (
+            "f:1048576",
+            65,
+            "it ends at byte 1048576; is the offset right? [-223]",
+        ),
         ("f:18446744073709551104", 65, "it ends at byte 1048576"),
         (
             "zeros",
@@ -597,7 +601,7 @@ fn bad_input_has_its_line_and_exit_code() {
         (
             "zeros:1048576",
             65,
-            "there are zeros: it was never formatted [-223]",
+            "there are zeros: it was never formatted; lease-init does that [-223]",
         ),
         ("garbage", 65, "no lockspace or resource is to be found"),
         (

@@ -483,7 +483,7 @@ const USAGE: [Row; 33] = [
         64,
         "beyond what any disk can have",
     ),
-    ("-r LS:RS:f", 64, "it has 3 fields"),
+    ("-r LS:RS:f", 66, "no index of lockspace LS lies there"),
     ("-r LS::f:0", 64, "resource name: a name cannot be empty"),
     (
         "-r LS:RS:f:0:SH",

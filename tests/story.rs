@@ -55,7 +55,7 @@ fn what_a_user_does_at_the_end() {
         75,
         "cannot acquire LS:R1: held by host 1 (host1) since ",
     );
-    let end_of_line = format!(", pid {} sh [-243]\n", hold.pid());
+    let end_of_line = format!(", pid {} sh; --wait waits for it [-243]\n", hold.pid());
     assert!(ran.stderr.ends_with(&end_of_line), "{}", ran.stderr);
 
     end(&hold);
@@ -245,7 +245,11 @@ fn only_the_version_that_was_asked_for() {
     quiet(&a.hold(&[&resource], &["true"]), 0);
     let before = storage.area(1);
     let ran = a.hold(&["-w", "60", &format!("{resource}:17")], &["true"]);
-    refused(&ran, 75, "its lver is 1, not the one asked for [-240]");
+    refused(
+        &ran,
+        75,
+        "its lver is 1, not the one asked for; without it in the argument any version will do [-240]",
+    );
     assert!(storage.area(1) == before);
     quiet(&a.hold(&[&format!("{resource}:1")], &["true"]), 0);
     assert_eq!(storage.owner(1), (None, 2));
@@ -349,7 +353,7 @@ fn sharers_share_and_only_the_last_on_a_host_ends_its_share() {
     refused(
         &c.hold(&[&exclusive], &["true"]),
         75,
-        "held shared by hosts 1, 2 [-11]",
+        "held shared by hosts 1, 2; --wait waits for it [-11]",
     );
     refused(
         &a.hold(&[&exclusive], &["true"]),
@@ -362,14 +366,14 @@ fn sharers_share_and_only_the_last_on_a_host_ends_its_share() {
     refused(
         &c.hold(&[&exclusive], &["true"]),
         75,
-        "held shared by hosts 1, 2 [-11]",
+        "held shared by hosts 1, 2; --wait waits for it [-11]",
     );
     end(&on_b);
     assert_eq!(storage.sharers(1, 3), [1]);
     refused(
         &c.hold(&[&exclusive], &["true"]),
         75,
-        "held shared by host 1 [-11]",
+        "held shared by host 1; --wait waits for it [-11]",
     );
     let waiting = c.start_hold(&["-w", "60", &exclusive], &["true"]);
     waiting.wait_for_stderr("held shared by host 1");

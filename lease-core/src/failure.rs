@@ -107,12 +107,6 @@ impl Failure {
         }
     }
 
-    /// A path that could not be opened: `cannot open PATH: why`.
-    pub fn of_open(path: &Path, error: &OpenError) -> Self {
-        let text = format!("cannot open {}: {error}", show(path.as_os_str()));
-        Self::new(Status::of_open(error), text)
-    }
-
     /// The path of a resource that is given by name could not be opened. Of a path with colons in
     /// it that is only the end.
     pub fn of_open_by_name(tried: impl fmt::Display, path: &Path, error: &OpenError) -> Self {

@@ -1,6 +1,9 @@
 //! Open what a string names, and check what stands there: the one place where it is done, for
 //! those who join a lockspace, who want a resource, and who give one back for the dead.
 
+mod misfit;
+
+use self::misfit::Misfit;
 use crate::delta::Lockspace;
 use crate::disk::{Absent, Disk, Fault};
 use crate::failure::{Failure, Status, show};
@@ -13,7 +16,7 @@ use crate::record::leader::Leader;
 use crate::registry::message::{AreaId, Asked};
 use crate::resource::Resource;
 use crate::spec::{LockspaceSpec, Place, ResourceSpec};
-use crate::storage::{Access, OpenError, Presence, Storage, Volume};
+use crate::storage::{Access, Presence, Storage, Volume};
 use crate::timing::DEFAULT_IO_TIMEOUT;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -24,100 +27,6 @@ use std::time::Duration;
 const FIRST_SECTOR: usize = 4096;
 /// How long one I/O may take while t is not known yet.
 const LIMIT: Duration = Duration::from_secs(DEFAULT_IO_TIMEOUT as u64);
-
-/// Why a place is not what was named.
-enum Misfit {
-    Open(OpenError),
-    /// The offset is no multiple of the smallest area size.
-    Offset,
-    /// There are only so many bytes.
-    Size(u64),
-    Fault(Fault),
-    Record(RecordError),
-    /// It belongs to this lockspace.
-    Lockspace(Name),
-    /// It is this resource.
-    Resource(Name),
-    /// The offset is no multiple of the area size that was found.
-    Align(Geometry),
-    /// The area ends after the last of so many bytes.
-    End(u64),
-}
-
-impl From<Fault> for Misfit {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
-
-impl Misfit {
-    fn status(&self) -> Status {
-        match self {
-            Self::Open(error) => Status::of_open(error),
-            Self::Offset | Self::Align(_) => Status::Usage,
-            Self::Fault(fault) => Status::of_fault(fault),
-            _ => Status::Invalid,
-        }
-    }
-
-    fn sanlock_number(&self) -> Option<i32> {
-        match self {
-            Self::Fault(_) => Some(-202),
-            Self::Record(error) => Some(error.sanlock_number()),
-            Self::Lockspace(_) => Some(-226),
-            Self::Resource(_) => Some(-227),
-            _ => None,
-        }
-    }
-
-    /// Why; `it`: what the place is called in a sentence that begins with that.
-    fn describe(&self, it: &str) -> String {
-        match self {
-            Self::Open(error) => error.to_string(),
-            Self::Offset => "the offset is not a multiple of the area size".to_owned(),
-            Self::Size(bytes) => format!("it has only {bytes} bytes"),
-            Self::Fault(fault) => fault.to_string(),
-            Self::Record(error) => error.to_string(),
-            Self::Lockspace(name) => format!("{it} belongs to lockspace {name}"),
-            Self::Resource(name) => format!("{it} is resource {name}"),
-            Self::Align(geometry) => {
-                let size = geometry.align().mebibytes();
-                format!("the offset is not a multiple of {size}M")
-            }
-            Self::End(bytes) => format!("its area ends after the last of {bytes} bytes"),
-        }
-    }
-
-    fn of_lockspace(&self, named: &LockspaceSpec) -> Failure {
-        let why = match self {
-            Self::Open(error) => return Failure::of_open(&named.place.path, error),
-            Self::Record(error) => format!("no lockspace there: {error}"),
-            other => other.describe("it"),
-        };
-        let sanlock = match self {
-            Self::Fault(_) => None,
-            other => other.sanlock_number(),
-        };
-        Failure {
-            status: self.status(),
-            text: format!("cannot join {named}: {why}"),
-            sanlock,
-        }
-    }
-
-    fn of_resource(&self, spec: &ResourceSpec, place: &Place) -> Failure {
-        let place = match self {
-            Self::Open(error) => return Failure::of_open(&place.path, error),
-            Self::Lockspace(_) | Self::Resource(_) => self.describe(&place.to_string()),
-            other => format!("{place}: {}", other.describe("it")),
-        };
-        Failure {
-            status: self.status(),
-            text: format!("cannot acquire {}:{}: {place}", spec.lockspace, spec.name),
-            sanlock: self.sanlock_number(),
-        }
-    }
-}
 
 /// The names of a lockspace, and of a resource in it.
 type Names = (Name, Option<Name>);
@@ -504,7 +413,10 @@ fn shape(leader: &Leader) -> (Geometry, u64) {
 }
 
 fn differ(spec: &ResourceSpec) -> Failure {
-    let text = format!("cannot acquire {spec}: its disks differ in geometry");
+    let text = format!(
+        "cannot acquire {spec}: its disks differ in geometry; is each of them one of its disks? \
+         lease-dump shows what lies on them"
+    );
     Failure::new(Status::Invalid, text)
 }
 
@@ -525,7 +437,8 @@ pub fn check_distinct<V: Volume>(opened: &[Opened<V>]) -> Result<(), Failure> {
         let overlaps = |other: &Vec<Option<AreaId>>| other.iter().any(same);
         if let Some(other) = areas[..i].iter().position(overlaps) {
             let (one, other) = (&one.spec, &opened[other].spec);
-            let text = format!("cannot acquire {one}: it is the same resource as {other}");
+            let text =
+                format!("cannot acquire {one}: it is the same resource as {other}; name it once");
             return Err(Failure::new(Status::Usage, text));
         }
     }

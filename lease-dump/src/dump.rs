@@ -107,7 +107,14 @@ impl Dump {
                     let tried = format!("cannot dump {spec}");
                     Failure::of_open_by_name(tried, &target.path, &error)
                 }
-                _ => cannot(Status::of_open(&error), &path, error),
+                _ => {
+                    let status = Status::of_open(&error);
+                    let hint = match status {
+                        Status::NoPath => "; is the path right, and its disk there?",
+                        _ => "",
+                    };
+                    cannot(status, &path, format!("{error}{hint}"))
+                }
             }
         })?;
         let device = Rc::new(device);
@@ -135,7 +142,9 @@ impl Dump {
             self.area(device, expected, &area)?;
         }
         if from == 0 {
-            let why = format!("no lockspace or resource is to be found in its {size} bytes");
+            let why = format!(
+                "no lockspace or resource is to be found in its {size} bytes; lease-init formats one"
+            );
             return Err(cannot(Status::Invalid, &path, why).numbered(-223).into());
         }
         Ok(())
@@ -234,7 +243,7 @@ fn read_one(device: &Device, offset: u64) -> Result<Area, Failure> {
     }
     let size = device.size();
     if offset >= size {
-        let why = format!("it ends at byte {size}");
+        let why = format!("it ends at byte {size}; is the offset right?");
         return Err(cannot(Status::Invalid, &place, why).numbered(-223));
     }
     let found = survey::read_area(device, offset, size);
@@ -242,9 +251,11 @@ fn read_one(device: &Device, offset: u64) -> Result<Area, Failure> {
         return Ok(area);
     }
     let why = match survey::probe(device, offset) {
-        Ok(Probe::Empty) => "there are zeros: it was never formatted".to_owned(),
-        Ok(Probe::Unknown(error)) => error.to_string(),
-        _ => "there is no lockspace or resource".to_owned(),
+        Ok(Probe::Empty) => {
+            "there are zeros: it was never formatted; lease-init does that".to_owned()
+        }
+        Ok(Probe::Unknown(error)) => format!("{error}{}", error.what_next()),
+        _ => "there is no lockspace or resource; without an offset all are shown".to_owned(),
     };
     Err(cannot(Status::Invalid, &place, why).numbered(-223))
 }

@@ -41,7 +41,11 @@ fn find_file(name: &OsStr) -> Result<PathBuf, Failure> {
         return check(name, PathBuf::from(name));
     }
     let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    let mut worst = cannot(Status::NoCommand, name, "there is no such command in PATH");
+    let mut worst = cannot(
+        Status::NoCommand,
+        name,
+        "there is no such command in PATH; give its path",
+    );
     for directory in env::split_paths(&path) {
         match check(name, directory.join(name)) {
             Ok(file) => return Ok(file),
@@ -54,13 +58,17 @@ fn find_file(name: &OsStr) -> Result<PathBuf, Failure> {
 
 fn check(name: &OsStr, file: PathBuf) -> Result<PathBuf, Failure> {
     if name.is_empty() || !file.exists() {
-        return Err(cannot(Status::NoCommand, name, "there is no such file"));
+        return Err(cannot(
+            Status::NoCommand,
+            name,
+            "there is no such file; is its path right?",
+        ));
     }
     if !file.is_file() || access(&file, AccessFlags::X_OK).is_err() {
         return Err(cannot(
             Status::CannotExecute,
             name,
-            "it is not an executable file",
+            "it is not an executable file; chmod +x makes it one",
         ));
     }
     Ok(file)

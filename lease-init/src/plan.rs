@@ -251,7 +251,7 @@ impl Disk {
     fn check_overlaps(&self) -> Result<(), Failure> {
         for pair in self.areas.windows(2) {
             if pair[0].end() > pair[1].offset {
-                let why = format!("it overlaps {}", pair[0].text);
+                let why = format!("it overlaps {}; choose another offset", pair[0].text);
                 return Err(usage(&pair[1].text, why));
             }
         }
@@ -437,7 +437,11 @@ fn missing_key(wish: &Wish, create: bool) -> Result<Key, Failure> {
             Status::Permission => Status::Permission,
             _ => Status::CannotCreate,
         };
-        let why = format!("{shown} cannot be created: {}", cause(errno));
+        let hint = match errno {
+            Errno::ENOENT => "; make its directory first",
+            _ => "",
+        };
+        let why = format!("{shown} cannot be created: {}{hint}", cause(errno));
         cannot(status, &wish.text, why)
     };
     let directory = canonical_directory(path).map_err(cannot_create)?;
@@ -454,7 +458,9 @@ fn refuse_under_dev(path: &Path, text: &str) -> Result<(), Failure> {
     match canonical_directory(path) {
         Ok(directory) if directory.starts_with("/dev") => {
             let shown = show(path.as_os_str());
-            let why = format!("{shown}: --create makes no file under /dev");
+            let why = format!(
+                "{shown}: --create makes no file under /dev; is that the name of the device?"
+            );
             Err(cannot(Status::CannotCreate, text, why))
         }
         _ => Ok(()),

@@ -37,7 +37,7 @@ pub(crate) fn take(run_dir: &Path, name: &Name) -> Result<Seat, Failure> {
         Ok(Some(lock)) => Ok(Seat { place, lock }),
         Ok(None) => Err(failed(
             Status::Busy,
-            "another lease-join of this lockspace runs here",
+            "another lease-join of this lockspace runs here; stop that one first",
         )),
         Err(errno) => Err(failed(Status::System, errno.desc())),
     }

@@ -28,7 +28,7 @@ impl KernelDevice {
         let shown = Shown::of(Path::new("/sys"), metadata.rdev());
         match metadata.file_type().is_char_device() {
             true => shown.check(timeout).map_err(refused)?,
-            false => return Err(refused("it is no watchdog: not a character device".into())),
+            false => return Err(refused(NO_WATCHDOG.into())),
         }
         let found_armed = shown.is_armed();
         let flags = nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK;
@@ -45,6 +45,9 @@ impl KernelDevice {
     }
 }
 
+/// Of a path that leads to something else.
+const NO_WATCHDOG: &str = "it is no watchdog; their devices are called /dev/watchdog0 and so on";
+
 /// A device that cannot be used, and why.
 pub(crate) fn refused(path: &Path, why: &str) -> Failure {
     let text = format!("cannot use watchdog {}: {why}", show(path.as_os_str()));
@@ -58,8 +61,17 @@ fn cannot_open(path: &Path, error: &io::Error) -> Failure {
         _ if error.raw_os_error() == Some(nix::libc::EBUSY) => Status::Busy,
         _ => Status::System,
     };
-    let text = format!("cannot open {}: {error}", show(path.as_os_str()));
-    Failure::new(status, text)
+    let hint = match status {
+        Status::NoPath => "; is its driver loaded?",
+        Status::Permission => "; only root may, as a rule",
+        Status::Busy => "; stop what has it open, or use another device",
+        _ => "",
+    };
+    let shown = show(path.as_os_str());
+    Failure::new(
+        status,
+        format!("cannot use watchdog {shown}: {error}{hint}"),
+    )
 }
 
 /// The number of /dev/watchdog, which is another name of the first device.
@@ -95,7 +107,9 @@ impl Shown {
     fn check(&self, timeout: u32) -> Result<(), String> {
         let class = std::fs::canonicalize(self.0.join("subsystem"));
         if class.is_ok_and(|class| !class.ends_with("watchdog")) {
-            return Err("it is no watchdog".into());
+            return Err(
+                "it is no watchdog; their devices are called /dev/watchdog0 and so on".into(),
+            );
         }
         if self.attribute("nowayout").is_some_and(|it| it == "1") {
             return Err("once armed it cannot be disarmed (nowayout)".into());

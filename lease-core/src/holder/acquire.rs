@@ -122,7 +122,9 @@ pub fn acquire_all<A: HolderSurroundings>(
         let since = passing.as_ref().map(|(_, since)| *since);
         let moments = since.is_some_and(|since| now.since(since) <= PASSING_MAX);
         if out_of_time || !(moments || worth_waiting(&block, patience)) {
-            return Err(End::Refused(report::refusal(hub, index, &block)));
+            let has_waited = matches!(patience, Patience::For(_));
+            let failure = report::refusal(hub, index, &block, has_waited);
+            return Err(End::Refused(failure));
         }
         if !moments
             && let Some((what, how_long)) = report::notice(hub, index, &block, give_up)

@@ -48,7 +48,7 @@ pub fn check_grace<A: HolderSurroundings>(
         if grace.is_some_and(|grace| grace > most) {
             let text = format!(
                 "a grace of more than {} s does not fit the {} s after which this host is promised \
-                 to be dead (--watchdog-timeout of lease-join)",
+                 to be dead (--watchdog-timeout of lease-join); give a shorter --grace",
                 most.as_secs_f32(),
                 session.tenure.timing().watchdog()
             );

@@ -43,11 +43,27 @@ impl Block {
 }
 
 /// Somebody has it: who.
-pub(crate) fn refusal<A: HolderSurroundings>(hub: &Hub<A>, index: usize, block: &Block) -> Failure {
+pub(crate) fn refusal<A: HolderSurroundings>(
+    hub: &Hub<A>,
+    index: usize,
+    block: &Block,
+    has_waited: bool,
+) -> Failure {
     let (why, number) = describe(hub, block);
+    let what_next = match (block, has_waited) {
+        (Block::Stopped { .. } | Block::Trouble { .. }, _) => "",
+        (Block::Refused(Refusal::Version { .. }, _), _) => {
+            "; without it in the argument any version will do"
+        }
+        (Block::Local(rival), _) if rival.crashed && !rival.passing => {
+            "; end what is left of it, then stop lease-join and start it again"
+        }
+        (_, true) => "; it was not to be had in the time of --wait",
+        (_, false) => "; --wait waits for it",
+    };
     let failure = Failure::new(
         Status::Busy,
-        format!("cannot acquire {}: {why}", hub.name(index)),
+        format!("cannot acquire {}: {why}{what_next}", hub.name(index)),
     );
     match number {
         Some(number) => failure.numbered(number),
@@ -114,8 +130,13 @@ pub(crate) fn failure<A: HolderSurroundings>(
         AcquireError::NumHosts { .. } => Some(-228),
         _ => None,
     };
-    let what_next = match status {
-        Status::Io => "; try again when the storage works",
+    let what_next = match (error, status) {
+        (AcquireError::Record(error), _) => error.what_next(),
+        (AcquireError::Lockspace { .. } | AcquireError::Resource { .. }, _) => {
+            "; are name, path and offset right? lease-dump shows what lies where"
+        }
+        (AcquireError::Lost, _) => "; join again, then try again",
+        (_, Status::Io) => "; try again when the storage works",
         _ => "",
     };
     let text = format!("cannot acquire {}: {error}{what_next}", hub.name(index));

@@ -66,6 +66,19 @@ impl RecordError {
             Self::Range { .. } => -223,
         }
     }
+
+    /// What to do next, behind the cause; nothing where that says it.
+    pub fn what_next(&self) -> &'static str {
+        match self {
+            Self::Magic { found: 0, .. } => "; lease-init formats it",
+            Self::Magic { .. } | Self::Cleared { .. } => "",
+            Self::Version { .. } | Self::Flags { .. } => "; use what wrote it",
+            Self::Checksum { .. } | Self::Range { .. } => {
+                "; lease-dump shows more; when nothing uses it any more, lease-init --force formats \
+                 it again"
+            }
+        }
+    }
 }
 
 /// What begins with such a magic number, for people.
