@@ -49,16 +49,16 @@ fn an_io_that_timed_out_bars_all_others_until_it_has_come_back() {
 fn what_was_begun_is_done_once_and_its_outcome_is_told_to_who_asks_next() {
     let storage = Storage::new(1);
     let device = open(&storage.file());
-    device.begin_write(0, &[3; 512]);
+    device.begin_write(0, &[3; 512]).unwrap();
     assert_eq!(device.write(0, &[3; 512]), Ok(()));
-    device.begin_read(0, 512);
+    device.begin_read(0, 512).unwrap();
     let mut seen: Vec<u8> = Vec::new();
     device
         .inspect(0, 512, &mut |bytes| seen.extend(bytes))
         .unwrap();
     assert_eq!(seen, [3; 512]);
     let end = storage.offset(2);
-    device.begin_read(end, 512);
+    device.begin_read(end, 512).unwrap();
     let read = device.read(end, 512);
     assert!(matches!(read, Err(Fault::Unfit(_))), "{read:?}");
     assert_eq!(device.settle(), Ok(()));
@@ -71,8 +71,9 @@ fn what_was_begun_is_outstanding_to_all_that_ask_for_something_else() {
     let mut device = open(&path.disk());
     device.set_limit(SHORT);
     path.hang();
-    device.begin_write(0, &[1; 512]);
-    device.begin_write(0, &[2; 512]);
+    device.begin_write(0, &[1; 512]).unwrap();
+    let other = device.begin_write(0, &[2; 512]);
+    assert_eq!(other, Err(Fault::Outstanding));
     assert_eq!(device.read(0, 512), Err(Fault::Outstanding));
     assert_eq!(device.write(0, &[2; 512]), Err(Fault::Outstanding));
     assert_eq!(device.settle(), Err(Fault::Outstanding));
@@ -80,6 +81,30 @@ fn what_was_begun_is_outstanding_to_all_that_ask_for_something_else() {
     wait_until("it has come back", SOON, || device.settle().ok());
     device.set_limit(SOON);
     assert_eq!(device.read(0, 512).unwrap(), [1; 512]);
+}
+
+#[test]
+fn the_answer_to_what_was_left_is_nobodys() {
+    let storage = Storage::new(1);
+    let path = StoragePath::to(&storage);
+    let device = open(&path.disk());
+    path.hang();
+    device.begin_write(0, &[1; 512]).unwrap();
+    assert!(!device.is_answered());
+    assert!(device.wait(SHORT) < SOON);
+    device.leave();
+    assert_eq!(
+        device.settle_within(Duration::ZERO),
+        Err(Fault::Outstanding)
+    );
+    path.go_on();
+    let again = || device.begin_write(0, &[2; 512]).ok();
+    wait_until("it has come back", SOON, again);
+    while !device.is_answered() {
+        device.wait(SOON);
+    }
+    assert_eq!(device.write(0, &[2; 512]), Ok(()));
+    assert_eq!(device.read(0, 512).unwrap(), [2; 512]);
 }
 
 /// All that its user needs of it.

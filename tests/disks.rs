@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "disks/slow.rs"]
+mod slow;
+
 use lease_core::device::{Device, Devices};
 use lease_core::disk::{Disk, Fault};
 use lease_core::id::{Generation, Lver};
@@ -59,12 +62,14 @@ impl Disk for Asked<'_> {
         Ok(())
     }
 
-    fn begin_read(&self, _: u64, _: usize) {
+    fn begin_read(&self, _: u64, _: usize) -> Result<(), Fault> {
         self.note("begin r");
+        Ok(())
     }
 
-    fn begin_write(&self, _: u64, _: &[u8]) {
+    fn begin_write(&self, _: u64, _: &[u8]) -> Result<(), Fault> {
         self.note("begin w");
+        Ok(())
     }
 
     fn settle(&self) -> Result<(), Fault> {

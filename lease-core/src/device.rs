@@ -23,8 +23,9 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// An open file or block device.
@@ -49,6 +50,8 @@ struct Worker {
     buffer: Option<Buffer>,
     /// The I/O that was begun and is to be asked for next, and since when it is under way.
     begun: Option<(Aim, Instant)>,
+    /// The answer that has come, until it is taken.
+    came: Option<Answer>,
     /// A write has failed that may still land.
     unsure: bool,
     /// Whether a write that has failed is over: it is on the disk or not, and stays so.
@@ -68,9 +71,12 @@ struct Request {
     write: bool,
     offset: u64,
     buffer: Buffer,
+    /// Who asks, and may be waiting for any of several disks.
+    asker: Thread,
 }
 
 /// How it went.
+#[derive(Debug)]
 struct Answer {
     write: bool,
     result: io::Result<()>,
@@ -110,6 +116,7 @@ impl Device {
                 answers,
                 buffer: Some(Buffer::default()),
                 begun: None,
+                came: None,
                 unsure: false,
                 failure_is_final: found.failure_is_final,
             }),
@@ -209,19 +216,38 @@ impl Disk for Device {
         Ok(())
     }
 
-    fn begin_read(&self, offset: u64, len: usize) {
-        self.worker().begin(Aim::read(offset, len), None);
+    fn begin_read(&self, offset: u64, len: usize) -> Result<(), Fault> {
+        self.worker().begin(Aim::read(offset, len), None)
     }
 
-    fn begin_write(&self, offset: u64, bytes: &[u8]) {
+    fn begin_write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
         let aim = Aim::write(offset, bytes.len());
-        self.worker().begin(aim, Some(bytes));
+        self.worker().begin(aim, Some(bytes))
+    }
+
+    fn is_answered(&self) -> bool {
+        self.worker().is_answered(self.limit)
+    }
+
+    fn wait(&self, patience: Duration) -> Duration {
+        let since = Instant::now();
+        let left = self.worker().left(self.limit);
+        std::thread::park_timeout(patience.min(left));
+        since.elapsed()
+    }
+
+    fn leave(&self) {
+        self.worker().begun = None;
     }
 
     fn settle(&self) -> Result<(), Fault> {
+        self.settle_within(self.limit)
+    }
+
+    fn settle_within(&self, patience: Duration) -> Result<(), Fault> {
         let mut worker = self.worker();
         worker.begun = None;
-        worker.buffer = Some(worker.collect(self.limit)?);
+        worker.buffer = Some(worker.collect(patience)?);
         match worker.unsure {
             true => Err(Fault::Unsure),
             false => Ok(()),
@@ -244,13 +270,18 @@ impl Aim {
 impl Worker {
     /// One I/O, unless it was begun already, and the bytes as they are after it.
     fn ask(&mut self, aim: Aim, bytes: Option<&[u8]>, limit: Duration) -> Result<&[u8], Fault> {
-        let since = match self.begun.take() {
+        let begun = self.begun.take();
+        let since = match begun {
             Some((begun, since)) if begun == aim => since,
             // One that nobody has asked for is outstanding, as any that has not come back.
             _ => self.issue(aim, bytes)?,
         };
         let left = limit.saturating_sub(since.elapsed());
-        let answer = match self.answers.recv_timeout(left) {
+        let came = self
+            .came
+            .take()
+            .map_or_else(|| self.answers.recv_timeout(left), Ok);
+        let answer = match came {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => return Err(Fault::TimedOut(limit.as_secs())),
             Err(RecvTimeoutError::Disconnected) => return Err(gone()),
@@ -263,13 +294,31 @@ impl Worker {
         }
     }
 
-    /// Issues an I/O that is asked for next. One that cannot be issued is found to be so then.
-    fn begin(&mut self, aim: Aim, bytes: Option<&[u8]>) {
-        if self.begun.is_none()
-            && let Ok(since) = self.issue(aim, bytes)
-        {
-            self.begun = Some((aim, since));
+    /// Issues an I/O that is asked for next. What was begun before and not asked for is left.
+    fn begin(&mut self, aim: Aim, bytes: Option<&[u8]>) -> Result<(), Fault> {
+        self.begun = None;
+        self.begun = Some((aim, self.issue(aim, bytes)?));
+        Ok(())
+    }
+
+    /// Whether nothing that was begun is to be waited for.
+    fn is_answered(&mut self, limit: Duration) -> bool {
+        if self.begun.is_some() && self.came.is_none() {
+            match self.answers.try_recv() {
+                Ok(answer) => self.came = Some(answer),
+                Err(TryRecvError::Disconnected) => return true,
+                Err(TryRecvError::Empty) => return self.left(limit).is_zero(),
+            }
         }
+        true
+    }
+
+    /// How much of `limit` is left to what was begun.
+    fn left(&self, limit: Duration) -> Duration {
+        let begun = self.begun.as_ref();
+        begun.map_or(Duration::ZERO, |(_, since)| {
+            limit.saturating_sub(since.elapsed())
+        })
     }
 
     /// Issues an I/O, if none is under way; since when it is.
@@ -292,6 +341,7 @@ impl Worker {
             write,
             offset,
             buffer,
+            asker: std::thread::current(),
         };
         let since = Instant::now();
         match self.requests.send(request) {
@@ -310,7 +360,8 @@ impl Worker {
         if let Some(buffer) = self.buffer.take() {
             return Ok(buffer);
         }
-        match self.answers.recv_timeout(patience) {
+        let came = self.came.take();
+        match came.map_or_else(|| self.answers.recv_timeout(patience), Ok) {
             Ok(answer) => {
                 self.came_back(&answer);
                 Ok(answer.buffer)
@@ -332,6 +383,7 @@ fn serve(file: &File, requests: &Receiver<Request>, answers: &Sender<Answer>) {
             write,
             offset,
             mut buffer,
+            asker,
         } = request;
         let result = match write {
             true => file.write_all_at(buffer.bytes(), offset),
@@ -345,6 +397,7 @@ fn serve(file: &File, requests: &Receiver<Request>, answers: &Sender<Answer>) {
         if answers.send(answer).is_err() {
             return;
         }
+        asker.unpark();
     }
 }
 

@@ -3,6 +3,7 @@
 //! Assumed of it (lease.7, ASSUMPTIONS): a sector is written whole or not at all; a completed
 //! write is what every later read returns, on every host.
 
+use std::time::Duration;
 use thiserror::Error;
 
 /// Why an I/O gave no result.
@@ -57,17 +58,44 @@ pub trait Disk {
     /// [`Fault::Outstanding`] and [`Fault::Unsure`] nothing was written.
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault>;
 
-    /// The next call is [`Disk::inspect`] with the same arguments: a disk that can begins to read
-    /// meanwhile. Whatever stands in the way of it, that call says.
-    fn begin_read(&self, _offset: u64, _len: usize) {}
+    /// Begins what [`Disk::inspect`] with the same arguments then ends: several disks can be at it
+    /// at once. A fault: nothing was begun, and that call is not to follow.
+    ///
+    /// Between the two come only [`Disk::is_answered`] and [`Disk::wait`]; or [`Disk::leave`] ends
+    /// it. A disk that begins nothing does all in that call.
+    fn begin_read(&self, _offset: u64, _len: usize) -> Result<(), Fault> {
+        Ok(())
+    }
 
-    /// The same for [`Disk::write`]. The write is on its way from here on: that call must follow,
-    /// and none but it says how it went.
-    fn begin_write(&self, _offset: u64, _bytes: &[u8]) {}
+    /// The same for [`Disk::write`]. The write is on its way from here on.
+    fn begin_write(&self, _offset: u64, _bytes: &[u8]) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    /// Whether the call that ends what was begun would wait no more: the answer is here, or has
+    /// taken too long.
+    fn is_answered(&self) -> bool {
+        true
+    }
+
+    /// Waits for at most `patience` until what the caller has begun may have been answered, on this
+    /// disk or on another. How long that was.
+    fn wait(&self, _patience: Duration) -> Duration {
+        Duration::ZERO
+    }
+
+    /// What was begun and has not been answered is given up: it is **outstanding**, as if it had
+    /// timed out. Its answer, whenever that comes, is nobody's.
+    fn leave(&self) {}
 
     /// Waits until no write can land any more, for as long as one I/O may take; fails with
     /// [`Fault::Outstanding`] or [`Fault::Unsure`] if one still may.
     fn settle(&self) -> Result<(), Fault>;
+
+    /// The same, for no longer than `patience`.
+    fn settle_within(&self, _patience: Duration) -> Result<(), Fault> {
+        self.settle()
+    }
 }
 
 /// What `make` makes of the bytes that a read shows.
@@ -108,11 +136,20 @@ impl Disk for Absent {
 }
 
 impl<D: Disk + ?Sized> Disk for &D {
-    fn begin_read(&self, offset: u64, len: usize) {
-        (**self).begin_read(offset, len);
+    fn begin_read(&self, offset: u64, len: usize) -> Result<(), Fault> {
+        (**self).begin_read(offset, len)
     }
-    fn begin_write(&self, offset: u64, bytes: &[u8]) {
-        (**self).begin_write(offset, bytes);
+    fn begin_write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        (**self).begin_write(offset, bytes)
+    }
+    fn is_answered(&self) -> bool {
+        (**self).is_answered()
+    }
+    fn wait(&self, patience: Duration) -> Duration {
+        (**self).wait(patience)
+    }
+    fn leave(&self) {
+        (**self).leave();
     }
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
         (**self).read(offset, len)
@@ -125,6 +162,9 @@ impl<D: Disk + ?Sized> Disk for &D {
     }
     fn settle(&self) -> Result<(), Fault> {
         (**self).settle()
+    }
+    fn settle_within(&self, patience: Duration) -> Result<(), Fault> {
+        (**self).settle_within(patience)
     }
 }
 

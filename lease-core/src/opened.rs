@@ -314,7 +314,7 @@ impl<V: Volume> Opened<V> {
     ) -> Option<String> {
         for (volume, place) in self.volumes.iter_mut().zip(&self.spec.places) {
             let Some(volume) = volume else { continue };
-            if volume.settle() == Err(Fault::Outstanding) {
+            if volume.settle_within(Duration::ZERO) == Err(Fault::Outstanding) {
                 continue;
             }
             match storage.open(&place.path, Access::Write, limit) {
@@ -602,5 +602,10 @@ impl<S: Storage> Disk for Heartbeats<S> {
 
     fn settle(&self) -> Result<(), Fault> {
         self.volume.get().map_or(Ok(()), Disk::settle)
+    }
+
+    fn settle_within(&self, patience: Duration) -> Result<(), Fault> {
+        let volume = self.volume.get();
+        volume.map_or(Ok(()), |volume| volume.settle_within(patience))
     }
 }

@@ -5,13 +5,20 @@
 //! of the disks that took the write, and only those count. Two majorities share a disk: of two
 //! hosts in a phase at once, one sees the other there.
 //!
-//! All disks are asked at the same time, and all answers are waited for.
+//! All disks are asked at the same time. Once a majority has answered, the others have about as
+//! long again; then all goes on without them. What was asked of them is outstanding, as what has
+//! timed out is: a write may still land, at any later moment.
 //!
-//! A disk with an outstanding I/O answers [`Fault::Outstanding`] at once and so stays out of
-//! every majority until that I/O has come back.
+//! A disk with an outstanding I/O takes no other, and so stays out of every majority until that
+//! has come back. Its answer is thrown away: it is one to an earlier question.
 
 use crate::disk::{Disk, Fault, read_as};
 use crate::layout::Geometry;
+use std::time::Duration;
+
+/// The least that the other disks have once a majority has answered: they are about as fast, and
+/// one that is left out is to be caught up with later.
+const GRACE: Duration = Duration::from_millis(1);
 
 /// One disk and the byte at which the resource's area starts on it.
 #[derive(Clone, Copy)]
@@ -50,7 +57,7 @@ impl<'a> Quorum<'a> {
     pub fn write(&self, at: usize, bytes: &[u8]) -> Result<Votes<()>, Fault> {
         let begin = |replica: &Replica<'_>| {
             let offset = replica.offset + at as u64;
-            replica.disk.begin_write(offset, bytes);
+            replica.disk.begin_write(offset, bytes)
         };
         self.collect(0..self.replicas.len(), begin, |replica| {
             replica.disk.write(replica.offset + at as u64, bytes)
@@ -89,43 +96,79 @@ impl<'a> Quorum<'a> {
 
     fn read_on<T, E: From<Fault>>(
         &self,
-        indices: impl Iterator<Item = usize> + Clone,
+        indices: impl Iterator<Item = usize>,
         at: usize,
         len: usize,
         check: impl Fn(&[u8]) -> Result<T, E>,
     ) -> Result<Votes<T>, E> {
-        let begin = |replica: &Replica<'_>| {
-            replica.disk.begin_read(replica.offset + at as u64, len);
-        };
+        let begin =
+            |replica: &Replica<'_>| replica.disk.begin_read(replica.offset + at as u64, len);
         self.collect(indices, begin, |replica| {
             read_as(replica.disk, replica.offset + at as u64, len, &check)?
         })
     }
 
-    fn collect<T, E>(
+    /// Asks these disks, and takes their answers in the order in which they come.
+    fn collect<T, E: From<Fault>>(
         &self,
-        indices: impl Iterator<Item = usize> + Clone,
-        begin: impl Fn(&Replica<'_>),
+        indices: impl Iterator<Item = usize>,
+        begin: impl Fn(&Replica<'_>) -> Result<(), Fault>,
         io: impl Fn(&Replica<'_>) -> Result<T, E>,
     ) -> Result<Votes<T>, E> {
-        if self.replicas.len() > 1 {
-            let asked = indices.clone();
-            asked.for_each(|index| begin(&self.replicas[index]));
-        }
         let mut votes = Vec::with_capacity(self.replicas.len());
-        let mut first_error = None;
+        let mut errors: Vec<(usize, E)> = Vec::new();
+        let mut open = Vec::with_capacity(self.replicas.len());
         for index in indices {
-            match io(&self.replicas[index]) {
-                Ok(value) => votes.push((index, value)),
-                Err(error) => first_error = first_error.or(Some(error)),
+            match self.replicas.len() {
+                1 => open.push(index),
+                _ => match begin(&self.replicas[index]) {
+                    Ok(()) => open.push(index),
+                    Err(fault) => errors.push((index, fault.into())),
+                },
             }
         }
-        match first_error {
-            Some(error) if votes.len() < self.majority() => Err(error),
-            // Too few without any error cannot be: `indices` are at least a majority.
-            _ => Ok(votes),
+        let (mut waited, mut enough_at) = (Duration::ZERO, None);
+        loop {
+            open.retain(|index| {
+                let replica = &self.replicas[*index];
+                let answered = replica.disk.is_answered();
+                if answered {
+                    match io(replica) {
+                        Ok(value) => votes.push((*index, value)),
+                        Err(error) => errors.push((*index, error)),
+                    }
+                }
+                !answered
+            });
+            let patience = match votes.len() < self.majority() {
+                true => Duration::MAX,
+                false => grace(*enough_at.get_or_insert(waited), waited),
+            };
+            match open.first() {
+                Some(index) if !patience.is_zero() => {
+                    waited += self.replicas[*index].disk.wait(patience);
+                }
+                _ => break,
+            }
         }
+        for index in open {
+            self.replicas[index].disk.leave();
+        }
+        if votes.len() < self.majority()
+            // Too few without any error cannot be: they are at least a majority.
+            && let Some((_, error)) = errors.into_iter().min_by_key(|(index, _)| *index)
+        {
+            return Err(error);
+        }
+        votes.sort_by_key(|(index, _)| *index);
+        Ok(votes)
     }
+}
+
+/// What is left, after `waited`, of the time that the others have once a majority has answered
+/// after `enough`.
+fn grace(enough: Duration, waited: Duration) -> Duration {
+    (enough + enough.max(GRACE)).saturating_sub(waited)
 }
 
 /// The sector that starts at byte `at` of an area.

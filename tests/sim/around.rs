@@ -100,8 +100,32 @@ impl Disk for Open<'_> {
         self.file.write(offset, bytes)
     }
 
+    fn begin_read(&self, offset: u64, len: usize) -> Result<(), Fault> {
+        self.file.begin_read(offset, len)
+    }
+
+    fn begin_write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.file.begin_write(offset, bytes)
+    }
+
+    fn is_answered(&self) -> bool {
+        self.file.is_answered()
+    }
+
+    fn wait(&self, patience: Duration) -> Duration {
+        self.file.wait(patience)
+    }
+
+    fn leave(&self) {
+        self.file.leave();
+    }
+
     fn settle(&self) -> Result<(), Fault> {
         self.file.settle()
+    }
+
+    fn settle_within(&self, patience: Duration) -> Result<(), Fault> {
+        self.file.settle_within(patience)
     }
 }
 

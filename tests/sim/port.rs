@@ -7,6 +7,7 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 use lease_core::clock::{Clock, Interrupted, Moment};
 use lease_core::disk::{Disk, Fault};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,8 +27,16 @@ pub enum Op {
         offset: u64,
         bytes: Rc<[u8]>,
     },
-    /// Wait for what is outstanding on a handle.
-    Settle { handle: Handle },
+    /// Begin a read or a write, and go on.
+    Begin(Box<Self>),
+    /// Wait until one that was begun has been answered, or until the process's clock shows a
+    /// moment.
+    Await { until: Moment },
+    /// Wait for what is outstanding on a handle, for as long as an I/O may take, or shorter.
+    Settle {
+        handle: Handle,
+        patience: Option<Duration>,
+    },
     /// Wait until the process's clock shows a moment.
     Wait { until: Moment },
     /// Wait for a random time.
@@ -36,6 +45,16 @@ pub enum Op {
     Listen { mailbox: usize, until: Moment },
     /// Write a file of the machine's own.
     Page,
+}
+
+impl Op {
+    /// The read or write that it begins, or is.
+    pub fn io(&self) -> &Self {
+        match self {
+            Self::Begin(io) => io,
+            io => io,
+        }
+    }
 }
 
 /// An open file: which one of its process, and the disk it leads to.
@@ -58,10 +77,58 @@ pub enum Answer {
     Fault(Fault),
 }
 
+/// What a process has begun on its files and has not asked for yet, by their numbers: which I/O of
+/// its world, and its answer once that has come.
+#[derive(Debug, Default)]
+pub struct Begun(RefCell<BTreeMap<usize, (usize, Option<Answer>)>>);
+
+impl Begun {
+    /// It has begun this I/O.
+    pub fn begin(&self, handle: Handle, io: usize) {
+        self.0.borrow_mut().insert(handle.file, (io, None));
+    }
+
+    /// That has been answered; if it was left meanwhile, that is nobody's.
+    pub fn answer(&self, handle: Handle, io: usize, answer: Answer) {
+        if let Some((of, place)) = self.0.borrow_mut().get_mut(&handle.file)
+            && *of == io
+        {
+            *place = Some(answer);
+        }
+    }
+
+    fn waits(&self, handle: Handle) -> bool {
+        let begun = self.0.borrow();
+        begun
+            .get(&handle.file)
+            .is_some_and(|(_, answer)| answer.is_none())
+    }
+
+    fn has(&self, handle: Handle) -> bool {
+        self.0.borrow().contains_key(&handle.file)
+    }
+
+    fn take(&self, handle: Handle) -> Option<Answer> {
+        self.0.borrow_mut().remove(&handle.file)?.1
+    }
+}
+
+impl From<Answer> for Result<Vec<u8>, Fault> {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Done => Ok(Vec::new()),
+            Answer::Bytes(bytes) => Ok(bytes),
+            Answer::Fault(fault) => Err(fault),
+        }
+    }
+}
+
 /// One process's way to the world.
 pub struct Port<'y> {
     yielder: &'y Yielder<Answer, Op>,
     face: Rc<Face>,
+    /// Unless the world takes one operation after another.
+    begun: Option<Rc<Begun>>,
 }
 
 impl Port<'_> {
@@ -86,11 +153,7 @@ impl Port<'_> {
     }
 
     fn ask(&self, op: Op) -> Result<Vec<u8>, Fault> {
-        match self.yielder.suspend(op) {
-            Answer::Done => Ok(Vec::new()),
-            Answer::Bytes(bytes) => Ok(bytes),
-            Answer::Fault(fault) => Err(fault),
-        }
+        self.yielder.suspend(op).into()
     }
 }
 
@@ -126,11 +189,49 @@ impl File<'_> {
     /// Of the zeros at the end there may be one sector only.
     fn start_of(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
         let handle = self.handle;
-        self.port.ask(Op::Read {
+        self.end(Op::Read {
             handle,
             offset,
             len,
         })
+    }
+
+    fn write_of(&self, offset: u64, bytes: &[u8]) -> Op {
+        let (handle, bytes) = (self.handle, bytes.into());
+        Op::Write {
+            handle,
+            offset,
+            bytes,
+        }
+    }
+
+    fn begin(&self, io: Op) -> Result<(), Fault> {
+        match self.port.begun {
+            Some(_) => {
+                self.leave();
+                self.port.ask(Op::Begin(Box::new(io))).map(drop)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn settled(&self, patience: Option<Duration>) -> Result<(), Fault> {
+        self.leave();
+        let handle = self.handle;
+        self.port.ask(Op::Settle { handle, patience }).map(drop)
+    }
+
+    /// The answer to what was begun, or else to this.
+    fn end(&self, io: Op) -> Result<Vec<u8>, Fault> {
+        match &self.port.begun {
+            Some(begun) if begun.has(self.handle) => {
+                while begun.waits(self.handle) {
+                    self.wait(Duration::MAX);
+                }
+                begun.take(self.handle).unwrap().into()
+            }
+            _ => self.port.ask(io),
+        }
     }
 }
 
@@ -147,18 +248,46 @@ impl Disk for File<'_> {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let (handle, bytes) = (self.handle, bytes.into());
-        let op = Op::Write {
+        self.end(self.write_of(offset, bytes)).map(drop)
+    }
+
+    fn begin_read(&self, offset: u64, len: usize) -> Result<(), Fault> {
+        let handle = self.handle;
+        self.begin(Op::Read {
             handle,
             offset,
-            bytes,
-        };
-        self.port.ask(op).map(drop)
+            len,
+        })
+    }
+
+    fn begin_write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.begin(self.write_of(offset, bytes))
+    }
+
+    fn is_answered(&self) -> bool {
+        let begun = self.port.begun.as_ref();
+        !begun.is_some_and(|begun| begun.waits(self.handle))
+    }
+
+    fn wait(&self, patience: Duration) -> Duration {
+        let since = self.port.now();
+        let until = since.after(patience);
+        self.port.yielder.suspend(Op::Await { until });
+        self.port.now().since(since)
+    }
+
+    fn leave(&self) {
+        if let Some(begun) = &self.port.begun {
+            begun.take(self.handle);
+        }
     }
 
     fn settle(&self) -> Result<(), Fault> {
-        let handle = self.handle;
-        self.port.ask(Op::Settle { handle }).map(drop)
+        self.settled(None)
+    }
+
+    fn settle_within(&self, patience: Duration) -> Result<(), Fault> {
+        self.settled(Some(patience))
     }
 }
 
@@ -172,6 +301,8 @@ pub struct Process {
     coroutine: Option<Coroutine<Answer, Op, (), DefaultStack>>,
     /// What it waits for; `None` once it has ended.
     pub pending: Option<Op>,
+    /// What it has begun, where several operations can be under way.
+    pub begun: Option<Rc<Begun>>,
 }
 
 thread_local! {
@@ -186,17 +317,32 @@ fn a_stack() -> DefaultStack {
 }
 
 impl Process {
-    /// Starts a process and runs it up to its first operation.
+    /// Starts a process whose operations come one after another, and runs it up to its first.
     pub fn start(face: Rc<Face>, body: Body) -> Self {
-        let its = Rc::clone(&face);
+        Self::start_with(face, None, body)
+    }
+
+    /// Starts a process that asks several disks at the same time, and runs it up to its first
+    /// operation.
+    pub fn start_at_once(face: Rc<Face>, body: Body) -> Self {
+        Self::start_with(face, Some(Rc::default()), body)
+    }
+
+    fn start_with(face: Rc<Face>, begun: Option<Rc<Begun>>, body: Body) -> Self {
+        let (its, known) = (Rc::clone(&face), begun.clone());
         let coroutine = Coroutine::with_stack(a_stack(), move |yielder, _| {
-            let port = Port { yielder, face };
+            let port = Port {
+                yielder,
+                face,
+                begun,
+            };
             body(&port);
         });
         let mut process = Self {
             face: its,
             coroutine: Some(coroutine),
             pending: None,
+            begun: known,
         };
         process.resume(Answer::Done);
         process

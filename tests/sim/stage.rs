@@ -326,13 +326,14 @@ impl Stage {
                 }
                 Answer::Done
             }
-            Op::Page => Answer::Done,
-            Op::Settle { handle } | Op::Read { handle, .. } | Op::Write { handle, .. }
+            // Here one operation comes after another.
+            Op::Page | Op::Begin(_) | Op::Await { .. } => Answer::Done,
+            Op::Settle { handle, .. } | Op::Read { handle, .. } | Op::Write { handle, .. }
                 if self.cast[actor.0].hung.contains(&handle.file) =>
             {
                 Answer::Fault(Fault::Outstanding)
             }
-            Op::Settle { handle } | Op::Write { handle, .. }
+            Op::Settle { handle, .. } | Op::Write { handle, .. }
                 if self.cast[actor.0].unsure.contains(&handle.file) =>
             {
                 Answer::Fault(Fault::Unsure)

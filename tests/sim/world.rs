@@ -21,7 +21,7 @@ use super::hold::{self, PROBE};
 use super::join;
 use super::machine::{self, Cage, Machine, Membership, Setup, Storage};
 use super::mail::{Group, Letter, Wish};
-use super::port::{Answer, Body, Op, Port, Process};
+use super::port::{Answer, Body, Handle, Op, Port, Process};
 use super::{Excused, Shared, formatted, story};
 use fastrand::Rng;
 use lease_core::clock::Clock;
@@ -88,6 +88,8 @@ enum Event {
     /// It has come back: whatever has not landed of it never does.
     Over(IoId),
     Return(ProcessId, IoId, Option<Fault>),
+    /// The same for one that was begun on a file.
+    Back(ProcessId, Handle, IoId, Option<Fault>),
     /// The answer to one operation (by its number) that was no I/O.
     Answer(ProcessId, u64, Option<Fault>),
     /// A sanlock host's life is over.
@@ -447,7 +449,10 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Issue(id) | Event::Return(id, ..) | Event::Answer(id, ..)
+            Event::Issue(id)
+            | Event::Return(id, ..)
+            | Event::Back(id, ..)
+            | Event::Answer(id, ..)
                 if self.is_halted(id) =>
             {
                 let until = self.halted_until(id);
@@ -459,6 +464,7 @@ impl World {
             Event::Land(io) => self.land(io),
             Event::Over(io) => drop(self.ios.remove(io)),
             Event::Return(id, io, fault) => self.give_back(id, io, fault),
+            Event::Back(id, handle, io, fault) => self.comes_back(id, handle, io, fault),
             Event::Answer(id, asked, fault) => {
                 if self
                     .processes
@@ -604,7 +610,7 @@ impl World {
 
     fn start(&mut self, machine: usize, group: Group, face: Rc<Face>, body: Body) {
         let running = Running {
-            process: Process::start(face, body),
+            process: Process::start_at_once(face, body),
             machine,
             group,
             asked: 0,

@@ -5,6 +5,7 @@
 use lease_core::clock::{Clock, Interrupted, Moment};
 use lease_core::disk::{Disk, Fault};
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// One I/O.
@@ -189,6 +190,139 @@ impl Disk for SlowDisk<'_> {
 
     fn settle(&self) -> Result<(), Fault> {
         self.disk.settle()
+    }
+}
+
+/// A disk that takes its time: a write that was begun is done when it is answered, also if it was
+/// left.
+pub struct Slow<'a> {
+    disk: Rc<ScriptDisk>,
+    /// How long its user, who has several, has waited.
+    waited: &'a Cell<Duration>,
+    /// How long each I/O takes.
+    pub takes: Cell<Duration>,
+    /// From which I/O on another time.
+    later: Cell<(u32, Duration)>,
+    begun: RefCell<Option<Begun>>,
+    /// How many I/Os were begun.
+    pub count: Cell<u32>,
+}
+
+/// What was begun.
+struct Begun {
+    due: Duration,
+    read: Vec<u8>,
+    /// What is still to be written, and where.
+    write: Option<(u64, Vec<u8>)>,
+    left: bool,
+}
+
+/// How long `Slow` waits at once.
+const TICK: Duration = Duration::from_micros(100);
+
+impl<'a> Slow<'a> {
+    /// It takes a millisecond.
+    pub fn new(disk: Rc<ScriptDisk>, waited: &'a Cell<Duration>) -> Self {
+        Self {
+            disk,
+            waited,
+            takes: Cell::new(Duration::from_millis(1)),
+            later: Cell::new((u32::MAX, Duration::ZERO)),
+            begun: RefCell::default(),
+            count: Cell::new(0),
+        }
+    }
+
+    /// From the I/O of this number on each takes as long.
+    pub fn takes_from(&self, number: u32, takes: Duration) {
+        self.later.set((number, takes));
+    }
+
+    /// What was begun and was not left stays: its answer is the next one's.
+    fn begin(&self, read: Vec<u8>, write: Option<(u64, Vec<u8>)>) -> Result<(), Fault> {
+        self.land();
+        let (now, mut begun) = (self.waited.get(), self.begun.borrow_mut());
+        match &*begun {
+            Some(before) if !before.left => return Ok(()),
+            Some(before) if before.due > now => return Err(Fault::Outstanding),
+            _ => {}
+        }
+        let (from, later) = self.later.get();
+        let takes = match self.count.get() >= from {
+            true => later,
+            false => self.takes.get(),
+        };
+        self.count.set(self.count.get() + 1);
+        *begun = Some(Begun {
+            due: now.saturating_add(takes),
+            read,
+            write,
+            left: false,
+        });
+        Ok(())
+    }
+
+    /// What is due is done.
+    fn land(&self) {
+        if let Some(begun) = &mut *self.begun.borrow_mut()
+            && begun.due <= self.waited.get()
+            && let Some((offset, bytes)) = begun.write.take()
+        {
+            self.disk.put_at(offset, &bytes);
+        }
+    }
+
+    fn end(&self) -> Vec<u8> {
+        self.land();
+        let begun = self.begun.take().expect("it was begun");
+        assert!(!begun.left && begun.due <= self.waited.get(), "it waits");
+        begun.read
+    }
+}
+
+impl Disk for Slow<'_> {
+    fn begin_read(&self, offset: u64, len: usize) -> Result<(), Fault> {
+        self.begin(self.disk.at(offset, len), None)
+    }
+
+    fn begin_write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.begin(Vec::new(), Some((offset, bytes.to_vec())))
+    }
+
+    fn is_answered(&self) -> bool {
+        let begun = self.begun.borrow();
+        begun.as_ref().is_none_or(|it| it.due <= self.waited.get())
+    }
+
+    fn wait(&self, patience: Duration) -> Duration {
+        let wait = patience.min(TICK);
+        self.waited.set(self.waited.get() + wait);
+        wait
+    }
+
+    fn leave(&self) {
+        if let Some(begun) = &mut *self.begun.borrow_mut() {
+            begun.left = true;
+        }
+    }
+
+    fn read(&self, _: u64, _: usize) -> Result<Vec<u8>, Fault> {
+        Ok(self.end())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), Fault> {
+        self.end();
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.land();
+        let begun = self.begun.borrow();
+        let over = |it: &Begun| it.left && it.due <= self.waited.get();
+        match begun.as_ref().is_none_or(over) {
+            true => Ok(()),
+            false => Err(Fault::Outstanding),
+        }
     }
 }
 

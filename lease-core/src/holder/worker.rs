@@ -9,11 +9,17 @@ use crate::failure::Failure;
 use crate::liveness::Sightings;
 use crate::opened::{Heartbeats, Opened};
 use crate::registry::message::{Left, Welcome};
-use crate::resource::{AcquireError, Member, Resource, Wanted};
+use crate::resource::{AcquireError, Attempt, Member, Resource, Wanted};
 use crate::storage::Storage;
 use crate::surroundings::Surroundings;
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// A write that is on its way when all else went well has this part of the limit of an I/O to come
+/// back: a disk that is only slow is not to keep this host from its next lease there, and one that
+/// hangs is not to keep anybody waiting.
+const LATE_PART: u32 = 32;
 
 /// A resource with its disks, for as long as its lease-hold lives.
 #[derive(Debug)]
@@ -27,8 +33,8 @@ pub struct Worker<'a, M, S: Storage> {
     heartbeats: Heartbeats<S>,
     /// The last job failed, or left a write behind.
     failed: bool,
-    /// Something was written of which it is not known that it has landed.
-    wrote: Cell<bool>,
+    /// Of each of its disks: something was written of which it is not known that it has landed.
+    wrote: Vec<Cell<bool>>,
 }
 
 impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
@@ -43,6 +49,7 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
         opened.set_limit(limit);
         Self {
             machine,
+            wrote: vec![Cell::new(false); opened.spec.places.len()],
             opened,
             seen: welcome.hosts.clone(),
             heartbeats: Heartbeats::new(storage.clone(), welcome.path.clone(), limit),
@@ -50,7 +57,6 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
             welcome,
             tenure,
             failed: false,
-            wrote: Cell::new(false),
         }
     }
 
@@ -156,10 +162,11 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
             wrote,
             ..
         } = self;
-        let wrote = &*wrote;
         let abandoned = opened.is_replaced();
-        let noted: Vec<Noted<'_>> = opened.disks().map(|disk| Noted { disk, wrote }).collect();
+        let noted = opened.disks().zip(&*wrote);
+        let noted: Vec<_> = noted.map(|(disk, wrote)| Noted { disk, wrote }).collect();
         let resource = opened.resource(noted.iter().map(|disk| disk as &dyn Disk));
+        let limit = tenure.timing().io_limit();
         let lockspace = Lockspace {
             name: opened.spec.lockspace,
             offset: welcome.offset,
@@ -182,9 +189,13 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
         match job {
             Job::Resolve(wanted, _) => {
                 let doubt = resource.resolve(&member, &wanted).is_err();
-                Answer::Resolved(left(&resource, doubt, wrote))
+                Answer::Resolved(left(&noted, doubt, limit))
             }
-            Job::Acquire { wanted, .. } => acquire(&resource, &member, &wanted, (seen, wrote)),
+            Job::Acquire { wanted, .. } => {
+                let (result, doubt) = acquire(&resource, &member, &wanted, seen);
+                let left = left(&noted, doubt, patience(&result, limit));
+                Answer::Attempted(result, left)
+            }
             Job::Share => Answer::Shared(resource.join_share(&member).map(|h| h.map(Box::new))),
             Job::Watch(snapshot, owner, patience) => {
                 Answer::Watched(resource.watch(&member, &snapshot, owner, seen, patience))
@@ -199,20 +210,21 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
                 if abandoned {
                     return Answer::Released(Ok(()), Left::NOTHING);
                 }
-                let left = left(&resource, result.is_err(), wrote);
+                let left = left(&noted, result.is_err(), patience(&result, limit));
                 Answer::Released(result, left)
             }
         }
     }
 }
 
-/// One attempt, with what is in doubt after it brought to an end where the storage lets us.
+/// One attempt, with what is in doubt after it brought to an end where the storage lets us; and
+/// whether it still is.
 fn acquire(
     resource: &Resource<'_>,
     member: &Member<'_>,
     wanted: &Wanted,
-    (seen, wrote): (&mut Sightings, &Cell<bool>),
-) -> Answer {
+    seen: &mut Sightings,
+) -> (Result<Attempt, AcquireError>, bool) {
     let result = resource.acquire(member, wanted, seen);
     let doubt = match &result {
         Err(AcquireError::InDoubt(_)) => resource.resolve(member, wanted).is_err(),
@@ -220,15 +232,25 @@ fn acquire(
         Err(AcquireError::Lost) => true,
         _ => false,
     };
-    Answer::Attempted(result, left(resource, doubt, wrote))
+    (result, doubt)
 }
 
-/// What is left behind after the disk was written to: on a minority of the disks a write may still
-/// land even if all went well. Of a read that hangs nothing lands.
-fn left(resource: &Resource<'_>, doubt: bool, wrote: &Cell<bool>) -> Left {
-    let late = resource.quorum.settle().is_err();
-    wrote.set(late && wrote.get());
-    let late = wrote.get();
+/// How long what is still on its way is waited for.
+fn patience<T, E>(result: &Result<T, E>, limit: Duration) -> Duration {
+    match result {
+        Ok(_) => limit / LATE_PART,
+        Err(_) => limit,
+    }
+}
+
+/// What is left behind after the disks were written to: on a minority of them a write may still
+/// land even if all went well. Each is waited for as long as `patience`. Of a read that hangs
+/// nothing lands.
+fn left(disks: &[Noted<'_>], doubt: bool, patience: Duration) -> Left {
+    for disk in disks.iter().filter(|disk| disk.wrote.get()) {
+        disk.wrote.set(disk.settle_within(patience).is_err());
+    }
+    let late = disks.iter().any(|disk| disk.wrote.get());
     Left { doubt, late }
 }
 
@@ -238,14 +260,35 @@ struct Noted<'a> {
     wrote: &'a Cell<bool>,
 }
 
+impl Noted<'_> {
+    /// Notes that something was written, unless nothing was.
+    fn note(&self, result: Result<(), Fault>) -> Result<(), Fault> {
+        if !matches!(result, Err(Fault::Outstanding | Fault::Unsure)) {
+            self.wrote.set(true);
+        }
+        result
+    }
+}
+
 impl Disk for Noted<'_> {
-    fn begin_read(&self, offset: u64, len: usize) {
-        self.disk.begin_read(offset, len);
+    fn begin_read(&self, offset: u64, len: usize) -> Result<(), Fault> {
+        self.disk.begin_read(offset, len)
     }
 
-    fn begin_write(&self, offset: u64, bytes: &[u8]) {
-        self.wrote.set(true);
-        self.disk.begin_write(offset, bytes);
+    fn begin_write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.note(self.disk.begin_write(offset, bytes))
+    }
+
+    fn is_answered(&self) -> bool {
+        self.disk.is_answered()
+    }
+
+    fn wait(&self, patience: Duration) -> Duration {
+        self.disk.wait(patience)
+    }
+
+    fn leave(&self) {
+        self.disk.leave();
     }
 
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
@@ -257,11 +300,14 @@ impl Disk for Noted<'_> {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        self.wrote.set(true);
-        self.disk.write(offset, bytes)
+        self.note(self.disk.write(offset, bytes))
     }
 
     fn settle(&self) -> Result<(), Fault> {
         self.disk.settle()
+    }
+
+    fn settle_within(&self, patience: Duration) -> Result<(), Fault> {
+        self.disk.settle_within(patience)
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Io {
     landed: bool,
     /// Its process was told that it has failed.
     failed: bool,
+    /// Its process has gone on.
+    begun: bool,
 }
 
 /// A write that lands.
@@ -75,13 +77,21 @@ impl World {
         let Some(op) = running.process.pending.clone() else {
             return;
         };
-        match op {
-            Op::Wait { until } => {
+        match op.io() {
+            Op::Await { until } => {
+                let at = self.machines[machine].face.when(*until).max(self.now());
+                // Later than this world lasts: only an answer ends that.
+                if at < self.faults_end + 1000 * SECOND {
+                    self.at(at, Event::Answer(id, asked, None));
+                }
+            }
+            Op::Begin(_) => {}
+            &Op::Wait { until } => {
                 let jitter = self.below(MILLI) + self.stall();
                 let at = self.machines[machine].face.when(until).max(self.now());
                 self.at(at + jitter, Event::Answer(id, asked, None));
             }
-            Op::Listen { mailbox, until } => {
+            &Op::Listen { mailbox, until } => {
                 self.listening.insert(mailbox, id);
                 let at = self.machines[machine].face.when(until);
                 let mail = self.shared.letters.next(mailbox);
@@ -96,12 +106,13 @@ impl World {
                 let delay = self.below(MILLI);
                 self.after(delay, Event::Answer(id, asked, None));
             }
-            Op::BackOff { most } => {
+            &Op::BackOff { most } => {
                 let delay = self.below(most.as_nanos() as u64);
                 self.after(delay, Event::Answer(id, asked, None));
             }
-            Op::Settle { handle } => {
-                let (back, limit) = (running.back(handle), now + limit);
+            &Op::Settle { handle, patience } => {
+                let patience = patience.map_or(limit, |patience| patience.as_nanos() as u64);
+                let (back, limit) = (running.back(handle), now + patience);
                 if back <= limit {
                     let unsure = running.is_unsure(handle, back.max(now));
                     let fault = unsure.then_some(Fault::Unsure);
@@ -110,10 +121,10 @@ impl World {
                     self.at(limit, Event::Answer(id, asked, Some(Fault::Outstanding)));
                 }
             }
-            Op::Read { handle, .. } | Op::Write { handle, .. } if running.back(handle) > now => {
+            Op::Read { handle, .. } | Op::Write { handle, .. } if running.back(*handle) > now => {
                 self.after(1000, Event::Answer(id, asked, Some(Fault::Outstanding)));
             }
-            Op::Write { handle, .. } if running.is_unsure(handle, now) => {
+            Op::Write { handle, .. } if running.is_unsure(*handle, now) => {
                 self.after(1000, Event::Answer(id, asked, Some(Fault::Unsure)));
             }
             Op::Read { .. } | Op::Write { .. } => {
@@ -143,22 +154,26 @@ impl World {
             return;
         };
         let machine = running.machine;
-        let (handle, offset, what) = match running.process.pending.clone() {
-            Some(Op::Read {
+        let Some(op) = running.process.pending.clone() else {
+            return;
+        };
+        let begun = matches!(op, Op::Begin(_));
+        let (handle, offset, what) = match op.io() {
+            &Op::Read {
                 handle,
                 offset,
                 len,
-            }) => {
+            } => {
                 // What follows is zeros, and is added by whoever asks for them.
                 let real = self.disks[handle.disk].real_len(offset, len);
                 let buffer = vec![0; len.min(real + LARGEST_SECTOR)];
                 (handle, offset, Transfer::Read(buffer))
             }
-            Some(Op::Write {
+            Op::Write {
                 handle,
                 offset,
                 bytes,
-            }) => (handle, offset, Transfer::Write(bytes)),
+            } => (*handle, *offset, Transfer::Write(Rc::clone(bytes))),
             _ => return,
         };
         let reads = matches!(what, Transfer::Read(_));
@@ -174,6 +189,7 @@ impl World {
             what,
             landed: false,
             failed: false,
+            begun,
         });
         let dark = self.is_dark(machine, handle, offset);
         let cut = self.now() < self.cut_until[machine] || dark == Some(Dark::Hangs);
@@ -186,7 +202,48 @@ impl World {
         } else {
             let (first, second) = (self.latency(machine), self.latency(machine));
             self.after(first.min(second), Event::Land(io));
-            self.after(first.max(second), Event::Return(id, io, None));
+            self.comes_back_after(first.max(second), id, io, None);
+        }
+        if begun {
+            let running = self.processes.get(id);
+            let known = running.and_then(|running| running.process.begun.clone());
+            known.unwrap().begin(handle, io);
+            self.resume(id, Answer::Done);
+        }
+    }
+
+    /// An I/O comes back to its process. One that was begun bars all others of its file until then,
+    /// also if it is left.
+    fn comes_back_after(&mut self, delay: u64, id: ProcessId, io: IoId, fault: Option<Fault>) {
+        let Io { begun, handle, .. } = *self.io(io);
+        if !begun {
+            return self.after(delay, Event::Return(id, io, fault));
+        }
+        let at = self.now() + delay;
+        let running = self.processes.get_mut(id).unwrap();
+        let back = running.outstanding.entry(handle.file).or_default();
+        *back = at.max(*back);
+        self.at(at, Event::Back(id, handle, io, fault));
+    }
+
+    /// The answer to an I/O that was begun is here, for whoever asks for it.
+    pub(super) fn comes_back(
+        &mut self,
+        id: ProcessId,
+        handle: Handle,
+        io: IoId,
+        fault: Option<Fault>,
+    ) {
+        let answer = self.answer_to(io, fault);
+        let Some(process) = self.processes.get(id).map(|running| &running.process) else {
+            return;
+        };
+        let awaits = matches!(process.pending, Some(Op::Await { .. }));
+        if let Some(begun) = &process.begun {
+            begun.answer(handle, io, answer);
+        }
+        if awaits {
+            self.resume(id, Answer::Done);
         }
     }
 
@@ -266,7 +323,7 @@ impl World {
             .outstanding
             .insert(handle.file, until);
         let seconds = limit / SECOND;
-        self.after(limit, Event::Return(id, io, Some(Fault::TimedOut(seconds))));
+        self.comes_back_after(limit, id, io, Some(Fault::TimedOut(seconds)));
     }
 
     /// Assumption c: how long a write may be on its way.
@@ -286,7 +343,7 @@ impl World {
             self.after(first.min(second), Event::Land(io));
         }
         let fault = Fault::Failed("Input/output error".into());
-        self.after(first.max(second), Event::Return(id, io, Some(fault)));
+        self.comes_back_after(first.max(second), id, io, Some(fault));
     }
 
     fn may_land_after_failing(&self, io: IoId) -> bool {
@@ -348,7 +405,7 @@ impl World {
             }
         }
         let more = self.rng.u64(1..1000);
-        self.after(last + more, Event::Return(id, io, None));
+        self.comes_back_after(last + more, id, io, None);
     }
 
     pub(super) fn fill(&mut self, io: IoId, range: Range<usize>) {
@@ -440,7 +497,12 @@ impl World {
     }
 
     pub(super) fn give_back(&mut self, id: ProcessId, io: IoId, fault: Option<Fault>) {
-        let answer = match fault {
+        let answer = self.answer_to(io, fault);
+        self.resume(id, answer);
+    }
+
+    fn answer_to(&mut self, io: IoId, fault: Option<Fault>) -> Answer {
+        match fault {
             Some(fault) => {
                 let machine = self.ios.get(io).map(|io| io.machine);
                 let known = self.ios.get(io).is_some();
@@ -458,8 +520,7 @@ impl World {
                 Some(Transfer::Read(buffer)) => Answer::Bytes(buffer),
                 _ => Answer::Done,
             },
-        };
-        self.resume(id, answer);
+        }
     }
 
     /// A process is gone, and what it has on its way lands as it would have, late, or never.
