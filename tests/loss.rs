@@ -319,9 +319,12 @@ fn a_lease_that_was_wiped_does_not_keep_lease_join_from_leaving() {
     let storage = Storage::new(2);
     let (a, join) = Host::joined(&storage, 1);
     let hold = a.holding(&[&storage.resource(1)]);
+    // It hears of the death only once the lease is wiped.
+    join.signal(Signal::SIGSTOP);
     hold.kill();
     let zeros = vec![0; storage.area(1).len()];
     support::files::patch(storage.file(), storage.offset(1), &zeros);
+    join.signal(Signal::SIGCONT);
     join.wait_for_stderr("cannot give back LS:R1:");
     join.signal(Signal::SIGTERM);
     // 15 s, 8t+W and 1 % more, and 4t.
