@@ -29,6 +29,7 @@ use lease_core::machine::Machine;
 use lease_core::priority;
 use lease_core::spec::ResourceArgument;
 use lease_core::tool;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -56,7 +57,9 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     notes.for_each(|note| tool::say(TOOL, note));
     let machine = machine();
     let wanted = (args.patience(), args.grace);
-    let held = attempts::acquire((&machine, &specs), wanted, |pause| {
+    // Until this process has ended.
+    let mut kept = ManuallyDrop::new(None);
+    let held = attempts::acquire((&machine, &specs), wanted, &mut kept, |pause| {
         let (run_dir, specs) = (args.run_dir.clone(), specs.clone());
         let name = tool::show(&command.name);
         signals::unless_ended(move || {
@@ -64,7 +67,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
             begin(&run_dir, &specs, name)
         })
     })?;
-    let (mut hub, held) = match held {
+    let (hub, held) = match held {
         Ok(all) => all,
         Err(end) => return Ok(end.exit(&machine, args.conflict_exit_code)?),
     };
@@ -80,7 +83,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
         grace: args.grace,
         end_rest: args.end_rest,
     };
-    let ended = holder::run(&mut hub, held, &orders);
+    let ended = holder::run(hub, held, &orders);
     hub.around.set_guarded(None);
     ended
 }

@@ -188,7 +188,8 @@ fn hold(here: &Around<'_>, who: (usize, i32), errand: &Errand) -> anyhow::Result
     let wanted = (errand.patience, None);
     let arguments = specs.iter().cloned().map(ResourceArgument::Placed);
     let arguments: Vec<ResourceArgument> = arguments.collect();
-    let held = attempts::acquire((here, &arguments), wanted, |pause| {
+    let mut kept = None;
+    let held = attempts::acquire((here, &arguments), wanted, &mut kept, |pause| {
         if !pause.is_zero() {
             here.wait(pause)?;
         }
@@ -196,7 +197,7 @@ fn hold(here: &Around<'_>, who: (usize, i32), errand: &Errand) -> anyhow::Result
         let resources = process.open()?;
         Ok(Ok(Hub::start(process, resources, "command".into())?))
     })?;
-    let (mut hub, held) = match held {
+    let (hub, held) = match held {
         Ok(held) => held,
         Err(end) => return Ok((false, end.exit(here, CONFLICT)?)),
     };
@@ -205,7 +206,7 @@ fn hold(here: &Around<'_>, who: (usize, i32), errand: &Errand) -> anyhow::Result
         grace: None,
         end_rest: false,
     };
-    let code = holder::run(&mut hub, held, &orders);
+    let code = holder::run(hub, held, &orders);
     if let Err(why) = &code {
         here.say(&why.to_string());
     }

@@ -176,7 +176,15 @@ pub fn run(kind: Kind, seed: u64, told: bool) -> Report {
     // from asking the system for each of them.
     static WARM: std::sync::Once = std::sync::Once::new();
     WARM.call_once(|| drop(std::hint::black_box(vec![0_u8; 31 << 20])));
-    World::new(kind, seed, told).run()
+    let world = World::new(kind, seed, told);
+    let shared = Rc::downgrade(&world.shared);
+    let report = world.run();
+    assert_eq!(
+        shared.strong_count(),
+        0,
+        "something keeps a world that is over"
+    );
+    report
 }
 
 impl World {

@@ -11,25 +11,27 @@ use crate::failure::{Failure, Status};
 use crate::spec::ResourceArgument;
 use crate::surroundings::Surroundings;
 use crate::timing::DEFAULT_IO_TIMEOUT;
-use std::mem::ManuallyDrop;
+use anyhow::Context;
 use std::time::Duration;
 
 /// What the first look may take without --wait.
 const LOOK_WITHIN: Duration = Duration::from_secs(DEFAULT_IO_TIMEOUT as u64);
 
-/// All that is wanted is held. The connections to lease-join end with this process and not before:
-/// whoever ends them is ended.
-pub type Held<A> = (ManuallyDrop<Hub<A>>, Vec<HeldLease>);
+/// All that is wanted is held.
+pub type Held<'k, A> = (&'k mut Hub<A>, Vec<HeldLease>);
 
 /// Opens the disks and registers, after a pause. The inner failure: a signal that ends the waiting.
 pub type Begun<A> = anyhow::Result<Result<Hub<A>, i32>>;
 
-/// Acquires every resource, trying as patiently as asked. `grace` is that of the command.
-pub fn acquire<A: HolderSurroundings>(
+/// Acquires every resource, trying as patiently as asked. `grace` is that of the command. What was
+/// begun is in `kept` from then on, whatever comes of it: it has the connections to lease-join, and
+/// a process that ends these before it ends itself is killed.
+pub fn acquire<'k, A: HolderSurroundings>(
     (machine, specs): (&impl Surroundings, &[ResourceArgument]),
     (patience, grace): (Patience, Option<Duration>),
+    kept: &'k mut Option<Hub<A>>,
     mut begin: impl FnMut(Duration) -> Begun<A>,
-) -> anyhow::Result<Result<Held<A>, End>> {
+) -> anyhow::Result<Result<Held<'k, A>, End>> {
     let start = machine.now();
     let give_up = match patience {
         Patience::For(duration) => Some(start.after(duration)),
@@ -37,9 +39,9 @@ pub fn acquire<A: HolderSurroundings>(
     };
     let mut trouble = Trouble::default();
     let (mut again, mut pause) = (false, Duration::ZERO);
-    loop {
-        let mut hub = match begin(pause) {
-            Ok(Ok(hub)) => ManuallyDrop::new(hub),
+    let held = loop {
+        let hub = match begin(pause) {
+            Ok(Ok(hub)) => kept.insert(hub),
             Ok(Err(number)) => return Ok(Err(End::Signal(number))),
             Err(error) => {
                 let failure = error.downcast::<Failure>()?;
@@ -55,18 +57,20 @@ pub fn acquire<A: HolderSurroundings>(
             }
         };
         trouble.end(machine);
-        guard::check_grace(&hub, grace)?;
-        match acquire_all(&mut hub, patience, give_up) {
-            Ok(held) => return Ok(Ok((hub, held))),
+        guard::check_grace(hub, grace)?;
+        match acquire_all(hub, patience, give_up) {
+            Ok(held) => break held,
             Err(End::Replaced(why)) if give_up.is_none_or(|end| machine.now() < end) => {
                 machine.say(&format!("{why}; going on with what is there now"));
                 // It holds nothing: to lease-join it is as if it had never come.
-                drop(ManuallyDrop::into_inner(hub));
+                *kept = None;
                 (again, pause) = (true, trouble::pause(LOOK_WITHIN));
             }
             Err(end) => return Ok(Err(end)),
         }
-    }
+    };
+    let hub = kept.as_mut().context("what was acquired is not kept")?;
+    Ok(Ok((hub, held)))
 }
 
 /// Whether what has failed may be over soon. What was there once may be away, or be made, at this
