@@ -85,6 +85,8 @@ impl Here {
 impl HolderSurroundings for Here {
     type Machine = Machine;
 
+    const ASK_AGAIN: Duration = Duration::from_millis(50);
+
     fn machine(&self) -> &Machine {
         &self.machine
     }

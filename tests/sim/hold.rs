@@ -570,6 +570,9 @@ fn run_keeper(
 impl<'p> HolderSurroundings for Process<'p> {
     type Machine = Around<'p>;
 
+    /// More seldom than the tool: in between nothing happens.
+    const ASK_AGAIN: Duration = Duration::from_millis(250);
+
     fn machine(&self) -> &Around<'p> {
         &self.here
     }

@@ -19,8 +19,6 @@ use crate::resource::{AcquireError, Attempt, Held, Refusal, Snapshot, Wanted};
 use crate::surroundings::Surroundings;
 use std::time::Duration;
 
-/// Between two questions to lease-join about a holder on this host.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// Whoever lets go at once is waited for in any case, but one and the same no longer than this: it
 /// may have been stopped.
 const PASSING_MAX: Duration = Duration::from_secs(10);
@@ -167,10 +165,10 @@ fn wait<A: HolderSurroundings>(
     let pause = match block {
         Block::Refused(Refusal::ShortHold(_) | Refusal::Contended, _)
         | Block::Local(_)
-        | Block::Stopped { .. } => ASK_AGAIN,
+        | Block::Stopped { .. } => A::ASK_AGAIN,
         Block::Trouble { .. } => trouble::pause(hub.of_resource(index).1.timing.io_limit()),
         // A renewal has to come after that moment.
-        Block::Late(until) => until.since(now).max(ASK_AGAIN),
+        Block::Late(until) => until.since(now).max(A::ASK_AGAIN),
         Block::Refused(_, snapshot) => {
             // Whoever holds it may die as well as release: look at its heartbeat again before long.
             let pause = hub.of_resource(index).1.timing.io_limit();

@@ -11,6 +11,7 @@ use crate::surroundings::Surroundings;
 use nix::errno::Errno;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -55,6 +56,10 @@ pub enum Unanswered {
 pub trait HolderSurroundings {
     /// What is asked of any machine.
     type Machine: Surroundings;
+
+    /// How long it is from one question to lease-join about another holder on this host to the
+    /// next.
+    const ASK_AGAIN: Duration;
 
     /// Its clock, its processes, and where a line is said.
     fn machine(&self) -> &Self::Machine;
