@@ -6,8 +6,10 @@
 //! buffer and bars the next one until it has come back. A write that has failed bars all others,
 //! unless the disk is one on which it is over by then.
 
+mod making;
 mod presence;
 
+pub use self::making::{create, grow, rename_new};
 use self::presence::Looks;
 use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};
@@ -15,7 +17,7 @@ use crate::priority;
 use crate::storage::{Access, Identity, OpenError, Presence, Storage, Volume, cause};
 use memmap2::MmapMut;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FallocateFlags, OFlag};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::AccessFlags;
 use std::fs::File;
@@ -608,68 +610,6 @@ fn fault(error: &io::Error, offset: u64, len: usize) -> Fault {
         )),
         _ => Fault::Failed(cause(errno)),
     }
-}
-
-/// Creates a regular file of `len` allocated zero bytes; fails with EEXIST if there is one. On any
-/// failure there is none afterwards that was not there before.
-pub fn create(path: &Path, len: u64, mode: u32) -> Result<(), Errno> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-    let mode = Mode::from_bits_truncate(mode);
-    let file = File::from(nix::fcntl::open(path, flags, mode)?);
-    let filled = nix::sys::stat::fchmod(&file, mode)
-        .and_then(|()| extend(&file, len))
-        .and_then(|()| sync_directory_of(path));
-    if filled.is_err() {
-        let _ = nix::unistd::unlink(path);
-    }
-    filled
-}
-
-/// Makes a new file's name as durable as its content.
-fn sync_directory_of(path: &Path) -> Result<(), Errno> {
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    match nix::fcntl::open(parent, flags, Mode::empty()).and_then(nix::unistd::fsync) {
-        // Some file systems cannot, a directory may be searched but not read: no reason to fail.
-        Err(Errno::EINVAL | Errno::EACCES) => Ok(()),
-        other => other,
-    }
-}
-
-/// Makes a regular file at least `len` allocated bytes long.
-pub fn grow(path: &Path, len: u64) -> Result<(), Errno> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-    extend(
-        &File::from(nix::fcntl::open(path, flags, Mode::empty())?),
-        len,
-    )
-}
-
-fn extend(file: &File, len: u64) -> Result<(), Errno> {
-    let len = nix::libc::off_t::try_from(len).map_err(|_| Errno::EFBIG)?;
-    match nix::fcntl::fallocate(file, FallocateFlags::empty(), 0, len) {
-        // No such call on this file system (NFS before 4.2): written zeros allocate as well.
-        Err(Errno::EOPNOTSUPP) => write_zeros(file, len as u64),
-        other => other,
-    }?;
-    nix::unistd::fsync(file)
-}
-
-fn write_zeros(file: &File, len: u64) -> Result<(), Errno> {
-    let zeros = vec![0; 1 << 20];
-    let mut at = size_of(file)?;
-    while at < len {
-        let part = zeros
-            .len()
-            .min(usize::try_from(len - at).unwrap_or(zeros.len()));
-        file.write_all_at(&zeros[..part], at)
-            .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(nix::libc::EIO)))?;
-        at += part as u64;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

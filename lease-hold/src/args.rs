@@ -1,18 +1,24 @@
 //! The command line.
 
+use crate::auto::Auto;
 use crate::cage::Wish;
 use clap::Parser;
 use lease_core::holder::acquire::Patience;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
 use lease_core::spec::ResourceArgument;
 use lease_core::tool::{Failure, Status, show};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The name that messages start with.
 pub(crate) const TOOL: &str = "lease-hold";
+
+/// The lockspace of libvirt's `auto_disk_leases`.
+const LIBVIRT: &str = "__LIBVIRT__DISKS__";
 
 /// Run a command while this host holds leases on resources
 #[derive(Debug, Parser)]
@@ -23,13 +29,21 @@ pub(crate) const TOOL: &str = "lease-hold";
 )]
 pub(crate) struct Args {
     /// What to hold: `lockspace:resource:path:offset[:path:offset...][:lver|:SH]`; by its name in
-    /// an index, `lockspace:resource:path[:SH]`
-    #[arg(value_name = "RESOURCE", required = true)]
+    /// an index, `lockspace:resource:path[:SH]`; `@FILE`: those in a file, one a line
+    #[arg(value_name = "RESOURCE", required_unless_present = "auto_disks")]
     resources: Vec<OsString>,
 
     /// The command to run, with its arguments
     #[arg(value_name = "COMMAND", last = true, required = true)]
     command: Vec<OsString>,
+
+    /// Also hold the lease of each disk that COMMAND, a QEMU, writes: DIR/MD5, as libvirt does
+    #[arg(long, value_name = "DIR")]
+    pub(crate) auto_disks: Option<PathBuf>,
+
+    /// The lockspace of those
+    #[arg(long, value_name = "NAME", default_value = LIBVIRT, requires = "auto_disks")]
+    pub(crate) lockspace: OsString,
 
     /// Never wait, not even to find out whether an owner is alive
     #[arg(short, long, conflicts_with = "wait")]
@@ -75,14 +89,22 @@ pub(crate) struct Args {
 impl Args {
     /// The RESOURCE arguments, checked.
     pub(crate) fn resources(&self) -> Result<Vec<ResourceArgument>, Failure> {
-        let parse = |text: &OsString| {
-            ResourceArgument::parse(text).map_err(|why| {
-                let what = show(text);
-                let text = format!("cannot acquire {what}: {why} (see man lease-hold)");
-                Failure::new(Status::Usage, text)
-            })
-        };
-        self.resources.iter().map(parse).collect()
+        let mut resources = Vec::new();
+        for text in &self.resources {
+            match text.as_bytes().strip_prefix(b"@") {
+                Some(file) => resources.extend(in_file(Path::new(OsStr::from_bytes(file)))?),
+                None => resources.push(parse(text, String::new())?),
+            }
+        }
+        Ok(resources)
+    }
+
+    /// The leases of the disks of COMMAND, if they are asked for.
+    pub(crate) fn auto(&self) -> Result<Auto, Failure> {
+        match &self.auto_disks {
+            Some(directory) => Auto::of(&self.command, directory, &self.lockspace),
+            None => Ok(Auto::default()),
+        }
     }
 
     /// COMMAND and its arguments.
@@ -98,6 +120,38 @@ impl Args {
             Some(duration) => Patience::For(duration),
         }
     }
+}
+
+/// A RESOURCE, and where it stands.
+fn parse(text: &OsString, place: String) -> Result<ResourceArgument, Failure> {
+    ResourceArgument::parse(text).map_err(|why| {
+        let what = show(text);
+        let text = format!("cannot acquire {what}{place}: {why} (see man lease-hold)");
+        Failure::new(Status::Usage, text)
+    })
+}
+
+/// Those in a file, one a line. Empty lines and those that start with # are nothing.
+fn in_file(file: &Path) -> Result<Vec<ResourceArgument>, Failure> {
+    let shown = show(file.as_os_str());
+    let content = std::fs::read(file).map_err(|why| {
+        let status = why.raw_os_error().map(Errno::from_raw);
+        let status = status.map_or(Status::System, Status::of_errno);
+        Failure::new(status, format!("cannot read @{shown}: {why}"))
+    })?;
+    let mut resources = Vec::new();
+    for (number, line) in (1..).zip(content.split(|byte| *byte == b'\n')) {
+        let line = line.trim_ascii();
+        if !line.is_empty() && !line.starts_with(b"#") {
+            let place = format!(" in line {number} of {shown}");
+            resources.push(parse(&OsStr::from_bytes(line).to_owned(), place)?);
+        }
+    }
+    if resources.is_empty() {
+        let text = format!("cannot acquire anything: there is no RESOURCE in @{shown}");
+        return Err(Failure::new(Status::Usage, text));
+    }
+    Ok(resources)
 }
 
 /// A signal by its name, with SIG or without, or by its number.

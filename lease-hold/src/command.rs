@@ -1,6 +1,8 @@
 //! The command: found before anything else is done, so that a wrong name costs nothing.
 
-use lease_core::tool::{Failure, Status, show};
+use crate::args::TOOL;
+use crate::fork;
+use lease_core::tool::{Failure, Status, say, show};
 use nix::unistd::{AccessFlags, access};
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -33,6 +35,22 @@ impl Command {
             arguments,
             name: base,
         })
+    }
+}
+
+impl Command {
+    /// Runs it in place of this program, and says that no lease is held.
+    pub(crate) fn run_without(&self) -> anyhow::Result<u8> {
+        let shown = show(&self.name);
+        say(
+            TOOL,
+            format!("{shown} writes no disk: it runs without a lease"),
+        );
+        let executed =
+            fork::put_back().and_then(|()| nix::unistd::execv(&self.file, &self.arguments));
+        match executed {
+            Err(errno) => Err(cannot(Status::CannotExecute, &self.name, errno.desc()).into()),
+        }
     }
 }
 

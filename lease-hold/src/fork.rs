@@ -86,9 +86,10 @@ pub(crate) fn wait_for_children() -> Result<(), Errno> {
     unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop)
 }
 
-/// In a child, before it executes: what differs from how this process was started is put back.
+/// Before something is executed, in a child or in place of this program: what differs from how this
+/// process was started is put back.
 #[allow(unsafe_code)]
-fn put_back() -> Result<(), Errno> {
+pub(crate) fn put_back() -> Result<(), Errno> {
     for signal in [Signal::SIGPIPE, Signal::SIGCHLD] {
         let handler = match was_ignored(signal as i32) {
             true => SigHandler::SigIgn,

@@ -2,6 +2,7 @@
 
 mod alarm;
 mod args;
+mod auto;
 mod cage;
 mod carrier;
 mod child;
@@ -14,6 +15,7 @@ mod joins;
 mod keeper;
 mod named;
 mod outbox;
+mod qemu;
 mod signals;
 mod terminal;
 mod tree;
@@ -44,8 +46,13 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<u8> {
-    let specs = args.resources()?;
+    let mut specs = args.resources()?;
     let command = command::Command::find(args.command())?;
+    let auto = args.auto()?;
+    specs.extend(auto.specs().map(ResourceArgument::Placed));
+    if specs.is_empty() {
+        return command.run_without();
+    }
     tree::check_proc(&command)?;
     let unblocked = signals::block()?;
     let oom_score = priority::raise();
@@ -60,16 +67,21 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     // Until this process has ended.
     let mut kept = ManuallyDrop::new(None);
     let held = attempts::acquire((&machine, &specs), wanted, &mut kept, |pause| {
-        let (run_dir, specs) = (args.run_dir.clone(), specs.clone());
+        let (run_dir, specs, auto) = (args.run_dir.clone(), specs.clone(), auto.clone());
         let name = tool::show(&command.name);
         signals::unless_ended(move || {
             std::thread::sleep(pause);
+            auto.make()?;
             begin(&run_dir, &specs, name)
         })
-    })?;
-    let (hub, held) = match held {
+    });
+    let (hub, held) = match held.map_err(|error| auto.explain_error(error))? {
         Ok(all) => all,
-        Err(end) => return Ok(end.exit(&machine, args.conflict_exit_code)?),
+        Err(end) => {
+            return Ok(auto
+                .explain_end(end)
+                .exit(&machine, args.conflict_exit_code)?);
+        }
     };
     let start = fork::Start {
         signals: unblocked,
