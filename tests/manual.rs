@@ -241,8 +241,9 @@ fn words_explained(page: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// `-s, --lockspace <LOCKSPACE>`.
+/// `-s, --lockspace <LOCKSPACE>`, or `--socket[=<PATH>]`.
 fn flag_of_help(text: &str) -> Flag {
+    let text = text.replace("[=", "=");
     let words = text.split([' ', ',', '=']).filter(|word| !word.is_empty());
     let (names, values): (Vec<_>, Vec<_>) = words.partition(|word| word.starts_with('-'));
     Flag {

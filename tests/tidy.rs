@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of lease-core from the ground up. A module may use those above it only.
-const FLOORS: [&str; 30] = [
+const FLOORS: [&str; 31] = [
     "id",
     "layout",
     "spec",
@@ -29,6 +29,7 @@ const FLOORS: [&str; 30] = [
     "format",
     "survey",
     "index",
+    "sanlock",
     "priority",
     "device",
     "process",

@@ -8,6 +8,7 @@
 //! a heartbeat. [`quorum`], [`paxos`]: one ballot. [`liveness`]: is a host dead? [`resource`]: a
 //! lease from acquire to release. [`mod@format`], [`survey`], [`index`]: whole areas, written and
 //! read.
+//! [`sanlock`]: the messages of sanlock's clients.
 //! Then the machine: [`priority`], [`device`], [`process`], [`contain`]; [`surroundings`]: what the
 //! daemons ask of it. [`registry`]: what they say to each other. [`opened`]: what a string names.
 //! [`host`]: what lease-join decides. [`holder`]: what lease-hold decides. [`tool`], [`machine`]:
@@ -36,6 +37,7 @@ pub mod quorum;
 pub mod record;
 pub mod registry;
 pub mod resource;
+pub mod sanlock;
 pub mod spec;
 pub mod storage;
 pub mod surroundings;

@@ -293,6 +293,12 @@ impl IndexSpec {
     }
 }
 
+impl fmt::Display for IndexSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.lockspace, self.place)
+    }
+}
+
 /// How many fields a string has: 1 or 2 are a path and perhaps an offset, 4 a LOCKSPACE or a
 /// RESOURCE, more a RESOURCE.
 pub fn count_fields(text: &OsString) -> Result<usize, SpecError> {

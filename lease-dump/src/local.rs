@@ -1,13 +1,10 @@
 //! `--local`: what the lease-joins of this host know.
 
 use crate::output::Output;
-use anyhow::Context;
-use lease_core::contain;
 use lease_core::id::Name;
-use lease_core::process;
-use lease_core::registry::message::{Ask, DescribedHolder, DescribedProcess, Description, Tell};
+use lease_core::registry::asking;
+use lease_core::registry::message::Description;
 use lease_core::registry::place::Place;
-use lease_core::registry::wire::Wire;
 use lease_core::tool::{Failure, Status, show};
 use std::ffi::OsString;
 use std::io;
@@ -56,12 +53,11 @@ fn parse(names: &[OsString]) -> Result<Vec<Name>, Failure> {
     names.iter().map(parse).collect()
 }
 
-fn is_forbidden(why: &anyhow::Error) -> bool {
-    let error = why.downcast_ref::<io::Error>();
-    error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+fn is_forbidden(why: &io::Error) -> bool {
+    why.kind() == io::ErrorKind::PermissionDenied
 }
 
-fn failure(run_dir: &Path, name: &Name, why: &anyhow::Error) -> Failure {
+fn failure(run_dir: &Path, name: &Name, why: &io::Error) -> Failure {
     if is_forbidden(why) {
         let text = format!(
             "cannot ask lease-join of lockspace {name}: permission denied; ask as its user, or as root"
@@ -77,32 +73,8 @@ fn failure(run_dir: &Path, name: &Name, why: &anyhow::Error) -> Failure {
     )
 }
 
-fn ask(run_dir: &Path, name: &Name) -> anyhow::Result<Description> {
-    let place = Place::open(run_dir, name).map_err(io::Error::from)?;
-    let stream = place.connect()?;
-    stream
-        .set_read_timeout(Some(ANSWER_WITHIN))
-        .context("cannot set a time limit")?;
-    let mut wire = Wire::new(stream).without_limit();
-    wire.send(&Ask::Describe)?;
-    match wire.receive()? {
-        Tell::Described(mut description) => {
-            description.holders.iter_mut().for_each(look_up);
-            Ok(*description)
-        }
-        _ => Err(io::Error::other("it does not speak as expected").into()),
-    }
-}
-
-/// The command may have ended long ago, and what it has left may run.
-fn look_up(holder: &mut DescribedHolder) {
-    let (Some(first), Some(containment)) = (holder.guarded, &holder.containment) else {
-        return;
-    };
-    let guarded = contain::guarded_by(holder.pid, first, containment);
-    let named = guarded.into_iter().filter_map(|id| {
-        let (pid, command) = (id.pid, process::name_of(id)?);
-        Some(DescribedProcess { pid, command })
-    });
-    holder.processes = named.collect();
+fn ask(run_dir: &Path, name: &Name) -> io::Result<Description> {
+    let place = Place::open(run_dir, name)?;
+    let (description, _) = asking::describe(&place, ANSWER_WITHIN)?;
+    Ok(description)
 }

@@ -56,6 +56,10 @@ pub(crate) struct Args {
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_hosts: Option<u64>,
 
+    /// Leave what is left of a resource that was deleted, instead of one to be used
+    #[arg(long, requires = "resources", conflicts_with_all = ["delete", "rebuild"])]
+    pub(crate) clear: bool,
+
     /// Make a missing file, and a file longer that is too short
     #[arg(long)]
     pub(crate) create: bool,

@@ -76,6 +76,9 @@ impl Job {
             let why = "names and offsets cannot be mixed; run lease-init once for each";
             return Err(usage(&text, why));
         }
+        if args.clear {
+            return Err(usage(&text, "what an index knows is deleted, by --delete"));
+        }
         let index = (first.lockspace, first.path.clone());
         for (i, spec) in named.iter().enumerate() {
             check(spec, &index, &named[..i])?;

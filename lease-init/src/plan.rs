@@ -57,6 +57,7 @@ pub(crate) struct Area {
 enum Content {
     Lockspace(Lockspace),
     Resource(Resource),
+    Cleared(Resource),
     Index(Index),
 }
 
@@ -206,12 +207,18 @@ impl Disk {
                 name,
                 io_timeout: args.io_timeout,
             }),
-            What::Resource(lockspace, name) => Content::Resource(Resource {
-                geometry,
-                lockspace,
-                name,
-                num_hosts: num_hosts(args, geometry, &wish.text)?,
-            }),
+            What::Resource(lockspace, name) => {
+                let resource = Resource {
+                    geometry,
+                    lockspace,
+                    name,
+                    num_hosts: num_hosts(args, geometry, &wish.text)?,
+                };
+                match args.clear {
+                    true => Content::Cleared(resource),
+                    false => Content::Resource(resource),
+                }
+            }
             What::Index(lockspace) => Content::Index(Index {
                 header: IndexHeader {
                     geometry,
@@ -346,6 +353,7 @@ impl Disk {
         let written = match &area.content {
             Content::Lockspace(lockspace) => lockspace.write(device, area.offset),
             Content::Resource(resource) => resource.write(device, area.offset),
+            Content::Cleared(resource) => device.write(area.offset, &resource.cleared_area()),
             Content::Index(index) => index.write(device),
         };
         written.map_err(|fault| {
@@ -371,7 +379,7 @@ impl Area {
     /// The byte after its last.
     pub(crate) fn end(&self) -> u64 {
         let areas = match &self.content {
-            Content::Lockspace(_) | Content::Resource(_) => 1,
+            Content::Lockspace(_) | Content::Resource(_) | Content::Cleared(_) => 1,
             Content::Index(_) => 2,
         };
         self.offset + areas * self.geometry().align().bytes()
@@ -380,7 +388,7 @@ impl Area {
     fn geometry(&self) -> Geometry {
         match &self.content {
             Content::Lockspace(lockspace) => lockspace.geometry,
-            Content::Resource(resource) => resource.geometry,
+            Content::Resource(resource) | Content::Cleared(resource) => resource.geometry,
             Content::Index(index) => index.header.geometry,
         }
     }

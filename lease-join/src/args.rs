@@ -1,11 +1,13 @@
 //! The command line.
 
+use crate::sanlock::options::{self, DEFAULT_SOCKET};
 use clap::Parser;
 use lease_core::host::config::Config;
 use lease_core::id::Name;
 use lease_core::record::host_note::WATCHDOG_MAX;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
 use lease_core::spec::LockspaceSpec;
+use lease_core::timing::DEFAULT_IO_TIMEOUT;
 use lease_core::tool::{Failure, Status, show};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,8 +20,8 @@ pub(crate) const TOOL: &str = "lease-join";
 #[command(name = "lease-join", version)]
 pub(crate) struct Args {
     /// The lockspace and the host id to hold: name:host_id:path:offset
-    #[arg(value_name = "LOCKSPACE")]
-    lockspace: OsString,
+    #[arg(value_name = "LOCKSPACE", required_unless_present = "sanlock_socket")]
+    lockspace: Option<OsString>,
 
     /// A name that no other machine has (default: random at each start)
     #[arg(short = 'e', long, value_name = "NAME")]
@@ -38,22 +40,47 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DEVICE")]
     pub(crate) watchdog: Option<PathBuf>,
 
+    /// Serve sanlock's clients, and join the lockspaces that they add
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true,
+        default_missing_value = DEFAULT_SOCKET, conflicts_with = "lockspace")]
+    sanlock_socket: Option<PathBuf>,
+
     /// Where lease-hold finds this lease-join
     #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     pub(crate) run_dir: PathBuf,
 }
 
 impl Args {
+    /// How sanlock's clients are to be served, if that is asked for.
+    pub(crate) fn sanlock(&self) -> anyhow::Result<Option<options::Options>> {
+        let Some(socket) = &self.sanlock_socket else {
+            return Ok(None);
+        };
+        let host_name = match self.host_name()? {
+            Some(name) => name,
+            None => options::random_name()?,
+        };
+        Ok(Some(options::Options {
+            socket: socket.clone(),
+            run_dir: self.run_dir.clone(),
+            host_name,
+            io_timeout: self.io_timeout.unwrap_or(DEFAULT_IO_TIMEOUT),
+            watchdog_timeout: self.watchdog_timeout,
+            watchdog: self.watchdog.clone(),
+        }))
+    }
+
     /// What is asked for, checked.
     pub(crate) fn config(&self) -> Result<Config, Failure> {
+        let text = self.lockspace.clone().unwrap_or_default();
         let usage = |why: String| {
-            let what = show(&self.lockspace);
+            let what = show(&text);
             Failure::new(
                 Status::Usage,
                 format!("cannot join {what}: {why} (see man lease-join)"),
             )
         };
-        let lockspace = LockspaceSpec::parse(&self.lockspace).map_err(|e| usage(e.to_string()))?;
+        let lockspace = LockspaceSpec::parse(&text).map_err(|e| usage(e.to_string()))?;
         let host = lockspace.host.ok_or_else(|| {
             usage("host id 0 is for formatting; a host joins with 1 to 2000".into())
         })?;

@@ -7,6 +7,7 @@ mod here;
 mod host;
 mod notify;
 mod peers;
+mod sanlock;
 mod scribe;
 mod seat;
 mod signals;
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<u8> {
+    if let Some(options) = args.sanlock()? {
+        tool::speak_aside().context("cannot start a thread")?;
+        return Ok(sanlock::serve(options)?.code());
+    }
     let config = args.config()?;
     // No command is started from here.
     let _ = priority::raise();

@@ -11,6 +11,7 @@ pub mod process;
 pub mod sanlock;
 pub mod scene;
 pub mod script;
+pub mod served;
 pub mod shelf;
 pub mod storage;
 

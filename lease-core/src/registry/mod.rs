@@ -6,6 +6,7 @@
 //! disk knows hosts only. Messages are JSON lines ([`message`], [`wire`]); what is allowed is
 //! judged in [`table`], which knows no socket and no file.
 
+pub mod asking;
 pub mod journal;
 pub mod message;
 pub mod place;
