@@ -10,6 +10,7 @@ use std::time::Duration;
 use support::sim::hold::Errand;
 use support::sim::machine::{Cage, Setup, Storage};
 use support::sim::mail::Group;
+use support::sim::port::Op;
 use support::sim::stage::{
     Actor, Late, Stage, errand, reads_leader, sanlock, setup, writes_block, writes_heartbeat,
     writes_leader,
@@ -159,6 +160,29 @@ fn rule_2_a_write_that_failed_on_one_of_three_disks_is_awaited() {
     assert!(!stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
     stage.lands(&late);
     assert!(stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
+}
+
+#[test]
+fn rule_2_what_a_dead_holder_was_writing_on_a_disk_that_cannot_be_opened_is_awaited() {
+    let three = Setup {
+        storage: Storage::LOCAL,
+        disks: 3,
+        ..setup(1)
+    };
+    let mut stage = Stage::of(&[three, setup(2)]);
+    let first = stage.hold(0, long());
+    stage.until(first, |op| {
+        writes_block(1)(op) && matches!(op, Op::Write { handle, .. } if handle.disk == 2)
+    });
+    let late = stage.issued(first);
+    // That disk is no file of this machine, and away.
+    stage.machine(0).unreachable.set(Some(2));
+    stage.kill(first);
+    let again = stage.hold(0, long());
+    assert!(!stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
+    stage.lands(&late);
+    assert!(stage.comes_to_hold(again, seconds(9)), "{}", stage.story());
+    assert_safe(&stage);
 }
 
 // ---- rule 8
@@ -329,7 +353,7 @@ fn rule_14_a_gate_that_opens_too_late_opens_for_nobody() {
     stage.until(first, writes_leader);
     stage.holds_still = true;
     let decider = stage.decider(first);
-    while !matches!(stage.pending(decider), Some(support::sim::port::Op::Page)) {
+    while !matches!(stage.pending(decider), Some(Op::Page)) {
         stage.step(first);
     }
     // It has been told to go, and stops; lease-join is cut off, and kills what waits.

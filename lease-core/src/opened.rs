@@ -490,6 +490,14 @@ impl<V: Volume> Reopened<V> {
         self.volumes.iter().flatten()
     }
 
+    /// Whether all its disks were opened, and are like this.
+    pub fn all_are(&self, like: impl Fn(&V) -> bool) -> bool {
+        let volumes = self.volumes.iter();
+        volumes
+            .map(Option::as_ref)
+            .all(|volume| volume.is_some_and(&like))
+    }
+
     /// The resource on them. A disk that the holder had not seen may be anything: it counts only if
     /// it is one of this resource now.
     pub fn resource(&self) -> Result<Resource<'_>, String> {

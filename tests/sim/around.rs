@@ -82,6 +82,7 @@ impl<'p> Storage for Around<'p> {
     fn open(&self, path: &Path, _: Access, _: Duration) -> Result<Open<'p>, OpenError> {
         let mut disks = 0..self.machine.setup.disks;
         let disk = disks.find(|disk| path_of(*disk) == path);
+        let disk = disk.filter(|disk| self.machine.unreachable.get() != Some(*disk));
         let disk = disk.ok_or(OpenError::System(Errno::ENOENT))?;
         Ok(self.take_over(self.machine.new_handle(disk)))
     }

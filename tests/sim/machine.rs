@@ -94,6 +94,11 @@ impl Storage {
         failure_is_final: false,
         io_ends_with_process: true,
     };
+    /// A file of a file system of this machine: both are.
+    pub const LOCAL: Self = Self {
+        failure_is_final: true,
+        io_ends_with_process: true,
+    };
     /// A file on a network: neither is.
     pub const NETWORK: Self = Self {
         failure_is_final: false,
@@ -238,6 +243,8 @@ pub struct Machine {
     /// Power was lost while a join's write was on its way; nobody can know that afterwards, and if
     /// it lands late, over the next join, that life is lost. No second owner comes of it.
     pub excused_until: Cell<Moment>,
+    /// The disk that nobody there can open.
+    pub unreachable: Cell<Option<usize>>,
     files: Cell<usize>,
 }
 
@@ -264,6 +271,7 @@ impl Machine {
             closing: Cell::new(false),
             leaving: Cell::new(false),
             excused_until: Cell::default(),
+            unreachable: Cell::default(),
             files: Cell::new(0),
         }
     }

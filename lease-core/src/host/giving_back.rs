@@ -138,10 +138,10 @@ impl GiveBack {
     }
 
     /// Where a dead process's write may still land, no ballot starts until it cannot. Whether its
-    /// last one was over, or had failed, nobody can say.
+    /// last one was over, or had failed, nobody can say; nor what a disk is that cannot be opened.
     fn wait_for_the_dead<V: Volume>(&mut self, opened: &Reopened<V>) {
         let is_over = |disk: &V| disk.io_ends_with_process() && disk.failure_is_final();
-        let over = opened.volumes().all(is_over);
+        let over = opened.all_are(is_over);
         if let Some(died) = self.died_writing.filter(|_| !over) {
             self.quiet_from = self.quiet_from.max(self.landed_by(died));
         }
