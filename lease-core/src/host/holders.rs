@@ -173,9 +173,10 @@ impl<S: HostSurroundings> Server<'_, S> {
             let why = "the host id has been joined again since".into();
             return Ok(vec![(id, Tell::Refused { why })]);
         }
-        let when = (self.now(), self.late_until());
+        let late_until = self.late_until();
         let process = self.s.around().id_of(&own);
-        self.table.resume(id, process, (&phases, &late), when)?;
+        self.table
+            .resume(id, process, (&phases, &late), late_until)?;
         let mut victim = self.dead.comes_back(id).ok_or(OutOfOrder)?;
         victim.holder = Some(own);
         let known = self.table.holder(id).ok_or(OutOfOrder)?;

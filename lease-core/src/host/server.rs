@@ -490,8 +490,7 @@ impl<S: HostSurroundings> Server<'_, S> {
     fn bury_those_who_do_not_come_back(&mut self) {
         for (id, mut victim) in self.dead.take_lost(self.s.around()) {
             if let Some(phases) = self.s.take_mark(self.generation(), id) {
-                let when = (self.now(), self.late_until());
-                self.table.left(id, &phases, when);
+                self.table.left(id, &phases, self.late_until());
                 victim.nothing_runs();
             }
             // Without a lease-join it may have begun to release, and told nobody.

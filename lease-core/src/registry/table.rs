@@ -32,6 +32,17 @@ pub struct Claimed {
     pub asked: Asked,
     /// What is done with it.
     pub phase: Phase,
+    /// In doubt: only whether a late write of another lands over its release. Its holder does not
+    /// know of that.
+    #[serde(default)]
+    pub shaken: bool,
+}
+
+impl Claimed {
+    /// Whether it was released, as far as its holder knows, and is in doubt nevertheless.
+    fn is_shaken(&self) -> bool {
+        self.phase == Phase::Doubt && self.shaken
+    }
 }
 
 /// Whether a holder can be talked to.
@@ -177,6 +188,7 @@ impl Table {
             .map(|asked| Claimed {
                 asked,
                 phase: Phase::Idle,
+                shaken: false,
             })
             .collect();
         self.next = self.number_of_new()?;
@@ -208,7 +220,8 @@ impl Table {
         now: Moment,
     ) -> Result<Answer, OutOfOrder> {
         let claim = self.claim(id, index)?;
-        if claim.phase != Phase::Idle {
+        // Its ballot begins when nothing can land any more.
+        if claim.phase != Phase::Idle && !claim.is_shaken() {
             return Err(OutOfOrder);
         }
         let Asked { mode, areas, .. } = claim.asked.clone();
@@ -221,7 +234,11 @@ impl Table {
             }
             sharing = true;
         }
-        self.late.forget_before(now);
+        // Who is not back yet may have released while that could still land.
+        let awaited = |(_, holder): (_, &Holder)| holder.link == Link::Awaited;
+        if !self.holders().any(awaited) {
+            self.late.forget_before(now);
+        }
         let how = if sharing {
             Turn::Share
         } else {
@@ -229,7 +246,8 @@ impl Table {
                 not_before: self.quiet_from(&areas),
             }
         };
-        self.claim_mut(id, index)?.phase = Phase::Acquiring;
+        let claim = self.claim_mut(id, index)?;
+        (claim.phase, claim.shaken) = (Phase::Acquiring, false);
         Ok((id, Tell::Turn { index, how }))
     }
 
@@ -283,17 +301,17 @@ impl Table {
         id: HolderId,
         process: ProcessId,
         (phases, late): (&[Phase], &[bool]),
-        (now, late_until): (Moment, Moment),
+        late_until: Moment,
     ) -> Result<(), OutOfOrder> {
-        let phases = self.standing(id, phases, now);
+        let standing = self.standing(id, phases);
         let holder = self.holders.get_mut(id).ok_or(OutOfOrder)?;
         let all = [phases.len(), late.len()] == [holder.claims.len(); 2];
         if holder.link != Link::Awaited || holder.process != process || !all {
             return Err(OutOfOrder);
         }
         holder.link = Link::Connected;
-        for ((claim, phase), late) in holder.claims.iter_mut().zip(phases).zip(late) {
-            claim.phase = phase;
+        for ((claim, (phase, shaken)), late) in holder.claims.iter_mut().zip(standing).zip(late) {
+            (claim.phase, claim.shaken) = (phase, shaken);
             if *late {
                 self.late.add(id, &claim.asked.areas, late_until);
             }
@@ -321,22 +339,33 @@ impl Table {
     /// What a holder has left of a resource, with what it cannot know: where a write of another
     /// holder on this host may land over its own, it is in doubt whether its own stays. (Its own
     /// late writes keep it from writing on those disks.)
-    pub fn as_left(&self, id: HolderId, index: usize, left: Left, now: Moment) -> Left {
-        let doubt = left.doubt || self.is_shaken(id, index, now);
+    pub fn as_left(&mut self, id: HolderId, index: usize, left: Left, now: Moment) -> Left {
+        let shaken = self.may_be_shaken(id, index, now);
+        if let Ok(claim) = self.claim_mut(id, index) {
+            claim.shaken = shaken && !left.doubt;
+        }
+        let doubt = left.doubt || shaken;
         Left { doubt, ..left }
     }
 
-    fn is_shaken(&self, id: HolderId, index: usize, now: Moment) -> bool {
+    fn may_be_shaken(&self, id: HolderId, index: usize, now: Moment) -> bool {
         let claim = self.claim(id, index);
         claim.is_ok_and(|claim| self.late.of_another(id, &claim.asked.areas, now))
     }
 
-    /// [`Table::as_left`] for what a holder has released while nobody heard of it.
-    fn standing(&self, id: HolderId, phases: &[Phase], now: Moment) -> Vec<Phase> {
-        let had_the_turn = |i| self.claim(id, i).map(|c| c.phase) == Ok(Phase::Releasing);
+    /// [`Table::as_left`] for what a holder has released while nobody heard of it: nobody knows
+    /// when that was. What was shaken before stays so.
+    fn standing(&self, id: HolderId, phases: &[Phase]) -> Vec<(Phase, bool)> {
+        let shaken = |index| {
+            self.claim(id, index).is_ok_and(|claim| {
+                let alone = claim.phase == Phase::Releasing;
+                let areas = &claim.asked.areas;
+                claim.is_shaken() || alone && self.late.of_another(id, areas, Moment::default())
+            })
+        };
         let of = |(index, phase): (usize, &Phase)| match phase {
-            Phase::Idle if had_the_turn(index) && self.is_shaken(id, index, now) => Phase::Doubt,
-            phase => *phase,
+            Phase::Idle if shaken(index) => (Phase::Doubt, true),
+            phase => (*phase, false),
         };
         phases.iter().enumerate().map(of).collect()
     }
@@ -411,11 +440,10 @@ impl Table {
 
     /// A holder that has ended has said what is left of each resource. On one that it was in doubt
     /// of, what it wrote may still land until `late_until`.
-    pub fn left(&mut self, id: HolderId, phases: &[Phase], when: (Moment, Moment)) {
-        let (now, late_until) = when;
-        let phases = self.standing(id, phases, now);
+    pub fn left(&mut self, id: HolderId, phases: &[Phase], late_until: Moment) {
+        let standing = self.standing(id, phases);
         let claims = self.holders.get_mut(id).map(|holder| &mut holder.claims);
-        for (claim, phase) in claims.into_iter().flatten().zip(phases) {
+        for (claim, (phase, _)) in claims.into_iter().flatten().zip(standing) {
             claim.phase = phase;
             if phase == Phase::Doubt {
                 self.late.add(id, &claim.asked.areas, late_until);

@@ -404,8 +404,7 @@ impl Play {
     fn dies(&mut self, id: HolderId, how: u8) -> Result<(), OutOfOrder> {
         if how & 1 == 0 && self.is_awaited(id) {
             let phases = self.phases(id, how / 2);
-            let when = (Moment(self.now), Moment(self.now + 100));
-            self.table.left(id, &phases, when);
+            self.table.left(id, &phases, Moment(self.now + 100));
         }
         self.table.disconnected(id);
         Ok(())
@@ -456,8 +455,9 @@ impl Play {
         let late = vec![false; phases.len() + usize::from(self.lies && how & 16 != 0)];
         let process = self.table.holder(id).map(|holder| holder.process);
         let process = process.unwrap_or(process_of_nobody());
-        let when = (Moment(self.now), Moment(self.now + 100));
-        self.table.resume(id, process, (&phases, &late), when)
+        let late_until = Moment(self.now + 100);
+        let standing = (&phases[..], &late[..]);
+        self.table.resume(id, process, standing, late_until)
     }
 
     fn passes(&mut self, id: HolderId, how: u8) -> Result<(), OutOfOrder> {

@@ -6,7 +6,6 @@ use crate::id::Name;
 use crate::storage::Identity;
 
 const LATE: Moment = Moment(1000);
-const WHEN: (Moment, Moment) = (Moment(0), LATE);
 const HELD: Phase = Phase::Held(Lver(7));
 const LATE_WRITE: Left = Left {
     doubt: false,
@@ -258,7 +257,7 @@ fn after_a_restart_the_same_process_comes_back_once_and_knows_best() {
     table.set(second, Phase::Acquiring);
     let resume = |table: &mut Table, id, pid, phases: &[Phase]| {
         let late = vec![true; phases.len()];
-        table.resume(id, process(pid), (phases, &late), WHEN)
+        table.resume(id, process(pid), (phases, &late), LATE)
     };
     let came_back = resume(&mut table, second, 1, &[HELD]);
     assert_eq!(came_back, Err(OutOfOrder), "it was not away");
@@ -276,7 +275,7 @@ fn after_a_restart_the_same_process_comes_back_once_and_knows_best() {
     ] {
         assert_eq!(resume(&mut table, id, pid, phases), Err(OutOfOrder));
     }
-    let without = table.resume(second, process(1), (&[HELD], &[]), WHEN);
+    let without = table.resume(second, process(1), (&[HELD], &[]), LATE);
     assert_eq!(
         (without, table.all_quiet_from()),
         (Err(OutOfOrder), Moment(0))
@@ -292,10 +291,10 @@ fn what_a_holder_that_has_ended_was_in_doubt_of_may_still_be_written() {
     for (phase, quiet) in [(Phase::Doubt, LATE), (HELD, Moment(0))] {
         let mut table = Table::default();
         let first = table.one(Mode::Exclusive);
-        table.left(first, &[phase], WHEN);
+        table.left(first, &[phase], LATE);
         assert_eq!((table.phase(first), table.all_quiet_from()), (phase, quiet));
     }
-    Table::default().left(HolderId(1), &[HELD], WHEN);
+    Table::default().left(HolderId(1), &[HELD], LATE);
 }
 
 #[test]
@@ -322,7 +321,7 @@ fn who_gives_back_runs_nothing_any_more() {
         table.guard(second, guarded(8)).unwrap();
         table.await_all();
         let standing = (&[phase][..], &[false][..]);
-        table.resume(second, process(1), standing, WHEN).unwrap();
+        table.resume(second, process(1), standing, LATE).unwrap();
         let left = &table.holder(second).unwrap().guarded;
         assert_eq!(left.is_some(), phase == HELD, "{phase:?}");
     }
@@ -369,26 +368,65 @@ fn where_anothers_late_write_may_land_over_a_release_that_is_in_doubt() {
     assert_eq!(acquired, Ok(vec![]));
     assert_eq!(table.asks(second), "share");
     let before = Moment(LATE.0 - 1);
-    let doubt = |table: &Table, id, now| table.as_left(id, 0, Left::NOTHING, now).doubt;
-    assert!(doubt(&table, second, before));
-    assert!(!doubt(&table, first, before), "it does not write there");
-    assert!(!doubt(&table, second, LATE));
-    // So it is if nobody heard of it until lease-join was started again.
-    for (now, then) in [(before, Phase::Doubt), (LATE, Phase::Idle)] {
-        let mut table = table.clone();
-        assert_eq!(table.release(first, 0), Ok(vec![]));
-        table.set(second, Phase::Releasing);
-        table.await_all();
-        let standing = (&[Phase::Idle][..], &[false][..]);
-        let mut back = table.clone();
-        back.resume(second, process(1), standing, (now, LATE))
-            .unwrap();
-        table.left(second, &[Phase::Idle], (now, LATE));
-        assert_eq!((back.phase(second), table.phase(second)), (then, then));
+    let doubt = |table: &mut Table, id, now| table.as_left(id, 0, Left::NOTHING, now).doubt;
+    assert!(doubt(&mut table, second, before));
+    assert!(!doubt(&mut table, first, before), "it does not write there");
+    assert!(!doubt(&mut table, second, LATE));
+    // So it is if nobody heard of it until lease-join was started again, once or twice; by then it
+    // may have landed.
+    let mut away = table.clone();
+    assert_eq!(away.release(first, 0), Ok(vec![]));
+    away.set(second, Phase::Releasing);
+    for acquires in [false, true] {
+        let mut table = away.clone();
+        for _ in 0..2 {
+            table.await_all();
+            if acquires {
+                let new = table.new_holder(&[asked(Mode::Shared, &[Some(1)])]);
+                table.acquire(new, 0, LATE).unwrap();
+            }
+            let mut dead = table.clone();
+            dead.left(second, &[Phase::Idle], LATE);
+            assert_eq!(dead.phase(second), Phase::Doubt);
+            let standing = (&[Phase::Idle][..], &[false][..]);
+            table.resume(second, process(1), standing, LATE).unwrap();
+            assert_eq!(table.phase(second), Phase::Doubt);
+        }
     }
     let elsewhere = table.new_holder(&[asked(Mode::Shared, &[Some(1)])]);
-    assert!(!doubt(&table, elsewhere, before));
+    assert!(!doubt(&mut table, elsewhere, before));
     assert_eq!(table.as_left(first, 0, DOUBT, before), DOUBT);
+}
+
+#[test]
+fn whoever_has_released_what_anothers_late_write_may_land_over_may_ask_again() {
+    let mut table = Table::default();
+    let (first, second) = (table.one(Mode::Shared), table.one(Mode::Shared));
+    assert_eq!(table.asks(first), "ballot");
+    let acquired = table.acquired(first, 0, Some(Lver(7)), LATE_WRITE, LATE);
+    assert_eq!((acquired, table.asks(second)), (Ok(vec![]), "share"));
+    table.set(first, Phase::Idle);
+    let before = Moment(LATE.0 - 1);
+    for heard in [true, false] {
+        let mut table = table.clone();
+        table.set(second, Phase::Releasing);
+        if heard {
+            let left = table.as_left(second, 0, Left::NOTHING, before);
+            assert_eq!(table.released(second, 0, left, LATE), Ok(vec![]));
+        } else {
+            table.await_all();
+            let standing = (&[Phase::Idle][..], &[false][..]);
+            let back = table.resume(second, process(1), standing, LATE);
+            assert_eq!(back, Ok(()));
+        }
+        assert_eq!(table.phase(second), Phase::Doubt);
+        let again = table.acquire(second, 0, before).unwrap();
+        let how = Turn::Ballot { not_before: LATE };
+        assert_eq!(again, (second, Tell::Turn { index: 0, how }), "{heard}");
+        // What it is in doubt of itself it does not ask for.
+        table.acquired(second, 0, None, DOUBT, LATE).unwrap();
+        assert_eq!(table.asks(second), "out of order");
+    }
 }
 
 #[test]
