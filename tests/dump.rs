@@ -170,6 +170,7 @@ fn a_resource_field_by_field() {
         MIB + 3 * 512,
         &noted("res_dblock2_held.bin", note(2, 2, Mode::Exclusive)),
     );
+    patch(&file, MIB + 2002 * 512, b"step 42\n");
     let expected = json!({
         "kind": "resource", "path": "f", "offset": MIB, "sector_size": 512,
         "align_size": MIB, "max_hosts": 2000, "num_hosts": 2000, "lockspace": "LS",
@@ -185,6 +186,7 @@ fn a_resource_field_by_field() {
         ],
         "holder": {"host_id": 2, "generation": 1, "lver": 2, "mode": "exclusive", "pid": 4711,
                    "start": 1_700_000_000, "host_name": "host\\xff", "command": "qemu"},
+        "value": {"base64": "c3RlcCA0Mgo=", "text": "step 42\n"},
         "errors": [],
     });
     for operand in ["f", "f:1048576", "LS:R1:f:1048576", "LS:R1:f:1048576:SH"] {
@@ -241,7 +243,7 @@ fn what_was_never_owned_or_asked_for_is_null() {
     let dir = directory();
     init(dir.path(), "--create --max-hosts 3 -r LS:R1:f:0");
     let objects = objects(&dump(dir.path(), "f"), 0);
-    for field in ["owner", "writer", "request", "holder"] {
+    for field in ["owner", "writer", "request", "holder", "value"] {
         assert_eq!(objects[0][field], Value::Null, "{field}");
     }
     assert_eq!(

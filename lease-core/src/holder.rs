@@ -18,6 +18,7 @@ pub mod session;
 pub mod signal;
 pub mod surroundings;
 mod trouble;
+mod value;
 pub mod worker;
 
 use crate::failure::{Failure, Status};
@@ -26,6 +27,7 @@ use guard::{Ended, Orders};
 use hub::Hub;
 use job::HeldLease;
 use surroundings::HolderSurroundings;
+use value::Given;
 
 /// Runs the command under the leases that are held, and gives them back. The exit code.
 pub fn run<A: HolderSurroundings>(
@@ -33,16 +35,20 @@ pub fn run<A: HolderSurroundings>(
     held: Vec<HeldLease>,
     orders: &Orders,
 ) -> anyhow::Result<u8> {
-    let ended = guard::run(hub, &held, orders)?;
-    Ok(after(hub, held, ended)?)
+    let (value, ended) = match value::give(hub, &held) {
+        Ok(value) => (value, guard::run(hub, &held, orders)?),
+        Err(ended) => (None, ended),
+    };
+    Ok(after(hub, held, (ended, value))?)
 }
 
-/// After the command: releases, unless the host id is lost, and says what the exit code is. What
-/// cannot be released is said, and changes nothing about how the command ended.
+/// After the command: hands its value on and releases, unless the host id is lost, and says what
+/// the exit code is. What cannot be released is said, and changes nothing about how the command
+/// ended.
 fn after<A: HolderSurroundings>(
     hub: &mut Hub<A>,
     held: Vec<HeldLease>,
-    ended: Ended,
+    (ended, value): (Ended, Option<Given>),
 ) -> Result<u8, Failure> {
     let now = hub.now();
     // If one lease was taken, and the host id is still ours, the others go back.
@@ -52,12 +58,27 @@ fn after<A: HolderSurroundings>(
         Ended::Command(_) => false,
     };
     let lost = of_lease && hub.is_overdue(now);
-    if !lost && let Err(failure) = release::give_back(hub, held) {
-        hub.around.machine().say(&failure.to_string());
+    let value = value.filter(|_| matches!(ended, Ended::Command(_)));
+    let (value, mut not_handed_on) = match value.map(|given| value::take(hub, &held, &given)) {
+        Some(Ok(block)) => (block, None),
+        Some(Err(failure)) => (None, Some(failure)),
+        None => (None, None),
+    };
+    if !lost {
+        let undone = release::give_back(hub, held, value);
+        not_handed_on = not_handed_on.or(undone.value);
+        if let Some(failure) = undone.lease {
+            hub.around.machine().say(&failure.to_string());
+        }
     }
     hub.say_gone();
     match ended {
-        Ended::Command(code) => Ok(code),
+        Ended::Command(0) => not_handed_on.map_or(Ok(0), Err),
+        Ended::Command(code) => {
+            let failure = not_handed_on.iter();
+            failure.for_each(|failure| hub.around.machine().say(&failure.to_string()));
+            Ok(code)
+        }
         Ended::NotRun(failure) => Err(failure),
         Ended::Lost(why) => {
             let text = format!("the lease was lost ({why}); {} was killed", hub.command);

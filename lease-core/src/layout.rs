@@ -76,6 +76,9 @@ impl AlignSize {
     }
 }
 
+/// How many hosts the largest areas have room for.
+const HOSTS_MAX: u64 = 2000;
+
 /// The bits of a leader record's flags that name the area size.
 pub const ALIGN_FLAGS: u32 = 0xF0;
 
@@ -180,7 +183,7 @@ impl Geometry {
     /// How many hosts an area has room for; also the largest host id.
     pub fn max_hosts(self) -> u64 {
         match (self.sector, self.align) {
-            (SectorSize::B512, _) => 2000,
+            (SectorSize::B512, _) => HOSTS_MAX,
             (SectorSize::B4096, align) => 250 * align.mebibytes(),
         }
     }
@@ -209,6 +212,13 @@ impl Geometry {
     /// `num_hosts` hosts.
     pub fn ballots_len(self, num_hosts: u64) -> usize {
         (2 + num_hosts as usize) * self.sector_bytes()
+    }
+
+    /// Where a resource area's value block lies: sector 2002, behind the ballot records of as many
+    /// hosts as any area has room for. `None`: the area ends before.
+    pub fn value_block_at(self) -> Option<usize> {
+        let at = self.ballots_len(HOSTS_MAX);
+        (at + self.sector_bytes() <= self.area_bytes()).then_some(at)
     }
 }
 
@@ -296,6 +306,13 @@ mod tests {
                 g.ballot_at(last) + g.sector_bytes()
             );
         }
+    }
+
+    #[test]
+    fn only_areas_of_2000_hosts_have_room_for_a_value_block() {
+        let at = Geometry::ALL.map(Geometry::value_block_at);
+        let expected = [Some(2002 * 512), None, None, None, Some(2002 * 4096)];
+        assert_eq!(at, expected);
     }
 
     #[test]

@@ -225,6 +225,11 @@ impl<V: Volume> Opened<V> {
         wrong
     }
 
+    /// Whether its areas have room for a value block.
+    pub fn has_value_block(&self) -> bool {
+        self.geometry.value_block_at().is_some()
+    }
+
     /// How the registry is asked for it.
     pub fn asked(&self) -> Asked {
         let area = |(volume, place): (&Option<V>, &Place)| {

@@ -21,6 +21,7 @@ mod deciding;
 mod ending;
 mod looking;
 mod outcome;
+mod value_block;
 mod view;
 
 pub use outcome::{AcquireError, Attempt, Held, Refusal, Snapshot, Wanted};

@@ -136,6 +136,8 @@ pub struct Lease {
     pub request: Option<Request>,
     /// Every ballot record that checks, used or not, in the order of the host ids.
     pub ballots: Vec<(HostId, BallotSector)>,
+    /// The value block, if there is room for one and it can be read.
+    pub value_block: Option<Vec<u8>>,
 }
 
 /// Reads the area that starts at byte `offset` of a disk of `size` bytes. `None`: nothing there
@@ -421,11 +423,16 @@ fn read_lease(image: &Image, notes: &mut Notes) -> Lease {
         let at = geometry.ballot_at(host);
         Some((host, notes.decode(image, at, BallotSector::decode)?))
     };
+    let ballots = HostId::all(num_hosts).filter_map(ballot).collect();
+    let value_block = geometry.value_block_at();
+    let value_block =
+        value_block.and_then(|at| notes.decode(image, at, |sector| Ok(sector.to_vec())));
     Lease {
         names,
         leader,
         request,
-        ballots: HostId::all(num_hosts).filter_map(ballot).collect(),
+        ballots,
+        value_block,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The JSON objects: one kind an area. Their fields are what scripts rely on; lease-dump.8 and
 //! lease-disk.5 explain them.
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use lease_core::id::{HostId, Lver, Name, escape};
 use lease_core::record::ballot::BallotSector;
 use lease_core::record::heartbeat::{self, Heartbeat};
@@ -118,6 +119,7 @@ struct Resource {
     request: Option<Request>,
     ballots: Vec<Ballot>,
     holder: Option<Holder>,
+    value: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -178,6 +180,14 @@ struct Index {
 struct Entry {
     resource: Name,
     offset: u64,
+}
+
+/// The bytes of a value block without the zeros at its end.
+#[derive(Serialize)]
+struct Value {
+    base64: String,
+    /// If it is text.
+    text: Option<String>,
 }
 
 /// What is known of a host, by its id and the record that was read.
@@ -373,7 +383,22 @@ impl Resource {
                 .map(|(host, block)| Ballot::new(*host, block))
                 .collect(),
             holder: lease.holder().map(Holder::new),
+            value: lease.value_block.as_deref().and_then(Value::new),
         }
+    }
+}
+
+impl Value {
+    /// `None`: it is empty.
+    fn new(block: &[u8]) -> Option<Self> {
+        let last = block.iter().rposition(|byte| *byte != 0)?;
+        let used = &block[..=last];
+        let text = std::str::from_utf8(used).ok();
+        let is_text = |text: &&str| !text.contains('\0');
+        Some(Self {
+            base64: BASE64_STANDARD.encode(used),
+            text: text.filter(is_text).map(str::to_owned),
+        })
     }
 }
 

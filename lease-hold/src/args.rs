@@ -2,6 +2,7 @@
 
 use crate::auto::Auto;
 use crate::cage::Wish;
+use crate::value::ValueFile;
 use clap::Parser;
 use lease_core::holder::acquire::Patience;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
@@ -57,6 +58,10 @@ pub(crate) struct Args {
     #[arg(short = 'E', long, value_name = "N", default_value_t = Status::Busy.code())]
     pub(crate) conflict_exit_code: u8,
 
+    /// A file that gets the lease's value, and whose content is handed to the next holder
+    #[arg(long, value_name = "FILE")]
+    value: Option<PathBuf>,
+
     /// A shell command to run when the lease is lost
     #[arg(long, value_name = "COMMAND")]
     pub(crate) on_loss: Option<OsString>,
@@ -104,6 +109,18 @@ impl Args {
         match &self.auto_disks {
             Some(directory) => Auto::of(&self.command, directory, &self.lockspace),
             None => Ok(Auto::default()),
+        }
+    }
+
+    /// The file of --value, if there is one, which can be written; beside so many resources.
+    pub(crate) fn value(&self, resources: usize) -> Result<Option<ValueFile>, Failure> {
+        match (&self.value, resources) {
+            (Some(path), 1) => ValueFile::check(path).map(Some),
+            (Some(_), _) => {
+                let text = "--value is of one RESOURCE; for another, let COMMAND be a lease-hold";
+                Err(Failure::new(Status::Usage, text))
+            }
+            (None, _) => Ok(None),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::joins::Joins;
 use crate::outbox::{self, Inbox, News, Outbox};
 use crate::signals::Signals;
 use crate::terminal;
+use crate::value::ValueFile;
 use crate::workers::{self, Opened};
 use anyhow::Context;
 use chrono::{DateTime, Local};
@@ -45,6 +46,7 @@ pub(crate) struct Here {
     /// The lease-joins' own files.
     files: Option<Files>,
     guarded: Option<Guarded>,
+    value: Option<ValueFile>,
 }
 
 impl Here {
@@ -52,7 +54,7 @@ impl Here {
     pub(crate) fn new(
         machine: Machine,
         run_dir: &Path,
-        mut opened: Vec<Opened>,
+        (mut opened, value): (Vec<Opened>, Option<ValueFile>),
     ) -> anyhow::Result<Self> {
         let signals = Signals::listen()?;
         let alarm = Alarm::new().context("cannot make a timer")?;
@@ -69,12 +71,26 @@ impl Here {
             alarm,
             files: None,
             guarded: None,
+            value,
         })
     }
 
     /// What is to be guarded; taken away, it is no more.
     pub(crate) fn set_guarded(&mut self, guarded: Option<Guarded>) {
         self.guarded = guarded;
+    }
+
+    /// From a thread of its own: the file may be on storage that hangs.
+    fn with_value(&self, work: impl FnOnce(&ValueFile) -> Event + Send + 'static) {
+        let (value, outbox) = (self.value.clone(), self.outbox.clone());
+        let work = move || {
+            let done = value.as_ref().map(work);
+            // Nobody may be waiting any more.
+            done.into_iter()
+                .for_each(|event| drop(outbox.send(News::Value(event))));
+        };
+        // Without a thread it is not done in time.
+        let _ = std::thread::Builder::new().spawn(work);
     }
 
     fn guarded(&mut self) -> anyhow::Result<&mut Guarded> {
@@ -105,6 +121,7 @@ impl HolderSurroundings for Here {
                     Event::Found(number)
                 }
                 News::Done(index, answer) => Event::Done(index, answer),
+                News::Value(event) => event,
             });
         }
         // Before the child is looked at: the signal that says that it has ended comes once.
@@ -235,6 +252,18 @@ impl HolderSurroundings for Here {
     fn kill(&mut self, spare_aside: bool) {
         let guarded = self.guarded.iter();
         guarded.for_each(|guarded| guarded.kill(spare_aside));
+    }
+
+    fn hands_on_value(&self) -> bool {
+        self.value.is_some()
+    }
+
+    fn give_value(&mut self, value: Vec<u8>) {
+        self.with_value(move |file| Event::ValueGiven(file.write(&value)));
+    }
+
+    fn take_value(&mut self, most: usize) {
+        self.with_value(move |file| Event::ValueTaken(file.read(most)));
     }
 
     fn rest(&mut self) -> Option<String> {

@@ -19,6 +19,7 @@ mod qemu;
 mod signals;
 mod terminal;
 mod tree;
+mod value;
 mod workers;
 
 use anyhow::Context;
@@ -34,6 +35,7 @@ use lease_core::tool;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::ExitCode;
+use value::ValueFile;
 
 fn main() -> ExitCode {
     if let Some(code) = init::run_if_called() {
@@ -50,6 +52,7 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     let command = command::Command::find(args.command())?;
     let auto = args.auto()?;
     specs.extend(auto.specs().map(ResourceArgument::Placed));
+    let value = args.value(specs.len())?;
     if specs.is_empty() {
         return command.run_without();
     }
@@ -68,11 +71,12 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     let mut kept = ManuallyDrop::new(None);
     let held = attempts::acquire((&machine, &specs), wanted, &mut kept, |pause| {
         let (run_dir, specs, auto) = (args.run_dir.clone(), specs.clone(), auto.clone());
+        let value = value.clone();
         let name = tool::show(&command.name);
         signals::unless_ended(move || {
             std::thread::sleep(pause);
             auto.make()?;
-            begin(&run_dir, &specs, name)
+            begin((&run_dir, value), &specs, name)
         })
     });
     let (hub, held) = match held.map_err(|error| auto.explain_error(error))? {
@@ -102,19 +106,24 @@ fn run(args: &Args) -> anyhow::Result<u8> {
 
 /// Opens the disks and registers.
 fn begin(
-    run_dir: &Path,
+    (run_dir, value): (&Path, Option<ValueFile>),
     specs: &[ResourceArgument],
     name: String,
 ) -> anyhow::Result<Hub<here::Here>> {
     let specs = named::with_places(specs)?;
     let opened = workers::open_all(&specs)?;
+    if let Some(value) = &value {
+        value.check_against(&opened)?;
+    }
     let resources = opened.iter().map(|one| (one.spec.clone(), one.asked()));
     let resources = resources.collect();
-    Hub::start(
-        here::Here::new(machine(), run_dir, opened)?,
-        resources,
-        name,
-    )
+    let around = here::Here::new(machine(), run_dir, (opened, value.clone()))?;
+    let hub = Hub::start(around, resources, name)?;
+    let mut lockspaces = hub.sessions().iter().map(|session| &session.welcome.path);
+    if let (Some(value), Some(lockspace)) = (value, lockspaces.next()) {
+        value.check_is_not(lockspace)?;
+    }
+    Ok(hub)
 }
 
 /// With a clock of its own: of one that is interrupted no wait passes any more.

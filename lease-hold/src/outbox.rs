@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use lease_core::holder::job::Answer;
+use lease_core::holder::surroundings::Event;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -15,6 +16,8 @@ pub(crate) enum News {
     Found(usize, UnixStream),
     /// The worker of a resource is done.
     Done(usize, Answer),
+    /// The file of the value was written, or read.
+    Value(Event),
 }
 
 /// One end of it.

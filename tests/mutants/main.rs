@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Suites that run the tools as a user does.
-const WITH_TOOLS: [&str; 12] = [
+const WITH_TOOLS: [&str; 13] = [
     "bad_input",
     "dump",
     "faults",
@@ -23,6 +23,7 @@ const WITH_TOOLS: [&str; 12] = [
     "registry",
     "restart",
     "story",
+    "value",
     "wrapper",
 ];
 

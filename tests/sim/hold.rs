@@ -473,7 +473,10 @@ fn in_short(answer: &Answer) -> String {
         Answer::Replaced(why) => why.clone(),
         Answer::Resolved(left) => format!("resolved: {left:?}"),
         Answer::Checked(result) => format!("checked: {result:?}"),
-        Answer::Released(result, left) => format!("released: {result:?}, {left:?}"),
+        Answer::ValueRead(result) => format!("value: {result:?}"),
+        Answer::Released(result, left, unwritten) => {
+            format!("released: {result:?}, {left:?}, {unwritten:?}")
+        }
     }
 }
 
@@ -766,6 +769,14 @@ impl<'p> HolderSurroundings for Process<'p> {
             .iter()
             .for_each(|tree| machine.kill_tree(*tree, true));
     }
+
+    fn hands_on_value(&self) -> bool {
+        false
+    }
+
+    fn give_value(&mut self, _: Vec<u8>) {}
+
+    fn take_value(&mut self, _: usize) {}
 
     fn rest(&mut self) -> Option<String> {
         None

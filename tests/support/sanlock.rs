@@ -78,6 +78,14 @@ impl Daemon {
         command
     }
 
+    /// A Python script that talks to it, by python3-sanlock, that is not started yet.
+    pub fn python(&self, script: &str) -> Command {
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-u", "-c", script]);
+        command.env("SANLOCK_RUN_DIR", self.dir.path());
+        command
+    }
+
     /// A process that is registered and can be given leases.
     pub fn register(&self) -> Process {
         let process = self.start_client(&["command", "-c", "/bin/sleep", "300"]);

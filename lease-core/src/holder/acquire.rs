@@ -259,9 +259,9 @@ fn round<A: HolderSurroundings>(
         held.sort_by_key(|lease| lease.index);
         return Ok(Ok(held));
     }
-    let given_back = release::give_back(hub, held);
+    let undone = release::give_back(hub, held, None);
     check_ending(hub)?;
-    given_back.map_err(End::Failed)?;
+    undone.lease.map_or(Ok(()), Err).map_err(End::Failed)?;
     match stopped {
         Some((index, Progress::Blocked(block))) => Ok(Err((index, block))),
         Some((index, Progress::Failed(error))) => {

@@ -171,7 +171,7 @@ fn too_late<A>(hub: &Hub<A>, why: &str) -> Failure {
 }
 
 /// Something else came while the command stood at its gate.
-fn not_started<A>(hub: &Hub<A>) -> Ended {
+pub(super) fn not_started<A>(hub: &Hub<A>) -> Ended {
     Ended::NotRun(match &hub.ending {
         Some(Ending::Signal(number)) => return Ended::Command(signal::exit_code(*number)),
         Some(Ending::Lost(why)) => too_late(hub, why),

@@ -29,8 +29,11 @@ pub enum Job {
     Check(Box<Held>),
     /// Is the disk still the one that others find?
     Look,
-    /// Give it back.
-    Release(Box<Held>),
+    /// Read the value block.
+    ReadValue(Box<Held>),
+    /// Give it back, after this is written to its value block. One that may still land is not
+    /// followed by a release: it would come after what the next holder has written.
+    Release(Box<Held>, Option<Vec<u8>>),
 }
 
 /// What came of it.
@@ -49,8 +52,10 @@ pub enum Answer {
     Replaced(String),
     /// To [`Job::Check`] and [`Job::Look`]: why it is lost, if it is.
     Checked(Result<Option<String>, AcquireError>),
-    /// To [`Job::Release`].
-    Released(Result<(), AcquireError>, Left),
+    /// To [`Job::ReadValue`].
+    ValueRead(Result<Vec<u8>, AcquireError>),
+    /// To [`Job::Release`]; why the value block was not written, if it was to be.
+    Released(Result<(), AcquireError>, Left, Option<AcquireError>),
 }
 
 /// A lease that is held.

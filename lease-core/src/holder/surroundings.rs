@@ -5,6 +5,7 @@ use super::job::{Answer, Job};
 use crate::clock::Moment;
 use crate::contain::Containment;
 use crate::delta::Tenure;
+use crate::failure::Failure;
 use crate::id::{Generation, Name};
 use crate::registry::message::{Ask, HolderId, Phase, Tell, Welcome};
 use crate::surroundings::Surroundings;
@@ -34,6 +35,10 @@ pub enum Event {
     Stopped(i32),
     /// The command and all that it started are gone.
     TreeGone,
+    /// The file of the value is written, or why not.
+    ValueGiven(Result<(), Failure>),
+    /// What stands in the file of the value, or why that is not known.
+    ValueTaken(Result<Vec<u8>, Failure>),
 }
 
 /// Why a registration was not answered.
@@ -159,6 +164,17 @@ pub trait HolderSurroundings {
     /// Sends SIGKILL to the command and all that it started, but for what was run aside if that is
     /// to be spared.
     fn kill(&mut self, spare_aside: bool);
+
+    /// Whether the value block of the lease is to stand in a file while the command runs: then it
+    /// is the only lease.
+    fn hands_on_value(&self) -> bool;
+
+    /// Writes this to that file, in place of what is there. [`Event::ValueGiven`] follows.
+    fn give_value(&mut self, value: Vec<u8>);
+
+    /// Reads that file; of one that is longer than `most` one byte beyond. [`Event::ValueTaken`]
+    /// follows.
+    fn take_value(&mut self, most: usize);
 
     /// What is left of all that the command has started, but for what was run aside, in words;
     /// `None`: nothing that can be found.

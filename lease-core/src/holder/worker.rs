@@ -205,13 +205,12 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
                 Answer::Checked(ours.map(|ours| (!ours).then(|| "is owned by another".to_owned())))
             }
             Job::Look => Answer::Checked(Ok(None)),
-            Job::Release(held) => {
-                let result = resource.release(&member, &held);
-                if abandoned {
-                    return Answer::Released(Ok(()), Left::NOTHING);
-                }
-                let left = left(&noted, result.is_err(), patience(&result, limit));
-                Answer::Released(result, left)
+            Job::ReadValue(held) => Answer::ValueRead(resource.read_value_block(&member, &held)),
+            Job::Release(held, value) => {
+                let write = |block: Vec<u8>| resource.write_value_block(&member, &block).err();
+                let unwritten = value.and_then(write);
+                let release = || resource.release(&member, &held);
+                released((release, unwritten), &noted, (limit, abandoned))
             }
         }
     }
@@ -233,6 +232,29 @@ fn acquire(
         _ => false,
     };
     (result, doubt)
+}
+
+/// A release, after its value block was written, or was not: why.
+fn released(
+    (release, unwritten): (
+        impl FnOnce() -> Result<(), AcquireError>,
+        Option<AcquireError>,
+    ),
+    noted: &[Noted<'_>],
+    (limit, abandoned): (Duration, bool),
+) -> Answer {
+    if let Some(error) = &unwritten {
+        let left = left(noted, true, limit);
+        if left.late && !abandoned {
+            return Answer::Released(Err(error.clone()), left, unwritten);
+        }
+    }
+    let result = release();
+    if abandoned {
+        return Answer::Released(Ok(()), Left::NOTHING, unwritten);
+    }
+    let left = left(noted, result.is_err(), patience(&result, limit));
+    Answer::Released(result, left, unwritten)
 }
 
 /// How long what is still on its way is waited for.

@@ -121,6 +121,11 @@ pub enum AcquireError {
     Undecided,
     #[error("earlier writes of this host may still land")]
     TooEarly { until: Moment },
+    #[error(
+        "its disks have different value blocks, and those that can be read do not tell which is \
+         the newest; try again when all its disks work"
+    )]
+    ValueBlocksDiffer,
     #[error("the host id was lost")]
     Lost,
     #[error("interrupted")]
