@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "delta/choice.rs"]
+mod choice;
 #[path = "delta/former.rs"]
 mod former;
 

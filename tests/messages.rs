@@ -58,7 +58,7 @@ const ALOUD: &[(&str, i32, &str)] = &[
     (
         "lease-join LS:2001:DIR/disk:0",
         64,
-        "lease-join: cannot join LS:2001:DIR/disk:0: host id \"2001\": a host id is a number from 1 to 2000 (0 is for lease-init only) (see man lease-join)",
+        "lease-join: cannot join LS:2001:DIR/disk:0: host id \"2001\": a host id is a number from 1 to 2000, or auto (0 is for lease-init only) (see man lease-join)",
     ),
     (
         "lease-join LS:2:DIR/disk:1048576",
@@ -223,7 +223,17 @@ const ALOUD: &[(&str, i32, &str)] = &[
     (
         "lease-join LS:0:DIR/disk:0",
         64,
-        "lease-join: cannot join LS:0:DIR/disk:0: host id 0 is for formatting; a host joins with 1 to 2000 (see man lease-join)",
+        "lease-join: cannot join LS:0:DIR/disk:0: host id 0 is for formatting; a host joins with 1 to 2000, or auto (see man lease-join)",
+    ),
+    (
+        "lease-join LS:Auto:DIR/disk:0",
+        64,
+        "lease-join: cannot join LS:Auto:DIR/disk:0: host id \"Auto\": a host id is a number from 1 to 2000, or auto (0 is for lease-init only) (see man lease-join)",
+    ),
+    (
+        "lease-join --state-dir DIR/zeros LS:auto:DIR/disk:0",
+        73,
+        "lease-join: cannot join LS: state directory DIR/zeros: File exists",
     ),
     (
         "lease-join LS:2:DIR:0",

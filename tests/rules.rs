@@ -5,6 +5,8 @@
 
 #[path = "rules/back.rs"]
 mod back;
+#[path = "rules/ids.rs"]
+mod ids;
 #[path = "rules/theirs.rs"]
 mod theirs;
 

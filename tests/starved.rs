@@ -5,10 +5,9 @@
 
 use nix::sys::signal::Signal;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
-use support::files::directory;
+use support::files::Small;
 use support::hosts::{Host, STAY};
 use support::process::{Process, SOON, now, runs, wait_until};
 use support::storage::Storage;
@@ -150,41 +149,13 @@ fn connections_take_no_descriptor_that_a_renewal_needs() {
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
-/// A small file system, mounted while this lives.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn new() -> Self {
-        let dir = directory();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=64k,mode=755", "none"]);
-        let status = mount.arg(dir.path()).status();
-        assert!(status.unwrap().success(), "mounting needs root");
-        Self(dir)
-    }
-
-    fn fill(&self) -> PathBuf {
-        let path = self.0.path().join("fill");
-        let room = std::fs::write(&path, vec![0; 64 << 10]);
-        assert!(room.is_err(), "it is full");
-        path
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let mut unmount = Command::new("umount");
-        let _ = unmount.arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_run_directory_kills_nobody_and_is_waited_for() {
     const OTHERS: u64 = 20;
     let storage = Storage::new(OTHERS);
     let small = Small::new();
     let mut a = host(&storage, 1);
-    a.run_dir = small.0.path().join("run");
+    a.run_dir = small.path().join("run");
     let join = a.join();
     let hold = a.holding(&[&storage.resource(1)]);
     a.wait_for_renewal();

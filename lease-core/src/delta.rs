@@ -10,24 +10,27 @@
 //! lives and no I/O is outstanding. After a loss nothing at all is written.
 
 mod area;
+mod choice;
+mod claim;
 mod former;
 mod tenure;
+mod vacant;
 
 pub use area::{Area, HeartbeatError, Lockspace};
+pub use choice::{Choice, Chooser, Had, Trace};
+pub use claim::{Claim, JoinError, Lost, Predecessor, Waiting};
 pub use former::Former;
 pub use tenure::Tenure;
 
 use crate::clock::{Clock, Interrupted, Moment};
 use crate::disk::{Disk, Fault};
-use crate::id::{Generation, HostId, Name};
+use crate::id::Generation;
 use crate::record::heartbeat::Heartbeat;
-use crate::record::host_note::{BootId, HostNote};
-use crate::timing::{Timing, by_another_clock};
+use crate::timing::Timing;
 use std::time::Duration;
 use thiserror::Error;
+use vacant::{LOOK_EVERY, over_from, wait_until_vacant};
 
-/// How often a joiner looks at the record that it watches.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// No wait is asked for that is shorter.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// The timestamp of a free record.
@@ -36,87 +39,6 @@ const FREE: u64 = 0;
 const ATTEMPTS_MAX: u32 = 3;
 /// More joins than there can be while one joiner stalls.
 const GENERATIONS_SKIPPED: u64 = 1000;
-
-/// What a host wants to join as.
-#[derive(Debug, Clone, Copy)]
-pub struct Claim {
-    /// The host id.
-    pub host: HostId,
-    /// A name that no other machine has.
-    pub name: Name,
-    /// Our t and W.
-    pub timing: Timing,
-    /// Our present boot.
-    pub boot_id: BootId,
-    /// The last generation that this machine is known to have joined with; the next is larger.
-    pub at_least: Generation,
-    /// The last generation that a join of this machine began with, completed or not.
-    pub attempted: Generation,
-    /// Before this moment, a heartbeat that an earlier process of this machine wrote may still land
-    /// (it ended without proof that its I/O had completed): 8t+W after its end.
-    pub quiet_from: Moment,
-    /// Before this moment a heartbeat that an earlier process of this machine **did** issue, and of
-    /// which nobody knows how it ended, may still land: the record is not taken before. 0 if there
-    /// is none.
-    pub not_before: Moment,
-}
-
-/// Why a host id could not be joined.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[allow(missing_docs)]
-pub enum JoinError {
-    #[error("{0}")]
-    Disk(#[from] Fault),
-    #[error("{0}")]
-    Record(#[from] HeartbeatError),
-    #[error("in use by {}", .name.map_or_else(|| "a host without a name".into(), |n| n.to_string()))]
-    InUse { name: Option<Name> },
-    #[error("the storage is too slow: three attempts took longer than {0} s from read to write")]
-    TooSlow(u64),
-    #[error("{0}")]
-    Lost(#[from] Lost),
-    #[error("interrupted")]
-    Interrupted,
-}
-
-impl From<Interrupted> for JoinError {
-    fn from(_: Interrupted) -> Self {
-        Self::Interrupted
-    }
-}
-
-/// What a joiner waits for, and until when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waiting {
-    /// Whether the host whose record stands there is alive.
-    Watching {
-        /// Its name.
-        name: Option<Name>,
-        /// For at most this long.
-        at_most: Duration,
-    },
-    /// Whether a write of an earlier process of this machine lands.
-    LateWrite {
-        /// For at most this long.
-        at_most: Duration,
-    },
-    /// Whether anybody else joins at the same time.
-    Settling {
-        /// For this long.
-        exactly: Duration,
-    },
-}
-
-/// What stands in our sector before a join.
-struct Vacant {
-    record: Heartbeat,
-    /// When the read that showed it began.
-    read_began: Moment,
-    /// Until when writes of an earlier life of this host id may still land.
-    quiet_from: Option<Moment>,
-    /// Until when anything of an earlier life may still run.
-    former_over: Moment,
-}
 
 /// Joins a host id.
 ///
@@ -133,9 +55,21 @@ pub fn join(
     claim: &Claim,
     tell: &mut dyn FnMut(Waiting),
 ) -> Result<HostLease, JoinError> {
+    join_after(lockspace, disk, clock, (claim, Predecessor::Any), tell)
+}
+
+/// [`join`] after the life of this predecessor, or after one that was left; after any other the
+/// host id is in use.
+pub fn join_after(
+    lockspace: &Lockspace,
+    disk: &dyn Disk,
+    clock: &dyn Clock,
+    (claim, predecessor): (&Claim, Predecessor),
+    tell: &mut dyn FnMut(Waiting),
+) -> Result<HostLease, JoinError> {
     let mut generation = claim.at_least;
     for _ in 0..ATTEMPTS_MAX {
-        let vacant = wait_until_vacant(lockspace, disk, clock, claim, tell)?;
+        let vacant = wait_until_vacant(lockspace, disk, clock, (claim, predecessor), tell)?;
         let found = vacant.record.generation();
         let ours = vacant
             .record
@@ -184,191 +118,6 @@ fn generations_beyond(generation: Generation) -> Generation {
     Generation(generation.0.saturating_add(GENERATIONS_SKIPPED))
 }
 
-impl Vacant {
-    /// How long the write may take, counted from the read: everybody who joins at the same time
-    /// waits at least as long before reading back, by the io_timeout of the record that all read.
-    fn window(&self, claim: &Claim) -> Duration {
-        let theirs = Timing::of_host(&self.record, claim.timing);
-        theirs.join_window().min(claim.timing.join_window())
-    }
-
-    /// The timing by which others that read this record may be joining at this moment.
-    fn timing(&self, claim: &Claim) -> Timing {
-        let theirs = Timing::of_host(&self.record, claim.timing);
-        if theirs.io_timeout() > claim.timing.io_timeout() {
-            theirs
-        } else {
-            claim.timing
-        }
-    }
-
-    /// The record with us in it. It keeps the larger io_timeout until the join has settled.
-    fn joined(&self, claim: &Claim, generation: Generation, now: Moment) -> Heartbeat {
-        let timestamp = next_timestamp(self.record.timestamp(), now);
-        let note = HostNote {
-            watchdog: claim.timing.watchdog(),
-            host: claim.host,
-            generation,
-            boot_id: claim.boot_id,
-            former_over: over_from(timestamp, now, self.former_over),
-        };
-        self.record.joined(
-            &claim.name,
-            timestamp,
-            self.timing(claim).io_timeout(),
-            note,
-        )
-    }
-}
-
-/// The timestamp from which nothing runs any more that is over at `over`, as a record says it that
-/// gets this timestamp now: timestamps may run ahead of the clock.
-fn over_from(timestamp: u64, now: Moment, over: Moment) -> u64 {
-    match over.since(now) {
-        Duration::ZERO => 1,
-        // Two more, for what both have lost of a second.
-        left => timestamp.saturating_add(left.as_secs() + 2),
-    }
-}
-
-/// At least 1, and not the one that stands there.
-fn next_timestamp(before: u64, now: Moment) -> u64 {
-    match now.seconds().max(1) {
-        same if same == before => same + 1,
-        other => other,
-    }
-}
-
-/// What stood in our sector when it was looked at.
-#[derive(Clone, Copy)]
-struct Look {
-    record: Heartbeat,
-    began: Moment,
-    ended: Moment,
-}
-
-impl Look {
-    fn take(
-        lockspace: &Lockspace,
-        disk: &dyn Disk,
-        clock: &dyn Clock,
-        claim: &Claim,
-    ) -> Result<Self, JoinError> {
-        let began = clock.now();
-        let record = lockspace.read_host(disk, claim.host)??;
-        let ended = clock.now();
-        Ok(Self {
-            record,
-            began,
-            ended,
-        })
-    }
-
-    fn is_of_this_boot(&self, claim: &Claim) -> bool {
-        let note = self.record.note();
-        note.is_some_and(|note| note.boot_id == claim.boot_id)
-    }
-
-    /// By name, from another boot of this machine.
-    fn is_us(&self, claim: &Claim) -> bool {
-        let noted = self.record.note().is_some();
-        noted && !self.is_of_this_boot(claim) && self.record.host_name() == Some(claim.name)
-    }
-
-    /// How long it is watched, counted from the end of this look, if it stays as it is and is not
-    /// free.
-    fn watch(&self, claim: &Claim) -> Duration {
-        let theirs = Timing::of_host(&self.record, claim.timing);
-        match self.is_us(claim) {
-            true => theirs.join_look(),
-            false => theirs.takeover_after(),
-        }
-    }
-
-    /// Until when anything may run of the life whose record this is, or of one before that: of it,
-    /// as of any host, 8t + W after its last sign, which was before this look. That this machine
-    /// has rebooted since we know, and nobody else: a clone with our name may be live.
-    fn former_over(&self, claim: &Claim) -> Moment {
-        if self.record.is_free() {
-            return Moment::default();
-        }
-        let theirs = Timing::of_host(&self.record, claim.timing).takeover_after();
-        let before = self.record.former_over_in().unwrap_or_default();
-        self.ended.after(theirs.max(by_another_clock(before)))
-    }
-
-    /// Until when the earlier life's writes may still land. It may have issued one until it died:
-    /// before this boot, if it was ours; until all of it was dead, if it was another machine's (a
-    /// write that was permitted before 8t may be issued by a process that stalled in between). It
-    /// lands within 8t + W, or never.
-    fn quiet_from(&self, claim: &Claim) -> Option<Moment> {
-        let theirs = Timing::of_host(&self.record, claim.timing).takeover_after();
-        let over = self.former_over(claim);
-        match self.is_us(claim) {
-            _ if self.record.is_free() => None,
-            true => Some(over),
-            false => Some(over.after(theirs)),
-        }
-    }
-
-    fn waiting(&self, claim: &Claim) -> Waiting {
-        let late = claim.not_before.since(self.ended);
-        match self.record.is_free() {
-            true => Waiting::LateWrite { at_most: late },
-            false => Waiting::Watching {
-                name: self.record.host_name(),
-                at_most: self.watch(claim).max(late),
-            },
-        }
-    }
-
-    /// Whether what stands there now, which is not what stood there first, is what an earlier
-    /// process of ours had written.
-    fn is_late_write(&self, claim: &Claim) -> bool {
-        let ours = self.is_of_this_boot(claim) && self.record.host_name() == Some(claim.name);
-        ours && self.record.generation() <= claim.attempted && self.began < claim.not_before
-    }
-}
-
-/// Waits until the record is free, or has not changed for as long as its host can have lived; and
-/// until no write of an earlier process of ours can land on it.
-fn wait_until_vacant(
-    lockspace: &Lockspace,
-    disk: &dyn Disk,
-    clock: &dyn Clock,
-    claim: &Claim,
-    tell: &mut dyn FnMut(Waiting),
-) -> Result<Vacant, JoinError> {
-    let mut first = Look::take(lockspace, disk, clock, claim)?;
-    let mut now = first;
-    let mut told = false;
-    loop {
-        let quiet = now.began >= claim.not_before;
-        let watched = now.began.since(first.ended) > first.watch(claim);
-        if quiet && (watched || now.record.is_free()) {
-            return Ok(Vacant {
-                record: now.record,
-                read_began: now.began,
-                quiet_from: first.quiet_from(claim),
-                former_over: first.former_over(claim),
-            });
-        }
-        if !std::mem::replace(&mut told, true) {
-            tell(first.waiting(claim));
-        }
-        clock.wait(LOOK_EVERY)?;
-        now = Look::take(lockspace, disk, clock, claim)?;
-        if now.record.leader_bytes() == first.record.leader_bytes() {
-            continue;
-        }
-        if !now.record.is_free() && !now.is_late_write(claim) {
-            let name = now.record.host_name();
-            return Err(JoinError::InUse { name });
-        }
-        first = now;
-    }
-}
-
 /// Lets all of `duration` pass, also when told to stop: a record that is freed while others may
 /// be writing theirs would free theirs.
 fn wait_to_the_end(clock: &dyn Clock, duration: Duration) -> Result<(), Interrupted> {
@@ -411,20 +160,6 @@ pub enum RenewError {
     /// The lease is lost, now and for good. Nothing may be written any more.
     #[error("{0}")]
     Lost(#[from] Lost),
-}
-
-/// How a host id was lost.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[allow(missing_docs)]
-pub enum Lost {
-    #[error("no renewal for {0} s")]
-    Expired(u64),
-    #[error("our heartbeat was overwritten by {}", .0.map_or_else(|| "somebody".into(), |n| n.to_string()))]
-    Overwritten(Option<Name>),
-    #[error("it is being given back: that write may land at any moment")]
-    Leaving,
-    #[error("our heartbeat is damaged: {0}")]
-    Damaged(HeartbeatError),
 }
 
 impl HostLease {
@@ -491,7 +226,9 @@ impl HostLease {
         tell(Waiting::Settling { exactly });
         let waited = wait_to_the_end(clock, exactly);
         let record = self.lockspace.read_host(disk, self.claim.host)??;
-        if record.leader_bytes() != self.written.leader_bytes() {
+        // A clone may have written the same, in the same second of its own time.
+        let noted = record.note() == self.written.note();
+        if record.leader_bytes() != self.written.leader_bytes() || !noted {
             return Err(JoinError::InUse {
                 name: record.host_name(),
             });

@@ -38,7 +38,9 @@ pub enum SpecError {
     LockspaceName(IdError),
     #[error("resource name: {0}")]
     ResourceName(IdError),
-    #[error("host id {0:?}: a host id is a number from 1 to 2000 (0 is for lease-init only)")]
+    #[error(
+        "host id {0:?}: a host id is a number from 1 to 2000, or auto (0 is for lease-init only)"
+    )]
     HostId(String),
     #[error("the path is empty")]
     EmptyPath,
@@ -78,13 +80,34 @@ impl fmt::Display for Place {
     }
 }
 
+/// The host id of a LOCKSPACE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostField {
+    /// 0, which only formatting takes.
+    All,
+    /// Any that is free.
+    Auto,
+    /// This one.
+    Id(HostId),
+}
+
+impl fmt::Display for HostField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("0"),
+            Self::Auto => f.write_str("auto"),
+            Self::Id(host) => host.fmt(f),
+        }
+    }
+}
+
 /// `name:host_id:path:offset`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockspaceSpec {
     /// Name of the lockspace.
     pub name: Name,
-    /// The host id; `None` for 0, which only formatting takes.
-    pub host: Option<HostId>,
+    /// The host id.
+    pub host: HostField,
     /// Where its area is.
     pub place: Place,
 }
@@ -107,13 +130,7 @@ impl LockspaceSpec {
 
 impl fmt::Display for LockspaceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}:{}",
-            self.name,
-            self.host.map_or(0, HostId::get),
-            self.place
-        )
+        write!(f, "{}:{}:{}", self.name, self.host, self.place)
     }
 }
 
@@ -382,12 +399,13 @@ fn split(text: &[u8]) -> Result<Vec<Field>, SpecError> {
     Ok(fields)
 }
 
-fn parse_host(field: &Field) -> Result<Option<HostId>, SpecError> {
+fn parse_host(field: &Field) -> Result<HostField, SpecError> {
     match field.number() {
-        Some(0) => Ok(None),
+        Some(0) => Ok(HostField::All),
         Some(n) => HostId::new(n)
-            .map(Some)
+            .map(HostField::Id)
             .map_err(|_| SpecError::HostId(field.text())),
+        None if field.bytes == b"auto" && !field.escaped => Ok(HostField::Auto),
         None => Err(SpecError::HostId(field.text())),
     }
 }

@@ -7,7 +7,7 @@ use lease_core::format::{Index, Lockspace, Resource};
 use lease_core::id::Name;
 use lease_core::layout::{Geometry, SectorSize};
 use lease_core::record::index::{IndexHeader, MAX_RESOURCES};
-use lease_core::spec::{IndexSpec, LockspaceSpec, Mode, Place, ResourceSpec};
+use lease_core::spec::{HostField, IndexSpec, LockspaceSpec, Mode, Place, ResourceSpec};
 use lease_core::storage::{Access, Identity, Volume, cause};
 use lease_core::tool::{Failure, Status, show};
 use nix::errno::Errno;
@@ -92,7 +92,7 @@ fn wishes(args: &Args) -> Result<Vec<Wish>, Failure> {
     let mut wishes = Vec::new();
     for text in &args.lockspaces {
         let spec = LockspaceSpec::parse(text).map_err(|error| usage(&show(text), error))?;
-        if spec.host.is_some() {
+        if spec.host != HostField::All {
             let why = "its host id must be 0 here: a lockspace is formatted for all its hosts";
             return Err(usage(&show(text), why));
         }

@@ -5,8 +5,8 @@ use clap::Parser;
 use lease_core::host::config::Config;
 use lease_core::id::Name;
 use lease_core::record::host_note::WATCHDOG_MAX;
-use lease_core::registry::place::DEFAULT_RUN_DIR;
-use lease_core::spec::LockspaceSpec;
+use lease_core::registry::place::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+use lease_core::spec::{HostField, LockspaceSpec};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
 use lease_core::tool::{Failure, Status, show};
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ pub(crate) const TOOL: &str = "lease-join";
 #[derive(Debug, Parser)]
 #[command(name = "lease-join", version)]
 pub(crate) struct Args {
-    /// The lockspace and the host id to hold: name:host_id:path:offset
+    /// The lockspace and the host id to hold: name:host_id:path:offset; auto: one that is free
     #[arg(value_name = "LOCKSPACE", required_unless_present = "sanlock_socket")]
     lockspace: Option<OsString>,
 
@@ -48,6 +48,10 @@ pub(crate) struct Args {
     /// Where lease-hold finds this lease-join
     #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     pub(crate) run_dir: PathBuf,
+
+    /// Where the host id is remembered that auto has taken
+    #[arg(long, value_name = "DIR", env = "LEASE_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+    pub(crate) state_dir: PathBuf,
 }
 
 impl Args {
@@ -81,9 +85,14 @@ impl Args {
             )
         };
         let lockspace = LockspaceSpec::parse(&text).map_err(|e| usage(e.to_string()))?;
-        let host = lockspace.host.ok_or_else(|| {
-            usage("host id 0 is for formatting; a host joins with 1 to 2000".into())
-        })?;
+        let host = match lockspace.host {
+            HostField::Id(host) => Some(host),
+            HostField::Auto => None,
+            HostField::All => {
+                let why = "host id 0 is for formatting; a host joins with 1 to 2000, or auto";
+                return Err(usage(why.into()));
+            }
+        };
         let path = std::path::absolute(&lockspace.place.path).map_err(|why| {
             let text = format!("cannot join {lockspace}: no working directory: {why}");
             Failure::new(Status::System, text)

@@ -3,6 +3,7 @@
 use crate::args::TOOL;
 use crate::heart::Heartbeat;
 use crate::host;
+use crate::memory::Book;
 use crate::notify::Notify;
 use crate::peers::Peers;
 use crate::scribe::Scribe;
@@ -16,6 +17,7 @@ use lease_core::device::Device;
 use lease_core::host::giving_back::{Estate, GiveBack, Lease};
 use lease_core::host::heart::Heart;
 use lease_core::host::kept::{Holders, Life};
+use lease_core::host::memory::{MachineId, Memory};
 use lease_core::host::surroundings::{Event, HostSurroundings, PeerId};
 use lease_core::host::watchdog::Watchdog;
 use lease_core::id::{Generation, Name};
@@ -47,6 +49,8 @@ const NO_THREAD: &str = "cannot start a thread";
 #[derive(Debug)]
 pub(crate) struct Here {
     seat: Seat,
+    /// Where a host id is remembered that was not named.
+    memory: Option<Book>,
     machine: Machine,
     signals: Signals,
     watchdog: Option<PathBuf>,
@@ -62,8 +66,12 @@ pub(crate) struct Here {
 }
 
 impl Here {
-    /// In a run directory that is ours alone, with a watchdog device or without one.
-    pub(crate) fn new(seat: Seat, watchdog: Option<PathBuf>) -> anyhow::Result<Self> {
+    /// In directories that are ours alone, with a watchdog device or without one.
+    pub(crate) fn new(
+        seat: Seat,
+        memory: Option<Book>,
+        watchdog: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         let signals = Signals::watch()?;
         let wake = || signals.wake.clone();
         let place = seat.place.try_clone().context("cannot keep a state file")?;
@@ -80,6 +88,7 @@ impl Here {
             heart: None,
             told_to_leave: false,
             seat,
+            memory,
             signals,
         })
     }
@@ -127,6 +136,20 @@ impl HostSurroundings for Here {
         };
         let armed = Watchdog::arm(KernelDevice::open(path, timing)?, timing);
         armed.map(Some).map_err(|why| refused(path, &why))
+    }
+
+    fn machine_id(&self) -> MachineId {
+        host::machine_id()
+    }
+
+    fn remembered(&self) -> Result<Option<Memory>, Failure> {
+        self.memory.as_ref().map_or(Ok(None), Book::read)
+    }
+
+    fn remember(&self, memory: &Memory) -> Result<(), Failure> {
+        self.memory
+            .as_ref()
+            .map_or(Ok(()), |book| book.write(memory))
     }
 
     fn run_dir(&self) -> String {

@@ -1,5 +1,6 @@
-//! What this machine says of itself: its boot, a name at random.
+//! What this machine says of itself: its boot, which machine it is, a name at random.
 
+use lease_core::host::memory::MachineId;
 use lease_core::id::Name;
 use lease_core::record::host_note::BootId;
 use lease_core::tool::{Failure, Status};
@@ -8,6 +9,18 @@ use std::os::unix::fs::MetadataExt;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const PID_NAMESPACE: &str = "/proc/self/ns/pid";
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
+
+const SYSTEM_ID: &str = "/etc/machine-id";
+const HARDWARE_ID: &str = "/sys/class/dmi/id/product_uuid";
+
+/// Which machine this is, as far as it says. A container shows its host's hardware.
+pub(crate) fn machine_id() -> MachineId {
+    let known = |path| Some(read(path).ok()?.trim().to_owned()).filter(|id| !id.is_empty());
+    MachineId {
+        system: known(SYSTEM_ID),
+        hardware: known(HARDWARE_ID),
+    }
+}
 
 /// Sixteen bytes that differ at every boot.
 pub(crate) fn boot_id() -> Result<BootId, Failure> {

@@ -5,6 +5,7 @@ mod args;
 mod heart;
 mod here;
 mod host;
+mod memory;
 mod notify;
 mod peers;
 mod sanlock;
@@ -36,8 +37,13 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     // No command is started from here.
     let _ = priority::raise();
     tool::speak_aside().context("cannot start a thread")?;
-    let seat = seat::take(&args.run_dir, &config.lockspace.name)?;
-    let mut here = here::Here::new(seat, args.watchdog.clone())?;
+    let name = &config.lockspace.name;
+    let seat = seat::take(&args.run_dir, name)?;
+    let memory = match config.host {
+        Some(_) => None,
+        None => Some(memory::Book::open(&args.state_dir, name)?),
+    };
+    let mut here = here::Here::new(seat, memory, args.watchdog.clone())?;
     let ended = lease_core::host::run(&mut here, &config)?;
     Ok(ended.code())
 }

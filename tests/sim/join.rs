@@ -14,13 +14,14 @@ use lease_core::host::config::Config;
 use lease_core::host::giving_back::{Estate, GiveBack, Lease};
 use lease_core::host::heart::{Beat, Heart, HeartSurroundings, Told};
 use lease_core::host::kept::{Holders, Life};
+use lease_core::host::memory::{MachineId, Memory};
 use lease_core::host::surroundings::{Beside, Event, HostSurroundings, PeerId};
 use lease_core::host::watchdog::Watchdog;
 use lease_core::id::{Generation, Name};
 use lease_core::record::host_note::BootId;
 use lease_core::registry::message::{Ask, HolderId, Phase, Tell};
 use lease_core::registry::table::{Changes, Link};
-use lease_core::spec::{LockspaceSpec, Place};
+use lease_core::spec::{HostField, LockspaceSpec, Place};
 use lease_core::timing::Timing;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -56,11 +57,11 @@ fn config(machine: &Machine) -> Config {
     Config {
         lockspace: LockspaceSpec {
             name: LOCKSPACE.name,
-            host: Some(machine.setup.host),
+            host: HostField::Id(machine.setup.host),
             place,
         },
         path,
-        host: machine.setup.host,
+        host: Some(machine.setup.host),
         name: machine.setup.name,
         io_timeout: Some(machine.setup.timing.io_timeout()),
         watchdog_timeout: machine.setup.timing.watchdog(),
@@ -205,6 +206,19 @@ impl<'p> HostSurroundings for Here<'p> {
             .map(|_| Watchdog::arm(device(), timing));
         let refused = |why| Failure::new(Status::Refused, why);
         armed.transpose().map_err(refused)
+    }
+
+    fn machine_id(&self) -> MachineId {
+        MachineId::default()
+    }
+
+    fn remembered(&self) -> Result<Option<Memory>, Failure> {
+        Ok(self.machine().memory.borrow().clone())
+    }
+
+    fn remember(&self, memory: &Memory) -> Result<(), Failure> {
+        *self.machine().memory.borrow_mut() = Some(memory.clone());
+        Ok(())
     }
 
     fn run_dir(&self) -> String {

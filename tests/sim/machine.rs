@@ -10,6 +10,7 @@ use lease_core::clock::Moment;
 use lease_core::contain::{Containment, Guarded, Remains};
 use lease_core::delta::Tenure;
 use lease_core::host::kept::{Holders, Life};
+use lease_core::host::memory::Memory;
 use lease_core::host::watchdog::Device;
 use lease_core::id::{Generation, HostId, Name};
 use lease_core::liveness::Sightings;
@@ -217,6 +218,8 @@ pub struct Machine {
     pub member: RefCell<Option<Rc<Membership>>>,
     /// The run directory.
     pub run: RefCell<RunDir>,
+    /// The host id that it remembers over reboots.
+    pub memory: RefCell<Option<Memory>>,
     /// Processes that live, and which lease-hold each is.
     pub alive: RefCell<BTreeMap<i32, usize>>,
     /// Where a lease-hold hears of signals, by its process.
@@ -259,6 +262,7 @@ impl Machine {
             boot: Cell::new(0),
             member: RefCell::default(),
             run: RefCell::default(),
+            memory: RefCell::default(),
             alive: RefCell::default(),
             inboxes: RefCell::default(),
             connections: RefCell::default(),

@@ -223,3 +223,39 @@ impl Drop for Daemon {
         let _ = self.process.wait();
     }
 }
+
+/// A small file system, mounted while this lives.
+pub struct Small(TempDir);
+
+impl Small {
+    /// An empty one.
+    #[allow(clippy::new_without_default)] // It mounts.
+    pub fn new() -> Self {
+        let dir = directory();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64k,mode=755", "none"]);
+        let status = mount.arg(dir.path()).status();
+        assert!(status.expect("mount").success(), "mounting needs root");
+        Self(dir)
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Fills it. The file that does.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.0.path().join("fill");
+        let room = std::fs::write(&path, vec![0; 64 << 10]);
+        assert!(room.is_err(), "it is full");
+        path
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let mut unmount = Command::new("umount");
+        let _ = unmount.arg("--lazy").arg(self.0.path()).status();
+    }
+}

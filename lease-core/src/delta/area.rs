@@ -91,6 +91,12 @@ impl Area {
         self.lockspace.decode(self.record(host))
     }
 
+    /// What stands in the sector of every host.
+    pub fn hosts(&self) -> impl Iterator<Item = (HostId, Result<Heartbeat, HeartbeatError>)> + '_ {
+        let hosts = HostId::all(self.lockspace.geometry.max_hosts());
+        hosts.map(|host| (host, self.host(host)))
+    }
+
     /// Every record that checks, of hosts that were ever joined.
     pub fn joined(&self) -> impl Iterator<Item = (HostId, Heartbeat)> + '_ {
         let joined = |host| {
@@ -110,8 +116,9 @@ impl Area {
     /// The io_timeout that the lockspace was formatted with, in seconds: that of a record which
     /// nobody has joined yet; of `host`'s own where all have been.
     pub fn formatted_io_timeout(&self, host: HostId) -> Option<u8> {
-        let untouched = HostId::all(self.lockspace.geometry.max_hosts())
-            .filter_map(|host| self.host(host).ok())
+        let untouched = self
+            .hosts()
+            .filter_map(|(_, record)| record.ok())
             .find(|record| record.owner().is_none());
         untouched
             .or_else(|| self.host(host).ok())

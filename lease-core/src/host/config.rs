@@ -11,8 +11,8 @@ pub struct Config {
     pub lockspace: LockspaceSpec,
     /// Its file or device, absolute.
     pub path: PathBuf,
-    /// The host id.
-    pub host: HostId,
+    /// The host id; `None`: one that is free.
+    pub host: Option<HostId>,
     /// A name that no other machine has; `None`: any.
     pub name: Option<Name>,
     /// t in seconds; `None`: what the lockspace was formatted with.

@@ -1,19 +1,18 @@
 //! From what was asked for to a joined host id.
 
 use super::config::Config;
-use super::kept::{Life, Logged, Remains};
+use super::found::{Found, numbered, open};
+use super::kept::{Life, Remains};
 use super::names::name_of;
 use super::surroundings::{HostSurroundings, VolumeOf};
 use super::victim::Victim;
+use super::wanted::Wanted;
 use super::watchdog::{Watchdog, leave_as_found};
 use crate::clock::{Clock, Moment};
 use crate::contain::Remains as Left;
-use crate::delta::{self, Claim, HostLease, JoinError, Lockspace, Waiting};
-use crate::disk::Fault;
+use crate::delta::{Claim, HostLease};
 use crate::failure::{Failure, Status};
-use crate::id::Name;
-use crate::opened::open_lockspace;
-use crate::registry::message::AreaId;
+use crate::id::{HostId, Name};
 use crate::registry::place::Kept;
 use crate::registry::table::Table;
 use crate::storage::Volume;
@@ -45,12 +44,6 @@ pub(super) struct Joined<S: HostSurroundings> {
     pub(super) watchdog: Option<Watchdog<S::Watchdog>>,
 }
 
-/// The lockspace's disk, and what was found there.
-struct Found<V> {
-    volume: V,
-    lockspace: Lockspace,
-}
-
 /// Goes on where a former lease-join of this boot has ended, if that can be; else joins anew,
 /// saying what it waits for. `None`: told to leave before it was done.
 pub(super) fn join<S: HostSurroundings>(
@@ -59,21 +52,22 @@ pub(super) fn join<S: HostSurroundings>(
 ) -> Result<Option<Joined<S>>, Failure> {
     let mut found = open(s, config)?;
     let remains = Remains::read(&s.boot_id()?, s.life(), || s.holders())?;
-    let area = AreaId {
-        identity: found.volume.identity(),
-        offset: found.lockspace.offset,
-    };
     let pid_namespace = s.pid_namespace()?;
     check_visible(s, remains.as_ref(), pid_namespace)?;
     // Of another host id, or another lockspace, it is only brought to its end.
-    let of_this = |r: &&Remains| r.life.host == config.host && r.life.area == area;
-    let former = remains.as_ref().filter(of_this);
-    let claim = claim(s, config, &found, former)?;
-    let life = Life {
-        watchdog: s.watchdog_name(),
-        ..Life::attempt(&claim, area, pid_namespace)
+    let of_this = |r: &&Remains| {
+        let host = config.host.is_none_or(|host| host == r.life.host);
+        host && r.life.area == found.area
     };
-    check_unchanged(s, remains.as_ref(), &life)?;
+    let former = remains.as_ref().filter(of_this);
+    let name = host_name(s, config, former)?;
+    let wanted = Wanted::new(s, config, &found, (name, former))?;
+    let claim = claim(s, config, &found, (wanted.choice.host, name), former)?;
+    let life_of = |claim: &Claim| Life {
+        watchdog: s.watchdog_name(),
+        ..Life::attempt(claim, found.area, pid_namespace)
+    };
+    check_unchanged(s, remains.as_ref(), &life_of(&claim))?;
     found.volume.set_limit(claim.timing.io_limit());
     let watchdog = try_watchdog(s, config, claim.timing)?;
     let resumed = former.and_then(|remains| resume(s, &found, &claim, remains));
@@ -90,35 +84,23 @@ pub(super) fn join<S: HostSurroundings>(
             }
             // Nothing is guarded now, and a join may take longer than the device waits.
             watchdog.map_or(Ok(()), Watchdog::disarm)?;
-            match join_anew(s, config, &found, (&claim, life.clone()))? {
+            match wanted.join_anew(s, config, &found, (&claim, &life_of))? {
                 Some(lease) => (lease, Table::default(), s.arm_watchdog(claim.timing)?),
                 None => return Ok(None),
             }
         }
     };
+    let life = life_of(lease.claim()).joined(&lease);
     Ok(Some(Joined {
-        shown: config.lockspace.to_string(),
+        shown: numbered(config, life.host).to_string(),
         named: config.lockspace.place.path.clone(),
         path: config.path.clone(),
         volume: found.volume,
-        life: life.joined(&lease),
+        life,
         lease,
         table,
         watchdog,
     }))
-}
-
-/// Opens the lockspace's disk and reads what it is.
-fn open<S: HostSurroundings>(s: &S, config: &Config) -> Result<Found<VolumeOf<S>>, Failure> {
-    let (mut volume, lockspace) = open_lockspace(s.around(), &config.lockspace)?;
-    volume.write_after_failures();
-    let most = lockspace.geometry.max_hosts();
-    if config.host.get() > most {
-        let why = format!("host ids go up to {most} there ({})", lockspace.geometry);
-        let text = format!("cannot join {}: {why}", config.lockspace);
-        return Err(Failure::new(Status::Usage, text));
-    }
-    Ok(Found { volume, lockspace })
 }
 
 /// What runs can still be kept, by whoever goes on with that life as it was begun: another host id,
@@ -202,21 +184,14 @@ fn resume<S: HostSurroundings>(
     Some((lease, table.clone()))
 }
 
-/// Each life that the join may begin is logged before that.
-fn join_anew<S: HostSurroundings>(
+/// The name to join under; in the same boot that of a lease-join before.
+fn host_name<S: HostSurroundings>(
     s: &S,
     config: &Config,
-    found: &Found<VolumeOf<S>>,
-    (claim, life): (&Claim, Life),
-) -> Result<Option<HostLease>, Failure> {
-    let keep = |life: &Life| s.keep(life);
-    let disk = Logged::new(&found.volume, s.around(), &keep, life);
-    let mut tell = |waiting| s.around().say(&describe_wait(config, waiting));
-    match delta::join(&found.lockspace, &disk, s.around(), claim, &mut tell) {
-        Ok(lease) => Ok(Some(lease)),
-        Err(JoinError::Interrupted) => Ok(None),
-        Err(error) => Err(join_failure(config, claim.name, &error)),
-    }
+    former: Option<&Remains>,
+) -> Result<Name, Failure> {
+    let before = former.map(|remains| remains.life.host_name);
+    config.name.or(before).map_or_else(|| s.random_name(), Ok)
 }
 
 /// What to join as. After a lease-join that ended in this boot, under its name and with a larger
@@ -225,27 +200,22 @@ fn claim<S: HostSurroundings>(
     s: &S,
     config: &Config,
     found: &Found<VolumeOf<S>>,
+    (host, name): (HostId, Name),
     remains: Option<&Remains>,
 ) -> Result<Claim, Failure> {
-    let cannot = |status, why: String| {
-        Failure::new(status, format!("cannot join {}: {why}", config.lockspace))
-    };
-    let (lockspace, volume, now) = (&found.lockspace, &found.volume, || s.around().now());
-    let area = lockspace.read_all(volume);
-    let failed = |fault: Fault| cannot(Status::of_fault(&fault), fault.to_string());
-    let area = area.map_err(failed)?;
+    let (volume, now) = (&found.volume, || s.around().now());
     let former = remains.map(|remains| &remains.life);
     let io_timeout = config
         .io_timeout
-        .or_else(|| area.formatted_io_timeout(config.host))
+        .or_else(|| found.heartbeats.formatted_io_timeout(host))
         .unwrap_or(DEFAULT_IO_TIMEOUT);
-    let timing = Timing::new(io_timeout, config.watchdog_timeout)
-        .ok_or_else(|| cannot(Status::Usage, "the times are out of range".into()))?;
-    let name: Name = match (config.name, former) {
-        (Some(name), _) => name,
-        (None, Some(life)) => life.host_name,
-        (None, None) => s.random_name()?,
-    };
+    let timing = Timing::new(io_timeout, config.watchdog_timeout).ok_or_else(|| {
+        let text = format!(
+            "cannot join {}: the times are out of range",
+            config.lockspace
+        );
+        Failure::new(Status::Usage, text)
+    })?;
     let generations = former.map(|life| (life.completed, life.former.generation));
     let (at_least, attempted) = generations.unwrap_or_default();
     // Where a dead process's write may still land, the former lease-join's may.
@@ -258,7 +228,7 @@ fn claim<S: HostSurroundings>(
         .filter(|_| !is_over)
         .map(|life| life.former.quiet_from(timing, now()));
     Ok(Claim {
-        host: config.host,
+        host,
         name,
         timing,
         boot_id: s.boot_id()?,
@@ -308,46 +278,5 @@ fn end_all<S: HostSurroundings>(s: &S, remains: &Remains) -> Result<bool, Failur
         if left.is_empty() || around.wait(STRIKE_AGAIN).is_err() {
             return Ok(left.is_empty());
         }
-    }
-}
-
-fn describe_wait(config: &Config, waiting: Waiting) -> String {
-    let lockspace = &config.lockspace;
-    match waiting {
-        Waiting::Watching { name, at_most } => {
-            let name = name.map_or_else(|| "a host without a name".into(), |n| n.to_string());
-            let seconds = at_most.as_secs();
-            format!(
-                "{lockspace}: host id held by {name}; watching for up to {seconds} s whether it is alive"
-            )
-        }
-        Waiting::LateWrite { at_most } => {
-            let seconds = at_most.as_secs() + 1;
-            format!(
-                "{lockspace}: waiting {seconds} s, since a heartbeat that an earlier lease-join \
-                 here wrote may still land"
-            )
-        }
-        Waiting::Settling { exactly } => {
-            let seconds = exactly.as_secs();
-            format!("{lockspace}: waiting {seconds} s to see whether anybody else joins")
-        }
-    }
-}
-
-fn join_failure(config: &Config, ours: Name, error: &JoinError) -> Failure {
-    let text = format!("cannot join {}: {error}", config.lockspace);
-    match error {
-        JoinError::Disk(fault) => Failure::new(Status::of_fault(fault), text).numbered(-202),
-        JoinError::TooSlow(_) | JoinError::Lost(_) => Failure::new(Status::Io, text).numbered(-202),
-        JoinError::Record(_) => Failure::new(Status::Invalid, text),
-        JoinError::InUse { name } => {
-            let what_to_do = match *name == Some(ours) {
-                true => "that is our own name: a clone? Choose another host id, and another name",
-                false => "choose another host id",
-            };
-            Failure::new(Status::Busy, format!("{text}; {what_to_do}")).numbered(-262)
-        }
-        JoinError::Interrupted => Failure::new(Status::Internal, text),
     }
 }

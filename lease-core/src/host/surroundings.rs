@@ -3,6 +3,7 @@
 use super::giving_back::{Estate, GiveBack, Lease, Progress};
 use super::heart::{Beat, Heart};
 use super::kept::{Holders, Life};
+use super::memory::{MachineId, Memory};
 use super::watchdog::{Device, Watchdog};
 use crate::clock::Moment;
 use crate::failure::Failure;
@@ -107,6 +108,18 @@ pub trait HostSurroundings {
     /// Opens and arms the watchdog device, if there is to be one. On failure it is as it was found,
     /// or the failure says that it is not.
     fn arm_watchdog(&self, timing: Timing) -> Result<Option<Watchdog<Self::Watchdog>>, Failure>;
+
+    // ---- what outlives a boot; asked for by whoever takes a host id by itself
+
+    /// Which machine this is.
+    fn machine_id(&self) -> MachineId;
+
+    /// What is remembered of the lockspace; `None`: nothing. What cannot be read is a failure.
+    fn remembered(&self) -> Result<Option<Memory>, Failure>;
+
+    /// Remembers that instead. Once this returns it is remembered, whatever happens to this
+    /// machine; on a failure the one before is.
+    fn remember(&self, memory: &Memory) -> Result<(), Failure>;
 
     // ---- the run directory
 

@@ -38,6 +38,9 @@ pub struct Place {
     shown: PathBuf,
 }
 
+/// Where what outlives a boot is kept if nothing else is said.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/lease";
+
 /// The files that tell a next lease-join of this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
@@ -45,6 +48,8 @@ pub enum Kept {
     Holders,
     /// The heartbeat: what was written last, and when.
     Heartbeat,
+    /// The host id that this machine has taken by itself.
+    HostId,
 }
 
 impl Kept {
@@ -53,6 +58,7 @@ impl Kept {
         match self {
             Self::Holders => "state",
             Self::Heartbeat => "heartbeat",
+            Self::HostId => "host-id",
         }
     }
 
@@ -60,6 +66,7 @@ impl Kept {
         match self {
             Self::Holders => "state.new",
             Self::Heartbeat => "heartbeat.new",
+            Self::HostId => "host-id.new",
         }
     }
 }
@@ -225,10 +232,22 @@ impl Place {
         self.replace(file, &seal(bytes))
     }
 
+    /// [`Place::write`] of what has to survive this boot too: it does once this returns.
+    pub fn write_for_good(&self, file: Kept, bytes: &[u8]) -> io::Result<()> {
+        let (new, sealed) = (file.name_of_new(), seal(bytes));
+        self.fill(new, &sealed)?.sync_all()?;
+        self.exchange(file)?;
+        Ok(nix::unistd::fsync(&self.fd)?)
+    }
+
     /// [`Place::write`] of what is sealed.
     pub(super) fn replace(&self, file: Kept, sealed: &[u8]) -> io::Result<()> {
+        self.fill(file.name_of_new(), sealed)?;
+        self.exchange(file)
+    }
+
+    fn exchange(&self, file: Kept) -> io::Result<()> {
         let (new, name) = (file.name_of_new(), file.name());
-        self.fill(new, sealed)?;
         let exchanged = renameat2(&self.fd, new, &self.fd, name, RenameFlags::RENAME_EXCHANGE);
         match exchanged {
             // There was none, or the file system cannot do that.
@@ -251,15 +270,15 @@ impl Place {
         file.write_all_at(bytes, written as u64)
     }
 
-    fn fill(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    fn fill(&self, name: &str, bytes: &[u8]) -> io::Result<File> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
         let mut file = File::from(fd);
         file.write_all(bytes)?;
-        match file.metadata()?.len() > bytes.len() as u64 {
-            true => file.set_len(bytes.len() as u64),
-            false => Ok(()),
+        if file.metadata()?.len() > bytes.len() as u64 {
+            file.set_len(bytes.len() as u64)?;
         }
+        Ok(file)
     }
 
     /// Removes a file: it holds nothing that a next lease-join would have to know.

@@ -16,7 +16,7 @@ use lease_core::registry::message::Description;
 use lease_core::registry::place::{Kept, Place as Seat};
 use lease_core::sanlock::number;
 use lease_core::sanlock::part::Lockspace;
-use lease_core::spec::{LockspaceSpec, Place};
+use lease_core::spec::{HostField, LockspaceSpec, Place};
 use nix::errno::Errno;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -91,7 +91,7 @@ impl Added {
     fn spec(&self) -> LockspaceSpec {
         LockspaceSpec {
             name: self.name,
-            host: Some(self.host),
+            host: HostField::Id(self.host),
             place: self.place.clone(),
         }
     }

@@ -13,7 +13,7 @@ use lease_core::record::leader::Leader;
 use lease_core::sanlock::number;
 use lease_core::sanlock::part::{self, Host, Lockspace, Resource};
 use lease_core::sanlock::reply::Reply;
-use lease_core::spec::{DISKS_MAX, LockspaceSpec, Mode, Place, ResourceSpec};
+use lease_core::spec::{DISKS_MAX, HostField, LockspaceSpec, Mode, Place, ResourceSpec};
 use lease_core::storage::{Access, OpenError, Volume};
 use lease_core::survey::{self, Content};
 use nix::errno::Errno;
@@ -197,7 +197,7 @@ pub(super) fn write_lockspace(asked: &Lockspace, io_timeout: i32) -> Reply {
     };
     let spec = asked.name.map(|name| LockspaceSpec {
         name,
-        host: None,
+        host: HostField::All,
         place: asked.place.clone(),
     });
     let known = |spec: &LockspaceSpec| LockspaceSpec::parse(&text(spec)).as_ref() == Ok(spec);
