@@ -12,13 +12,14 @@ use support::hosts::STAY;
 use support::process::Process;
 
 const TOOLS: [&str; 4] = ["lease-init", "lease-join", "lease-hold", "lease-dump"];
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 7] = [
     "lease-init.8",
     "lease-join.8",
     "lease-hold.8",
     "lease-dump.8",
     "lease-disk.5",
     "lease.7",
+    "lease-libvirt.7",
 ];
 
 /// Every exit code by its name in the sources.

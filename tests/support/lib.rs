@@ -5,6 +5,7 @@ pub mod family;
 pub mod files;
 pub mod fuzz;
 pub mod hosts;
+pub mod libvirt;
 pub mod messages;
 pub mod path;
 pub mod process;
