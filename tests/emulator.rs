@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::files::binary;
-use support::libvirt::{Domain, Manager, Site, VirtualHost};
+use support::libvirt::{Domain, Manager, Site, VirtualHost, write_program};
 use support::process::{Process, SOON, now, runs, wait_for_end, wait_until};
 
 /// A host with libvirtd, lease-join, and the emulator.
@@ -20,12 +20,19 @@ struct Host {
 /// The wrapper as it is shipped, with the places of this test.
 fn emulator(site: &Site) -> PathBuf {
     let shipped = include_str!("../lease-hold/libvirt/lease-qemu");
-    let leases = format!("leases={} ", site.leases().display());
-    let wrapper = shipped.replace("leases=/var/lib/libvirt/leases ", &leases);
-    assert_ne!(wrapper, shipped);
+    let mut wrapper = shipped.to_owned();
+    for (name, place, own) in [
+        ("leases", "/var/lib/libvirt/leases", site.leases()),
+        ("qemu", "/usr/bin/qemu-system-x86_64", site.qemu()),
+    ] {
+        let line = format!("{name}={place}");
+        assert!(wrapper.contains(&line), "{line}");
+        wrapper = wrapper.replace(&line, &format!("{name}={}", own.display()));
+    }
     let path = site.path().join("lease-qemu");
-    std::fs::write(&path, wrapper).unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    if !path.exists() {
+        write_program(&path, &wrapper);
+    }
     path
 }
 
@@ -322,4 +329,58 @@ fn libvirtd_can_be_restarted_under_its_guests() {
     pair.a.libvirt.ask(&["destroy", "guest"]);
     pair.run_on(&pair.b);
     pair.site.assert_never_two(&pair.disk);
+}
+
+#[test]
+fn the_emulator_and_the_plugin_with_sanlock_exclude_each_other() {
+    let site = Site::default();
+    let leases = site.leases();
+    let plugin = [
+        "auto_disk_leases = 1".to_owned(),
+        format!("disk_lease_dir = \"{}\"", leases.display()),
+        "host_id = 2".to_owned(),
+        "io_timeout = 1".to_owned(),
+    ];
+    let plugin: Vec<&str> = plugin.iter().map(String::as_str).collect();
+    let a = Host::start(&site, 1);
+    let mut b = VirtualHost::new(&site, 2, Manager::Sanlock, &plugin);
+    b.start();
+    let with = |disk: &Path| {
+        let domain = Domain::on(disk);
+        (domain.clone().by(&emulator(&site)), domain.by(&site.qemu()))
+    };
+    let disk = site.disk("guest");
+    let (ours, theirs) = with(&disk);
+    let busy = "Failed to acquire lock: Lease is held by another host";
+    let ran = a.libvirt.create(&ours);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = b.create(&theirs);
+    assert!(ran.code != 0 && ran.stderr.contains(busy), "{ran:?}");
+    a.libvirt.ask(&["destroy", "guest"]);
+    let ran = b.create(&theirs);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = a.libvirt.create(&ours);
+    assert!(
+        ran.code != 0 && ran.stderr.contains("held by host 2"),
+        "{ran:?}"
+    );
+    site.wait_for_guest(&disk);
+    site.assert_never_two(&disk);
+    // Both make the lease of a disk at the same time.
+    for name in ["one", "two", "three"] {
+        let disk = site.disk(name);
+        let (ours, theirs) = with(&disk);
+        let started = std::thread::scope(|scope| {
+            let theirs = scope.spawn(|| b.create(&theirs).code == 0);
+            [a.libvirt.create(&ours).code == 0, theirs.join().unwrap()]
+        });
+        assert_ne!(started, [true, true], "{name}");
+        // libvirt gives up where another was faster to make it, and is then asked again.
+        if started == [true, false] {
+            let ran = b.create(&theirs);
+            assert!(ran.stderr.contains(busy), "{ran:?}");
+        }
+        site.wait_for_guest(&disk);
+        site.assert_never_two(&disk);
+    }
 }

@@ -5,9 +5,11 @@
 
 use crate::files::{Ran, binary, bytes, directory, patch};
 use crate::process::{Process, SOON, wait_until};
+use md5::{Digest, Md5};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -56,6 +58,30 @@ impl Site {
         self.path().join("leases")
     }
 
+    /// QEMU without the locks that it has of its own: hosts of one kernel share them, and others do
+    /// not.
+    pub fn qemu(&self) -> PathBuf {
+        let path = self.path().join("qemu-system-x86_64");
+        let script = "#!/bin/sh\n\
+            for word; do\n\
+            set -- \"$@\" \"$(printf %s \"$word\" |\n\
+            sed 's/^{\"driver\":\"file\",/&\"locking\":\"off\",/')\"\n\
+            shift\n\
+            done\n\
+            exec /usr/bin/qemu-system-x86_64 \"$@\"\n";
+        if !path.exists() {
+            write_program(&path, script);
+        }
+        path
+    }
+
+    /// The file of a disk's lease.
+    pub fn lease(&self, disk: &Path) -> PathBuf {
+        let digest = Md5::digest(disk.as_os_str().as_bytes());
+        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.leases().join(name)
+    }
+
     /// A disk with the guest on it; made if it is not there.
     pub fn disk(&self, name: &str) -> PathBuf {
         let path = self.path().join("disks").join(name);
@@ -100,6 +126,20 @@ impl Site {
     pub fn assert_never_two(&self, disk: &Path) {
         assert_eq!(self.written(disk).by_others, 0, "two guests have run");
     }
+}
+
+/// Writes a program. Not by this process: a child that another thread forks meanwhile would have it
+/// open for writing, and then it cannot be executed.
+pub fn write_program(path: &Path, text: &str) {
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        "printf %s \"$1\" >\"$2\" && chmod 755 \"$2\"",
+        "sh",
+        text,
+    ]);
+    let status = shell.arg(path).status();
+    assert!(status.is_ok_and(|status| status.success()), "it is written");
 }
 
 /// What the guest says on its disk.
@@ -238,6 +278,18 @@ impl VirtualHost {
     /// Kills what answers libvirt about leases, alone.
     pub fn kill_keeper(&mut self) {
         kill_inner(&self.keeper.take().expect("it was started"));
+    }
+
+    /// Kills a process of this host, by its number outside.
+    pub fn kill(&self, pid: i32) {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    }
+
+    /// What is held on this host, as the lock manager says.
+    pub fn held(&self) -> String {
+        let status = self.run("sanlock", &["client", "status"]);
+        let lines = status.stdout.lines().filter(|line| line.starts_with("r "));
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     /// A command on this host.
@@ -427,6 +479,12 @@ impl Domain {
             devices: disk_xml(disk, "hda", ""),
             settings: String::new(),
         }
+    }
+
+    /// The same with another name.
+    pub fn called(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
     }
 
     /// The same with another emulator.
