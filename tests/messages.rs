@@ -368,7 +368,7 @@ const ALOUD: &[(&str, i32, &str)] = &[
     (
         "lease-dump DIR/disk:512",
         65,
-        "lease-dump: found damage in lockspace LS at DIR/disk:512: 2 records do not check; \"errors\" in its object says which",
+        "lease-dump: cannot dump DIR/disk:512: that is in the middle of lockspace LS at DIR/disk:0; is the offset right? [-223]",
     ),
     (
         "lease-dump DIR/disk:104857600",

@@ -130,6 +130,8 @@ pub struct Hosts {
 pub struct Lease {
     /// Lockspace and resource name; `None` if the leader does not say them.
     pub names: Option<(Name, Name)>,
+    /// It was deleted: its leader says so, and nothing else.
+    pub cleared: bool,
     /// The leader.
     pub leader: Option<Leader>,
     /// The request record.
@@ -192,7 +194,7 @@ pub fn next_area(disk: &dyn Disk, from: u64, size: u64) -> Result<Option<Area>, 
 /// The area inside of which byte `offset` lies, if it lies in one that starts before it, at a
 /// multiple of its own size.
 pub fn enclosing_area(disk: &dyn Disk, offset: u64, size: u64) -> Result<Option<Area>, Fault> {
-    for align in [AlignSize::M8, AlignSize::M4, AlignSize::M2] {
+    for align in [AlignSize::M8, AlignSize::M4, AlignSize::M2, AlignSize::M1] {
         let start = offset - offset % align.bytes();
         if start < offset
             && let Some(area) = read_area(disk, start, size)?
@@ -410,12 +412,16 @@ fn read_settled_lease(
 
 fn read_lease(image: &Image, notes: &mut Notes) -> Lease {
     let geometry = notes.geometry;
-    let leader = notes.decode(image, 0, Leader::decode);
+    let cleared = image.sector(geometry, 0).ok();
+    let cleared = cleared.and_then(|sector| Cleared::decode(sector).ok());
+    let leader = match cleared {
+        Some(_) => None,
+        None => notes.decode(image, 0, Leader::decode),
+    };
     let request = notes.decode(image, geometry.request_at(), Request::decode);
-    let cleared = || Cleared::decode(image.sector(geometry, 0).ok()?).ok();
     let names = match &leader {
         Some(leader) => Some((*leader.lockspace(), *leader.resource())),
-        None => cleared().map(|cleared| (cleared.lockspace, cleared.resource)),
+        None => cleared.map(|cleared| (cleared.lockspace, cleared.resource)),
     };
     // Hosts beyond num_hosts have no ballot record; who knows what their sectors are used for.
     let num_hosts = leader.map_or(geometry.max_hosts(), |leader| leader.num_hosts());
@@ -429,6 +435,7 @@ fn read_lease(image: &Image, notes: &mut Notes) -> Lease {
         value_block.and_then(|at| notes.decode(image, at, |sector| Ok(sector.to_vec())));
     Lease {
         names,
+        cleared: cleared.is_some(),
         leader,
         request,
         ballots,
@@ -728,14 +735,15 @@ mod tests {
     #[test]
     fn an_offset_inside_an_area_is_known_to_be_inside() {
         let disk = Memory::of(&[resource(Geometry::ALL[4]), lockspace(Geometry::ALL[0])]);
-        let inside = |mebibyte: u64| {
-            let area = enclosing_area(&disk, mebibyte << 20, disk.bytes.len() as u64);
+        let inside = |offset: u64| {
+            let area = enclosing_area(&disk, offset, disk.bytes.len() as u64);
             area.unwrap().map(|area| area.offset)
         };
-        let all: Vec<_> = (0..9).map(inside).collect();
+        let all: Vec<_> = (0..9).map(|mebibyte| inside(mebibyte << 20)).collect();
         let mut expected = vec![Some(0); 9];
         (expected[0], expected[8]) = (None, None);
         assert_eq!(all, expected);
+        assert_eq!([512, (8 << 20) + 512].map(inside), [Some(0), Some(8 << 20)]);
     }
 
     fn stamp(number: u64, timestamp: u64) -> Stamp {
@@ -823,13 +831,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cleared_resource_still_says_its_names() {
+    fn a_cleared_resource_still_says_its_names_and_is_not_damaged() {
         let cleared = include_bytes!("../golden/res_leader_cleared.bin");
         let disk = Memory::of(&[resource(Geometry::ALL[0])]).with(0, cleared);
         let area = disk.area_at(0).unwrap();
-        let record = "leader record";
-        let flaw = Flaw::Record(RecordError::Cleared { record });
-        assert_eq!(flaws(&area), [(0, &flaw)]);
+        assert_eq!((flaws(&area), lease(&area).cleared), (vec![], true));
         assert_eq!(lease(&area).names, Some((name("LS"), name("R4"))));
     }
 

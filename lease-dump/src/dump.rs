@@ -1,7 +1,7 @@
 //! The work: open, read, show; what fails is said and remembered for the exit code.
 
 use crate::live::Watched;
-use crate::object::{Object, View};
+use crate::object::{Object, View, describe};
 use crate::operand::{self, At, Expected, Target};
 use crate::output::Output;
 use lease_core::clock::{BootClock, Clock};
@@ -244,6 +244,13 @@ fn read_one(device: &Device, offset: u64) -> Result<Area, Failure> {
     let size = device.size();
     if offset >= size {
         let why = format!("it ends at byte {size}; is the offset right?");
+        return Err(cannot(Status::Invalid, &place, why).numbered(-223));
+    }
+    // What stands in the middle of one area may look like another.
+    let around = survey::enclosing_area(device, offset, size);
+    if let Some(around) = around.map_err(|fault| unreadable(&place, &fault))? {
+        let around = describe(&around, device.path());
+        let why = format!("that is in the middle of {around}; is the offset right?");
         return Err(cannot(Status::Invalid, &place, why).numbered(-223));
     }
     let found = survey::read_area(device, offset, size);

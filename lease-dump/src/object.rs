@@ -111,6 +111,7 @@ struct Resource {
     num_hosts: Option<u64>,
     lockspace: Option<Name>,
     resource: Option<Name>,
+    cleared: bool,
     lver: Option<Lver>,
     owner: Option<Life>,
     writer: Option<Life>,
@@ -257,7 +258,7 @@ impl Object {
 }
 
 /// `lockspace LS at PATH:OFFSET`.
-fn describe(area: &Area, path: &Path) -> String {
+pub(crate) fn describe(area: &Area, path: &Path) -> String {
     let what = match &area.content {
         Content::Lockspace(Hosts { lockspace, .. }) => match lockspace {
             Some(name) => format!("lockspace {name}"),
@@ -370,6 +371,7 @@ impl Resource {
             num_hosts: leader.map(|leader| leader.num_hosts()),
             lockspace: lease.names.map(|(lockspace, _)| lockspace),
             resource: lease.names.map(|(_, resource)| resource),
+            cleared: lease.cleared,
             lver: leader.map(|leader| leader.lver()),
             owner: leader.and_then(|leader| leader.owner()).map(Life::new),
             writer: leader.and_then(|leader| leader.writer()).map(Life::new),

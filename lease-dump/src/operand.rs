@@ -95,6 +95,11 @@ impl Expected {
                     return Some("it is a resource index".into());
                 };
                 let (in_lockspace, found) = lease.names?;
+                if lease.cleared {
+                    return Some(format!(
+                        "resource {in_lockspace}:{found} was deleted there; lease-init -r makes one"
+                    ));
+                }
                 let same = (in_lockspace, found) == (lockspace, name);
                 (!same).then(|| {
                     format!("it is resource {in_lockspace}:{found}, not {lockspace}:{name}")

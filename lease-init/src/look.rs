@@ -132,7 +132,7 @@ impl<'a> Look<'a> {
             return busy(format!("is shared by host {}", sharers.join(", ")));
         }
         // A cleared one says so and is nobody's; a damaged one says nothing.
-        if lease.leader.is_none() && lease.names.is_none() {
+        if lease.leader.is_none() && !lease.cleared {
             return busy("has no readable leader record, so it may be owned".into());
         }
         Ok(())
