@@ -225,10 +225,10 @@ fn rule_11_a_look_that_took_too_long_is_no_ground_to_go_on() {
     let (mut stage, _) = one_holds(setup(1), long());
     stage.kill_join(0);
     stage.pass(seconds(5));
-    stage.start_join(0);
-    stage.stops(0, Group::Join, true);
+    stage.start_join(0, 0);
+    stage.stops(0, Group::Join(0), true);
     stage.pass(seconds(3));
-    stage.stops(0, Group::Join, false);
+    stage.stops(0, Group::Join(0), false);
     stage.pass(seconds(30));
     assert_eq!(generation(&stage, 0), Generation(2), "{}", stage.story());
 }
@@ -240,7 +240,7 @@ fn rule_11_a_new_life_begins_when_all_of_the_old_one_is_proven_gone() {
     stage.kill_join(0);
     stage.stops(0, stage.group(first), true);
     stage.pass(seconds(8));
-    stage.start_join(0);
+    stage.start_join(0, 0);
     stage.pass(seconds(30));
     assert!(
         stage.machine(0).live_member().is_none(),
@@ -327,10 +327,10 @@ fn rule_14_nothing_is_started_before_lease_join_has_noted_it() {
     let mut stage = Stage::joined(1);
     let first = stage.hold(0, long());
     stage.until(first, writes_leader);
-    stage.stops(0, Group::Join, true);
+    stage.stops(0, Group::Join(0), true);
     stage.goes_on_for(first, seconds(5));
     assert_eq!(runs(&stage), 0, "{}", stage.story());
-    stage.stops(0, Group::Join, false);
+    stage.stops(0, Group::Join(0), false);
     assert_eq!(runs(&stage), 1, "{}", stage.story());
 }
 
@@ -402,10 +402,10 @@ fn rule_16_a_holder_is_seen_dead_before_its_lease_is_cleared() {
 #[test]
 fn a_holder_that_dies_as_it_asks_to_release_is_given_back_once() {
     let (mut stage, first) = one_holds(setup(1), errand(Exclusive, 1));
-    stage.stops(0, Group::Join, true);
+    stage.stops(0, Group::Join(0), true);
     stage.goes_on_for(first, seconds(2));
     stage.kill(first);
-    stage.stops(0, Group::Join, false);
+    stage.stops(0, Group::Join(0), false);
     assert!(comes_to_hold(&mut stage, 0, 30), "{}", stage.story());
     assert!(!comes_to_hold(&mut stage, 1, 30), "{}", stage.story());
     assert_safe(&stage);
@@ -497,7 +497,7 @@ fn rule_19_a_third_one_kills_when_both_are_stopped() {
         let (mut stage, first) = one_holds(setup, long());
         stage.enforced = false;
         stage.stops(0, stage.group(first), true);
-        stage.stops(0, Group::Join, true);
+        stage.stops(0, Group::Join(0), true);
         assert_dead_in_time(&mut stage);
     });
 }

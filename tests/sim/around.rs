@@ -80,7 +80,8 @@ impl<'p> Storage for Around<'p> {
     type Volume = Open<'p>;
 
     fn open(&self, path: &Path, _: Access, _: Duration) -> Result<Open<'p>, OpenError> {
-        let mut disks = 0..self.machine.setup.disks;
+        let setup = &self.machine.setup;
+        let mut disks = 0..setup.disks + setup.more.len();
         let disk = disks.find(|disk| path_of(*disk) == path);
         let disk = disk.filter(|disk| self.machine.unreachable.get() != Some(*disk));
         let disk = disk.ok_or(OpenError::System(Errno::ENOENT))?;

@@ -4,6 +4,9 @@
 use super::clock::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// A lockspace, and a host id there.
+pub type HostOf = (usize, u64);
+
 /// A guarded command that runs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Run {
@@ -48,9 +51,9 @@ pub struct Checker {
     /// Of each resource, the largest lver by which a command has run, and an exclusive one.
     granted: BTreeMap<usize, (u64, u64)>,
     /// The last generation that each host id was joined with.
-    joined: BTreeMap<u64, u64>,
+    joined: BTreeMap<HostOf, u64>,
     /// The generation in each host's sector.
-    beats: BTreeMap<u64, u64>,
+    beats: BTreeMap<HostOf, u64>,
     violation: Option<String>,
     /// How often an exclusive lease was had.
     pub exclusive: u64,
@@ -120,11 +123,11 @@ impl Checker {
     }
 
     /// A host id was joined.
-    pub fn joined(&mut self, host: u64, generation: u64) {
+    pub fn joined(&mut self, host: HostOf, generation: u64) {
         let last = self.joined.insert(host, generation).unwrap_or(0);
         if generation <= last {
             self.accuse(format!(
-                "generation went back: host {host} joined as {generation} after {last}"
+                "generation went back: host {host:?} joined as {generation} after {last}"
             ));
         }
     }
@@ -132,7 +135,7 @@ impl Checker {
     /// Bytes came to be in a host's sector. `forgotten`: whoever writes under that id now cannot
     /// know that they were on their way; then they may take the generation back, and lives go on
     /// from there.
-    pub fn heartbeat_written(&mut self, host: u64, sector: &[u8], forgotten: bool) {
+    pub fn heartbeat_written(&mut self, host: HostOf, sector: &[u8], forgotten: bool) {
         let generation = word(sector, LEADER[1]);
         let before = self.beats.insert(host, generation).unwrap_or(0);
         if generation >= before {
@@ -142,7 +145,7 @@ impl Checker {
         self.joined.insert(host, generation.saturating_sub(1));
         if !forgotten {
             self.accuse(format!(
-                "generation went back: host {host} has {generation} on the disk after {before}"
+                "generation went back: host {host:?} has {generation} on the disk after {before}"
             ));
         }
     }

@@ -9,6 +9,7 @@ use super::machine::{Cage, Connection, Machine, Membership};
 use super::mail::{Group, Letter, Wish};
 use super::port::Port;
 use super::{LOCKSPACE, RESOURCE_GEOMETRY, area_offset, resource_at, resource_name};
+use super::{lockspace, lockspace_named};
 use lease_core::clock::{Clock, Moment};
 use lease_core::contain::Containment;
 use lease_core::delta::Tenure;
@@ -76,8 +77,9 @@ impl Errand {
         };
         let mut resources: Vec<usize> = (0..setup.resources).collect();
         rng.shuffle(&mut resources);
+        let several = if setup.more.is_empty() { 1 } else { 3 };
         let count = match rng.u8(..4) {
-            0 => rng.usize(1..=resources.len()),
+            draw if draw < several => rng.usize(1..=resources.len()),
             _ => 1,
         };
         resources.truncate(count);
@@ -117,7 +119,7 @@ impl Errand {
         let first = std::iter::once((self.resource, self.mode));
         let all = first.chain(self.others.iter().copied());
         let spec = |(resource, mode)| ResourceSpec {
-            lockspace: LOCKSPACE.name,
+            lockspace: lockspace(resource % machine.setup.lockspaces()).name,
             name: resource_name(resource),
             places: (0..machine.setup.disks)
                 .map(|disk| place(disk, resource))
@@ -342,7 +344,7 @@ impl<'p> Process<'p> {
     /// Nothing is ended while its lease can still be kept.
     fn expect_a_loss(&self) {
         let machine = self.machine();
-        let kept = |host: &CarriedHost| machine.is_kept(host.generation);
+        let kept = |host: &CarriedHost| machine_of(machine, host).is_kept(host.generation);
         if machine.shared.strict.get() && self.hosts.iter().all(kept) {
             let (index, host) = (machine.index, Some(machine.setup.host));
             let what = || format!("m{index}: ended, though its lease is kept");
@@ -368,16 +370,21 @@ impl<'p> Process<'p> {
         else {
             return;
         };
-        if shared.strict.get() && machine.is_over(tree.generation) {
+        let over = |(index, life): &(usize, _)| machine.in_lockspace(*index).is_over(*life);
+        if shared.strict.get() && tree.lives.iter().any(over) {
             let what = format!("m{}: started, though its lease is lost", machine.index);
             shared.checker.borrow_mut().accuse(what);
         }
         for (spec, lver) in start.specs.iter().zip(&start.lvers) {
+            let in_one = lockspace_named(&spec.lockspace);
+            let mut lives = tree.lives.iter();
+            let life = lives.find_map(|(index, life)| (*index == in_one).then_some(life.0));
+            let host = machine.in_lockspace(in_one).setup.host.get();
             let run = shared.checker.borrow_mut().start(Run {
                 id: 0,
                 resource: resource_of(spec),
                 machine: machine.index,
-                life: (machine.setup.host.get(), tree.generation.0),
+                life: (host, life.unwrap_or(0)),
                 exclusive: spec.mode == Mode::Exclusive,
                 lver: lver.0,
                 since: shared.now.get(),
@@ -452,8 +459,8 @@ fn work(here: &Around<'_>, (index, spec): (usize, &ResourceSpec), (mailbox, main
 
 /// Nobody loses what it holds while it lives.
 fn expect(here: &Around<'_>, spec: &ResourceSpec, answer: &Answer) {
-    let (machine, r) = (&here.machine, resource_of(spec));
-    let m = machine.index;
+    let machine = here.machine.in_lockspace(lockspace_named(&spec.lockspace));
+    let (m, r) = (machine.index, resource_of(spec));
     machine.tell(|| format!("r{r} {}", in_short(answer)));
     let generation = machine.member.borrow().as_ref().map(|life| life.generation);
     // Whoever was stopped for long has lost it by time.
@@ -517,13 +524,19 @@ impl CarrierSurroundings for Carrying<'_> {
 
 /// What lease-join's file says.
 fn renewals(machine: &Machine, hosts: &[CarriedHost]) -> Renewals {
-    let run = machine.run.borrow();
-    let former = run.life.as_ref().map(|life| &life.former);
     let of = |host: &CarriedHost| {
+        let machine = machine_of(machine, host);
+        let run = machine.run.borrow();
+        let former = run.life.as_ref().map(|life| &life.former);
         let former = former.filter(|former| former.generation == host.generation);
         former.map(|former| former.renewed)
     };
     hosts.iter().map(of).collect()
+}
+
+/// The machine in the lockspace of a host id of its own.
+fn machine_of(machine: &Machine, host: &CarriedHost) -> Rc<Machine> {
+    machine.in_lockspace(lockspace_named(&host.lockspace))
 }
 
 fn carrier<'p>(
@@ -605,10 +618,11 @@ impl<'p> HolderSurroundings for Process<'p> {
         Path::new("/run")
     }
 
-    fn register(&mut self, number: usize, _: &Name, ask: &Ask) -> Result<Tell, Unanswered> {
+    fn register(&mut self, number: usize, name: &Name, ask: &Ask) -> Result<Tell, Unanswered> {
         let shared = Rc::clone(&self.here.machine.shared);
         let way = shared.letters.open_via(self.inbox, number);
-        let line = connect(&self.here.machine, way, self.pid);
+        let machine = self.machine().in_lockspace(lockspace_named(name));
+        let line = connect(&machine, way, self.pid);
         self.lines.push((way, line));
         if line.is_none() {
             return Err(Unanswered::Absent("nobody listens".into()));
@@ -633,9 +647,10 @@ impl<'p> HolderSurroundings for Process<'p> {
         line.is_some_and(|line| say(&self.here.machine, line, ask.clone()))
     }
 
-    fn look_for(&mut self, number: usize, _: &Name, tenure: &Arc<Tenure>) {
+    fn look_for(&mut self, number: usize, name: &Name, tenure: &Arc<Tenure>) {
         let (way, _) = self.lines[number];
-        let (machine, pid, inbox) = (Rc::clone(self.machine()), self.pid, self.inbox);
+        let machine = self.machine().in_lockspace(lockspace_named(name));
+        let (pid, inbox) = (self.pid, self.inbox);
         let tenure = Arc::clone(tenure);
         self.spawn(Group::Hold(self.holder), move |port| {
             session::seek(port, &tenure, || {
@@ -647,9 +662,10 @@ impl<'p> HolderSurroundings for Process<'p> {
         });
     }
 
-    fn leave_mark(&mut self, _: &Name, generation: Generation, holder: HolderId, phases: &[Phase]) {
-        let mut run = self.here.machine.run.borrow_mut();
-        run.marks.insert((generation, holder), phases.to_vec());
+    fn leave_mark(&mut self, name: &Name, life: Generation, holder: HolderId, phases: &[Phase]) {
+        let machine = self.machine().in_lockspace(lockspace_named(name));
+        let mut run = machine.run.borrow_mut();
+        run.marks.insert((life, holder), phases.to_vec());
     }
 
     fn follow(&mut self, hosts: &[CarriedHost]) {
@@ -691,7 +707,9 @@ impl<'p> HolderSurroundings for Process<'p> {
         self.lvers = lvers(&variables);
         self.carried = Some(carried.clone());
         let machine = Rc::clone(self.machine());
-        let tree = machine.fork(self.pid, carried.hosts[0].generation, vec![self.inbox]);
+        let life = |host: &CarriedHost| (lockspace_named(&host.lockspace), host.generation);
+        let lives = carried.hosts.iter().map(life).collect();
+        let tree = machine.fork(self.pid, lives, vec![self.inbox]);
         self.tree = Some(tree);
         let mailbox = machine.shared.mailbox();
         let mut trees = machine.trees.borrow_mut();

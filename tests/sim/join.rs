@@ -5,7 +5,7 @@ use super::around::{Around, Open, path_of};
 use super::machine::{self, Machine, Membership};
 use super::mail::{Entry, Group, Letter, Wish};
 use super::port::Port;
-use super::{LOCKSPACE, area_offset};
+use super::{area_offset, lockspace};
 use lease_core::clock::{Clock, Moment};
 use lease_core::delta;
 use lease_core::failure::{Failure, Status};
@@ -45,18 +45,19 @@ pub fn lease_join(port: &Port<'_>, machine: &Rc<Machine>) {
             machine.shared.wish(Wish::Admin(machine.index));
         }
     }
-    machine.shared.wish(Wish::End(machine.index, Group::Join));
+    let group = Group::Join(machine.setup.lockspace);
+    machine.shared.wish(Wish::End(machine.index, group));
 }
 
 fn config(machine: &Machine) -> Config {
-    let path = path_of(0);
+    let path = path_of(machine.setup.heartbeats());
     let place = Place {
         path: path.clone(),
         offset: area_offset(0),
     };
     Config {
         lockspace: LockspaceSpec {
-            name: LOCKSPACE.name,
+            name: lockspace(machine.setup.lockspace).name,
             host: HostField::Id(machine.setup.host),
             place,
         },
@@ -117,7 +118,8 @@ impl<'p> Here<'p> {
 
     fn spawn(&self, body: impl FnOnce(&Port<'_>) + 'static) {
         let machine = self.machine();
-        let wish = Wish::Spawn(machine.index, Group::Join, Box::new(body));
+        let group = Group::Join(machine.setup.lockspace);
+        let wish = Wish::Spawn(machine.index, group, Box::new(body));
         machine.shared.wish(wish);
     }
 
@@ -275,7 +277,7 @@ impl<'p> HostSurroundings for Here<'p> {
             false => {
                 machine.tell(|| format!("joined as host {host} generation {generation}"));
                 let mut checker = machine.shared.checker.borrow_mut();
-                checker.joined(host, generation.0);
+                checker.joined((machine.setup.lockspace, host), generation.0);
             }
         }
         let life = Rc::new(Membership {

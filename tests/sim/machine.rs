@@ -17,10 +17,11 @@ use lease_core::liveness::Sightings;
 use lease_core::process::ProcessId;
 use lease_core::registry::message::{HolderId, Phase};
 use lease_core::timing::Timing;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,10 +30,14 @@ use std::time::Duration;
 pub struct Setup {
     /// Whether it runs the sanlock daemon instead of our tools.
     pub sanlock: bool,
-    /// Its host id; two machines may have the same.
+    /// Which lockspace this is about.
+    pub lockspace: usize,
+    /// Its host id there; two machines may have the same.
     pub host: HostId,
-    /// t and W.
+    /// t and W there.
     pub timing: Timing,
+    /// Its host ids, t and W in further lockspaces.
+    pub more: Vec<(HostId, Timing)>,
     /// The same name at each boot, rather than a random one.
     pub name: Option<Name>,
     /// How commands are contained.
@@ -63,6 +68,19 @@ const HEARD_WITHIN: Duration = Duration::from_millis(200);
 const LAST_MOMENTS: Duration = Duration::from_millis(10);
 
 impl Setup {
+    /// In how many lockspaces it has a host id.
+    pub fn lockspaces(&self) -> usize {
+        1 + self.more.len()
+    }
+
+    /// The disk of its lockspace.
+    pub fn heartbeats(&self) -> usize {
+        match self.lockspace {
+            0 => 0,
+            index => self.disks + index - 1,
+        }
+    }
+
     /// By lease.7.
     pub fn lost_after(&self) -> Duration {
         times::lost_after(self.timing.io_timeout().into())
@@ -184,8 +202,8 @@ pub struct Tree {
     pub cage: Cage,
     /// Its lease-hold.
     pub holder: i32,
-    /// Under which life of the host.
-    pub generation: Generation,
+    /// Under which life of the host in each lockspace.
+    pub lives: Vec<(usize, Generation)>,
     /// The checker's numbers, one a lease, once the gate was opened.
     pub runs: Vec<u64>,
     /// It was sent SIGKILL.
@@ -202,24 +220,39 @@ pub struct Tree {
     pub command: Option<usize>,
 }
 
-/// A machine.
+/// A machine, as it is in one lockspace: its host id there, and what its lease-join knows and keeps.
 pub struct Machine {
-    /// Its column.
-    pub index: usize,
-    /// The world.
-    pub shared: Rc<Shared>,
-    /// Its clock.
-    pub face: Rc<Face>,
+    /// What it is in all of them.
+    kernel: Rc<Kernel>,
+    /// In the first one: what it is in the others.
+    more: Vec<Rc<Self>>,
     /// How it is set up.
     pub setup: Setup,
-    /// How often it was started.
-    pub boot: Cell<u64>,
     /// The life that its lease-join has now.
     pub member: RefCell<Option<Rc<Membership>>>,
     /// The run directory.
     pub run: RefCell<RunDir>,
     /// The host id that it remembers over reboots.
     pub memory: RefCell<Option<Memory>>,
+    /// When the last renewal that has landed was issued, by life; true time.
+    pub landed: RefCell<BTreeMap<Generation, Instant>>,
+    /// The last renewal that lease-join has heard of: of which life, when it was issued, and since
+    /// when it is known; true times.
+    pub renewal_known: Cell<(Generation, Instant, Instant)>,
+    /// When the watchdog device of its lease-join resets the machine.
+    pub reset_at: Cell<Instant>,
+}
+
+/// What a machine is in all lockspaces.
+pub struct Kernel {
+    /// Its column.
+    pub index: usize,
+    /// The world.
+    pub shared: Rc<Shared>,
+    /// Its clock.
+    pub face: Rc<Face>,
+    /// How often it was started.
+    pub boot: Cell<u64>,
     /// Processes that live, and which lease-hold each is.
     pub alive: RefCell<BTreeMap<i32, usize>>,
     /// Where a lease-hold hears of signals, by its process.
@@ -228,13 +261,6 @@ pub struct Machine {
     pub connections: RefCell<BTreeMap<u64, Connection>>,
     /// What lease-holds have started, by the process that lease-join has a descriptor for.
     pub trees: RefCell<BTreeMap<i32, Tree>>,
-    /// When the last renewal that has landed was issued, by life; true time.
-    pub landed: RefCell<BTreeMap<Generation, Instant>>,
-    /// The last renewal that lease-join has heard of: of which life, when it was issued, and since
-    /// when it is known; true times.
-    pub renewal_known: Cell<(Generation, Instant, Instant)>,
-    /// When the watchdog device resets the machine.
-    pub reset_at: Cell<Instant>,
     /// The commands of a sanlock host.
     pub commands: RefCell<Vec<Command>>,
     /// What each holder of a sanlock host is at, by its number.
@@ -249,27 +275,30 @@ pub struct Machine {
     /// The disk that nobody there can open.
     pub unreachable: Cell<Option<usize>>,
     files: Cell<usize>,
+    /// The machine in its first lockspace.
+    first: OnceCell<Weak<Machine>>,
+}
+
+impl Deref for Machine {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        &self.kernel
+    }
 }
 
 impl Machine {
-    /// A machine that has never been started.
-    pub fn new(index: usize, shared: Rc<Shared>, face: Rc<Face>, setup: Setup) -> Self {
-        Self {
+    /// A machine that has never been started, as it is in its first lockspace.
+    pub fn new(index: usize, shared: Rc<Shared>, face: Rc<Face>, setup: Setup) -> Rc<Self> {
+        let kernel = Rc::new(Kernel {
             index,
             shared,
             face,
-            setup,
             boot: Cell::new(0),
-            member: RefCell::default(),
-            run: RefCell::default(),
-            memory: RefCell::default(),
             alive: RefCell::default(),
             inboxes: RefCell::default(),
             connections: RefCell::default(),
             trees: RefCell::default(),
-            landed: RefCell::default(),
-            renewal_known: Cell::default(),
-            reset_at: Cell::new(Instant::MAX),
             commands: RefCell::default(),
             working: RefCell::default(),
             closing: Cell::new(false),
@@ -277,18 +306,58 @@ impl Machine {
             excused_until: Cell::default(),
             unreachable: Cell::default(),
             files: Cell::new(0),
+            first: OnceCell::new(),
+        });
+        let in_one = |setup, more| Self {
+            kernel: Rc::clone(&kernel),
+            more,
+            setup,
+            member: RefCell::default(),
+            run: RefCell::default(),
+            memory: RefCell::default(),
+            landed: RefCell::default(),
+            renewal_known: Cell::default(),
+            reset_at: Cell::new(Instant::MAX),
+        };
+        let further = |(lockspace, (host, timing)): (usize, &(HostId, Timing))| Setup {
+            lockspace,
+            host: *host,
+            timing: *timing,
+            ..setup.clone()
+        };
+        let others = (1..).zip(&setup.more).map(further);
+        let others = others.map(|setup| Rc::new(in_one(setup, Vec::new())));
+        let others = others.collect();
+        let first = Rc::new(in_one(setup, others));
+        let _ = first.kernel.first.set(Rc::downgrade(&first));
+        first
+    }
+
+    /// The same machine in another lockspace.
+    pub fn in_lockspace(&self, index: usize) -> Rc<Self> {
+        let first = self.first.get().and_then(Weak::upgrade).unwrap();
+        match index {
+            0 => first,
+            index => Rc::clone(&first.more[index - 1]),
         }
+    }
+
+    /// The same machine in each lockspace.
+    pub fn in_all(&self) -> impl Iterator<Item = Rc<Self>> {
+        (0..self.setup.lockspaces()).map(|index| self.in_lockspace(index))
     }
 
     /// Forgets what only memory and /run knew.
     pub fn power_off(&self) {
         self.boot.set(self.boot.get() + 1);
-        self.member.take();
-        self.run.take();
+        for machine in self.in_all() {
+            machine.member.take();
+            machine.run.take();
+            machine.reset_at.set(Instant::MAX);
+        }
         self.alive.take();
         self.inboxes.take();
         self.connections.take();
-        self.reset_at.set(Instant::MAX);
         self.leaving.set(false);
         self.working.take();
         for command in self.commands.take() {
@@ -416,20 +485,24 @@ impl Machine {
             return;
         };
         self.shared.letters.close(server);
-        for connection in std::mem::take(&mut *self.connections.borrow_mut()).into_values() {
-            self.shared.post(connection.client, Letter::Gone);
-        }
+        self.connections.borrow_mut().retain(|_, connection| {
+            let its = connection.server == server;
+            if its {
+                self.shared.post(connection.client, Letter::Gone);
+            }
+            !its
+        });
     }
 
     // ---- what was started
 
     /// A process stands behind its gate.
-    pub fn fork(&self, holder: i32, generation: Generation, watchers: Vec<usize>) -> i32 {
+    pub fn fork(&self, holder: i32, lives: Vec<(usize, Generation)>, watchers: Vec<usize>) -> i32 {
         let id = self.shared.number() as i32;
         let tree = Tree {
             cage: self.setup.cage,
             holder,
-            generation,
+            lives,
             runs: Vec::new(),
             killed: false,
             leader_dead: false,
@@ -525,6 +598,13 @@ impl Machine {
             _ if self.setup.cage == Cage::Tree => Remains::NotKnown,
             _ => Remains::Nothing,
         }
+    }
+
+    /// When all that was started in the name of some lives must be dead, true time.
+    pub fn tree_dead_by(&self, tree: &Tree) -> Instant {
+        let lives = tree.lives.iter();
+        let limits = lives.map(|(index, life)| self.in_lockspace(*index).dead_by(*life));
+        limits.min().unwrap_or(0)
     }
 
     /// When all that one life guards must be dead, true time: 8t+W after the last renewal that has

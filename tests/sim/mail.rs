@@ -21,8 +21,8 @@ use std::sync::Arc;
 /// Threads that end together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// lease-join.
-    Join,
+    /// The lease-join of this lockspace.
+    Join(usize),
     /// The lease-hold of this number.
     Hold(usize),
     /// Who carries the last deadline of this tree: the init of its PID namespace, or a process of

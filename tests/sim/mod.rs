@@ -90,12 +90,23 @@ pub const RESOURCE_GEOMETRY: Geometry = Geometry::ALL[0];
 /// Few hosts in the lockspace.
 pub const LOCKSPACE_GEOMETRY: Geometry = Geometry::ALL[1];
 
-/// The lockspace: area 0 of disk 0.
-pub static LOCKSPACE: LazyLock<Lockspace> = LazyLock::new(|| Lockspace {
-    name: Name::new(b"LS").unwrap(),
-    offset: 0,
-    geometry: LOCKSPACE_GEOMETRY,
-});
+/// The first lockspace: area 0 of disk 0.
+pub static LOCKSPACE: LazyLock<Lockspace> = LazyLock::new(|| lockspace(0));
+
+/// Lockspace `index`; each but the first has a disk of its own, behind those of the resources.
+pub fn lockspace(index: usize) -> Lockspace {
+    let name = ["LS", "LT", "LU"][index].as_bytes();
+    Lockspace {
+        name: Name::new(name).unwrap(),
+        offset: 0,
+        geometry: LOCKSPACE_GEOMETRY,
+    }
+}
+
+/// Which lockspace has this name.
+pub fn lockspace_named(name: &Name) -> usize {
+    (0..).find(|index| lockspace(*index).name == *name).unwrap()
+}
 
 /// Where area `index` of a disk starts; a resource's is one more than its number.
 pub fn area_offset(index: usize) -> u64 {
@@ -112,15 +123,23 @@ pub fn resource_name(index: usize) -> Name {
     Name::new(format!("R{index}").as_bytes()).unwrap()
 }
 
-/// Freshly formatted disks: a lockspace on the first, each resource on all.
-pub fn formatted(disks: usize, resources: usize, num_hosts: u64, io_timeout: u8) -> Vec<Platter> {
-    let free = Heartbeat::new(LOCKSPACE_GEOMETRY, &LOCKSPACE.name, io_timeout).to_sector();
-    let lockspace: Vec<u8> = HostId::all(num_hosts).flat_map(|_| free.clone()).collect();
+/// Freshly formatted disks: a lockspace on the first, each resource on all, and a disk for each
+/// further lockspace. The resources belong to one lockspace after another.
+pub fn formatted(
+    (disks, lockspaces): (usize, usize),
+    resources: usize,
+    num_hosts: u64,
+    io_timeout: u8,
+) -> Vec<Platter> {
+    let heartbeats = |index| {
+        let free = Heartbeat::new(LOCKSPACE_GEOMETRY, &lockspace(index).name, io_timeout);
+        free.to_sector().repeat(num_hosts as usize)
+    };
     let resource = |index: usize| {
         let geometry = RESOURCE_GEOMETRY;
-        let name = resource_name(index);
+        let (lockspace, name) = (lockspace(index % lockspaces).name, resource_name(index));
         let mut area = vec![0; geometry.ballots_len(num_hosts)];
-        let leader = Leader::new(geometry, &LOCKSPACE.name, &name, num_hosts).to_sector();
+        let leader = Leader::new(geometry, &lockspace, &name, num_hosts).to_sector();
         area[..leader.len()].copy_from_slice(&leader);
         let request = Request::default().encode();
         let at = geometry.request_at();
@@ -128,10 +147,11 @@ pub fn formatted(disks: usize, resources: usize, num_hosts: u64, io_timeout: u8)
         area
     };
     let disk = |_| {
-        let areas = std::iter::once(lockspace.clone()).chain((0..resources).map(resource));
+        let areas = std::iter::once(heartbeats(0)).chain((0..resources).map(resource));
         Platter::new(areas.collect())
     };
-    (0..disks).map(disk).collect()
+    let of_others = (1..lockspaces).map(|index| Platter::new(vec![heartbeats(index)]));
+    (0..disks).map(disk).chain(of_others).collect()
 }
 
 /// Of whom it is no surprise that they lose a lease, or cannot have one.

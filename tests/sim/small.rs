@@ -216,7 +216,7 @@ impl Small {
         let mut lives = Lives::new();
         // One more may come in the end.
         let hosts = scope.modes.len() as u64 + 1;
-        let disk = formatted(1, 1, hosts, 1).remove(0);
+        let disk = formatted((1, 1), 1, hosts, 1).remove(0);
         let area = disk.area(1).chunks(SECTOR);
         let fresh = area.map(|sector| lives.contents.number(sector)).collect();
         let beats = HostId::all(hosts).map(|host| {

@@ -6,7 +6,7 @@ use super::clock::{Face, Instant};
 use super::disk::Platter;
 use super::hold::{self, Errand};
 use super::join;
-use super::machine::{Cage, Machine, Setup, Storage};
+use super::machine::{Cage, Machine, Setup, Storage, Tree};
 use super::mail::{Group, Letter, Wish};
 use super::port::{Answer, Body, Handle, Op, Port, Process};
 use super::{Excused, RESOURCE_GEOMETRY, Shared, area_offset, formatted};
@@ -80,8 +80,10 @@ pub struct Stage {
 pub fn setup(host: u64) -> Setup {
     Setup {
         sanlock: false,
+        lockspace: 0,
         host: HostId::new(host).unwrap(),
         timing: Timing::new(1, 2).unwrap(),
+        more: Vec::new(),
         name: None,
         cage: Cage::Group,
         watchdog: false,
@@ -130,14 +132,15 @@ impl Stage {
         let machine = |(index, setup): (usize, &Setup)| {
             let offset = Duration::from_secs(1000 * (index as u64 + 1));
             let face = Rc::new(Face::new(Rc::clone(&shared.now), offset, 0));
-            Rc::new(Machine::new(index, Rc::clone(&shared), face, setup.clone()))
+            Machine::new(index, Rc::clone(&shared), face, setup.clone())
         };
         let machines = setups.iter().enumerate().map(machine).collect();
         let Setup {
             disks, resources, ..
         } = setups[0];
+        let lockspaces = setups[0].lockspaces();
         Self {
-            disks: formatted(disks, resources, HOSTS, 1),
+            disks: formatted((disks, lockspaces), resources, HOSTS, 1),
             enforced: true,
             kills_at_once: true,
             holds_still: false,
@@ -156,8 +159,10 @@ impl Stage {
     /// Machines as set up, all joined.
     pub fn of(setups: &[Setup]) -> Self {
         let mut stage = Self::new(setups);
-        for machine in 0..setups.len() {
-            stage.join(machine);
+        for (machine, setup) in setups.iter().enumerate() {
+            for lockspace in 0..setup.lockspaces() {
+                stage.join_in(machine, lockspace);
+            }
         }
         stage
     }
@@ -223,22 +228,28 @@ impl Stage {
         actor
     }
 
-    /// Starts lease-join, which goes on by itself.
-    pub fn start_join(&mut self, machine: usize) -> Actor {
-        let host = Rc::clone(&self.machines[machine]);
+    /// Starts the lease-join of a lockspace, which goes on by itself.
+    pub fn start_join(&mut self, machine: usize, lockspace: usize) -> Actor {
+        let host = self.machines[machine].in_lockspace(lockspace);
         let body = move |port: &Port<'_>| join::lease_join(port, &host);
-        self.enter(machine, Some(Group::Join), Box::new(body), true)
+        self.enter(machine, Some(Group::Join(lockspace)), Box::new(body), true)
     }
 
-    /// Starts lease-join and waits until it has joined.
+    /// Starts lease-join and waits until it has joined: the first lockspace.
     pub fn join(&mut self, machine: usize) -> Actor {
-        let mut actor = self.start_join(machine);
+        self.join_in(machine, 0)
+    }
+
+    /// Starts the lease-join of a lockspace and waits until it has joined.
+    pub fn join_in(&mut self, machine: usize, lockspace: usize) -> Actor {
+        let host = self.machines[machine].in_lockspace(lockspace);
+        let mut actor = self.start_join(machine, lockspace);
         for _ in 0..STEPS_MAX {
-            if self.machines[machine].live_member().is_some() {
+            if host.live_member().is_some() {
                 return actor;
             }
             if self.is_over(actor) {
-                actor = self.start_join(machine);
+                actor = self.start_join(machine, lockspace);
             }
             self.pass(Duration::from_millis(100));
         }
@@ -416,18 +427,23 @@ impl Stage {
             cast.process.kill();
         }
         match group {
-            Group::Join => self.machines[machine].join_ended(),
+            Group::Join(index) => self.machines[machine].in_lockspace(index).join_ended(),
             Group::Hold(holder) => self.machines[machine].holder_ended(holder),
             Group::Carrier(_) | Group::Command(_) => {}
         }
         self.settle();
     }
 
-    /// lease-join is killed.
-    pub fn kill_join(&mut self, machine: usize) {
+    /// The lease-join of a lockspace is killed.
+    pub fn kill_join_of(&mut self, machine: usize, lockspace: usize) {
         self.shared
             .tell(Some(machine), || "lease-join is killed".into());
-        self.end(machine, Group::Join);
+        self.end(machine, Group::Join(lockspace));
+    }
+
+    /// lease-join is killed: that of the first lockspace.
+    pub fn kill_join(&mut self, machine: usize) {
+        self.kill_join_of(machine, 0);
     }
 
     /// lease-join is told to leave.
@@ -500,8 +516,10 @@ impl Stage {
             )
         });
         self.disks[handle.disk].write(offset, bytes);
-        if let Ok(beat) = Heartbeat::decode(bytes) {
-            self.machines[machine].note_landed(beat.generation(), self.now());
+        let of_disk = |host: &Rc<Machine>| host.setup.heartbeats() == handle.disk;
+        let host = self.machines[machine].in_all().find(of_disk);
+        if let (Some(host), Ok(beat)) = (host, Heartbeat::decode(bytes)) {
+            host.note_landed(beat.generation(), self.now());
         }
         let resource = (offset >> 20) as usize;
         if resource > 0 && offset.is_multiple_of(area_offset(1)) {
@@ -670,7 +688,7 @@ impl Stage {
     /// The thread of lease-join that renews: the first that it has started. A sanlock daemon has
     /// one thread here.
     pub fn daemon(&self, machine: usize) -> Actor {
-        let of = |cast: &Cast| (cast.machine, cast.group) == (machine, Some(Group::Join));
+        let of = |cast: &Cast| (cast.machine, cast.group) == (machine, Some(Group::Join(0)));
         let living = |(_, cast): &(usize, &Cast)| of(cast) && !cast.process.is_over();
         let mut threads = self.cast.iter().enumerate().filter(living);
         let before = usize::from(!self.machines[machine].setup.sanlock);
@@ -689,7 +707,7 @@ impl Stage {
             self.shared.post(connection.client, Letter::Tell(tell));
         }
         for cast in self.cast.iter_mut().filter(|cast| cast.machine == machine) {
-            cast.stopped = cast.group == Some(Group::Join);
+            cast.stopped = cast.group == Some(Group::Join(0));
         }
         self.settle();
     }
@@ -740,19 +758,15 @@ impl Stage {
     /// By 8t+W, and by the watchdog device.
     fn end_what_is_guarded(&mut self, at: Instant) {
         for machine in self.machines.clone() {
-            let trees: Vec<_> = machine
-                .trees
-                .borrow()
-                .iter()
-                .map(|(id, t)| (*id, t.generation))
-                .collect();
-            for (tree, generation) in trees {
-                if self.enforced && machine.dead_by(generation) <= at {
-                    machine.tree_is_gone(tree);
-                }
-            }
-            if machine.reset_at.get() <= at {
-                self.shared.now.set(machine.reset_at.get().max(self.now()));
+            let trees = machine.trees.borrow();
+            let over = |tree: &Tree| self.enforced && machine.tree_dead_by(tree) <= at;
+            let over = trees.iter().filter(|(_, tree)| over(tree));
+            let over: Vec<i32> = over.map(|(id, _)| *id).collect();
+            drop(trees);
+            over.into_iter().for_each(|tree| machine.tree_is_gone(tree));
+            let reset_at = machine.in_all().map(|host| host.reset_at.get()).min();
+            if let Some(reset_at) = reset_at.filter(|reset_at| *reset_at <= at) {
+                self.shared.now.set(reset_at.max(self.now()));
                 self.power_off(machine.index);
             }
         }

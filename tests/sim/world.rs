@@ -114,7 +114,7 @@ enum Event {
     Halt(usize),
     /// A disk goes out of the reach of some machines.
     Dark(usize),
-    JoinAgain(usize),
+    JoinAgain(usize, usize),
     Heal,
     /// A sector turns into garbage.
     Spoil,
@@ -132,9 +132,12 @@ pub struct World {
     disks: Vec<Platter>,
     old_disks: Vec<Platter>,
     machines: Vec<Rc<Machine>>,
-    join_faces: Vec<Rc<Face>>,
+    /// Of a machine and a lockspace.
+    join_faces: BTreeMap<(usize, usize), Rc<Face>>,
     up: Vec<bool>,
     cut_until: Vec<Instant>,
+    /// Of a machine and a lockspace: until when the heartbeats are out of reach.
+    silent_until: BTreeMap<(usize, usize), Instant>,
     /// Of a machine and a disk: until when resources on it are out of reach, and how that shows.
     dark: BTreeMap<(usize, usize), (Instant, Dark)>,
     holders: usize,
@@ -148,6 +151,8 @@ pub struct World {
     refused: BTreeSet<usize>,
     /// Draws what is seldom, so that it changes nothing where it is not.
     odd: Rng,
+    /// Draws what there is only where there are several lockspaces.
+    several: Rng,
     processes: Numbered<Running>,
     /// Who waits for letters in which mailbox.
     listening: BTreeMap<usize, ProcessId>,
@@ -237,10 +242,20 @@ impl World {
         } else {
             10_000
         };
+        let mut several = Rng::with_seed(seed.rotate_left(32));
+        let alone = usual || tight || storm || several.u8(..4) > 0;
+        let lockspaces = if alone { 1 } else { several.usize(2..=3) };
+        let resources = resources.max(lockspaces);
+        let further = |_| several.u16(if kind == Kind::Watchdog { 3 } else { 2 }..=8);
+        let watchdogs: Vec<u16> = (1..lockspaces).map(further).collect();
+        let least = watchdogs.iter().copied().min().unwrap_or(watchdog);
+        let watchdog_least = u64::from(watchdog.min(least)) * SECOND;
         let setup = Setup {
             sanlock: false,
+            lockspace: 0,
             host: HostId::new(1).unwrap(),
             timing,
+            more: Vec::new(),
             name: namesakes.then(|| Name::new_host(b"host").unwrap()),
             cage: Cage::Group,
             watchdog: kind == Kind::Watchdog,
@@ -261,7 +276,12 @@ impl World {
             };
             let face = Rc::new(Face::new(Rc::clone(&shared.now), offset, fast));
             let is_twin = twins && TWINS.contains(&index);
-            let host = HostId::new(if is_twin { 1 } else { index as u64 + 1 }).unwrap();
+            let host = |index| HostId::new(if is_twin { 1 } else { index as u64 + 1 }).unwrap();
+            // In each lockspace it has another host id.
+            let further = |(by, watchdog): (usize, &u16)| {
+                let id = host((index + if twins { 0 } else { by }) % count);
+                (id, Timing::new(1, *watchdog).unwrap())
+            };
             let sanlock = match kind {
                 Kind::Mixed => rng.bool(),
                 kind => kind == Kind::Sanlock,
@@ -274,8 +294,9 @@ impl World {
             };
             let setup = Setup {
                 sanlock,
-                host,
+                host: host(index),
                 timing: promised.unwrap_or(timing),
+                more: (1..).zip(&watchdogs).map(further).collect(),
                 name: match is_twin && clones {
                     true => Name::new_host(b"clone").ok(),
                     false => setup.name,
@@ -283,10 +304,10 @@ impl World {
                 cage,
                 ..setup.clone()
             };
-            Rc::new(Machine::new(index, Rc::clone(&shared), face, setup))
+            Machine::new(index, Rc::clone(&shared), face, setup)
         };
         let machines: Vec<_> = (0..count).map(machine).collect();
-        let mut weather = Weather::random(&mut rng, kind, u64::from(watchdog) * SECOND);
+        let mut weather = Weather::random(&mut rng, kind, watchdog_least);
         if long {
             weather = weather.milder();
         }
@@ -305,9 +326,7 @@ impl World {
         }
         if twins {
             // A lease-join that wakes later may write over the other machine's heartbeat.
-            weather.stall_most = weather
-                .stall_most
-                .min(u64::from(watchdog) * SECOND * 98 / 100);
+            weather.stall_most = weather.stall_most.min(watchdog_least * 98 / 100);
         }
         if !storage.failure_is_final {
             weather.fail = odd.u64(1..=50);
@@ -319,7 +338,7 @@ impl World {
         shared.post_takes.set(weather.post);
         let calm = weather.stall == 0 && weather.halt_every == 0;
         shared.strict.set(calm && !kind.has_sanlock());
-        let platters = formatted(disks, resources, num_hosts, 1);
+        let platters = formatted((disks, lockspaces), resources, num_hosts, 1);
         let holders = 1 + rng.usize(..2);
         let faults_end = rng.u64(if long { 2000..4000 } else { 20..120 }) * SECOND;
         Self {
@@ -330,9 +349,11 @@ impl World {
             shared,
             old_disks: platters.clone(),
             disks: platters,
-            join_faces: machines.iter().map(|m| Rc::clone(&m.face)).collect(),
+            join_faces: BTreeMap::new(),
             up: vec![false; count],
             cut_until: vec![0; count],
+            silent_until: BTreeMap::new(),
+            several,
             dark: BTreeMap::new(),
             machines,
             holders,
@@ -361,7 +382,7 @@ impl World {
             self.at(at, Event::Power(machine));
             self.plan_troubles(machine);
         }
-        for disk in 0..self.disks.len() {
+        for disk in 0..self.machines[0].setup.disks {
             self.again(self.weather.dark_every, Event::Dark(disk));
         }
         let faults_end = self.faults_end;
@@ -419,8 +440,11 @@ impl World {
         self.rng.u64(..1000) < permille
     }
 
+    /// In the lockspace where that takes longest.
     fn dead_after(&self, machine: usize) -> u64 {
-        self.machines[machine].setup.dead_after().as_nanos() as u64
+        let all = self.machines[machine].in_all();
+        let longest = all.map(|machine| machine.setup.dead_after()).max();
+        longest.unwrap_or_default().as_nanos() as u64
     }
 
     fn io_limit(&self, machine: usize) -> u64 {
@@ -489,7 +513,7 @@ impl World {
             Event::Overdue(machine, tree) => self.overdue(machine, tree),
             Event::Reset(machine) => self.reset(machine),
             Event::Admin(machine, boot) => self.admin(machine, boot),
-            Event::JoinAgain(machine) => self.join_again(machine),
+            Event::JoinAgain(machine, lockspace) => self.join_again(machine, lockspace),
             Event::Heal if self.healed => {}
             Event::Heal => self.heal(),
             Event::Spoil => self.spoil(),
@@ -527,18 +551,35 @@ impl World {
         match event {
             Event::Crash(_) => self.crash(machine),
             Event::Kill(_) => self.kill(machine),
-            Event::Cut(_) => {
-                let most = 2 * self.dead_after(machine);
-                self.cut_until[machine] = self.now() + self.below(most);
-                self.shared
-                    .tell(Some(machine), || "cut off from the storage".into());
-            }
+            Event::Cut(_) => self.cut(machine),
             Event::Stop(_) => self.stop(machine),
             Event::Die(_) => self.die(machine),
             Event::Dark(disk) => self.darken(disk),
             _ => self.halt(machine),
         }
         self.again(every, event);
+    }
+
+    /// A machine is cut off from all storage, or from the heartbeats of one lockspace.
+    fn cut(&mut self, machine: usize) {
+        let most = 2 * self.dead_after(machine);
+        let until = self.now() + self.below(most);
+        let one = self.one_of_several(machine);
+        if one.is_some() && self.several.bool() {
+            let lockspace = one.unwrap_or(0);
+            self.silent_until.insert((machine, lockspace), until);
+            let text = || format!("cut off from lockspace {lockspace}");
+            return self.shared.tell(Some(machine), text);
+        }
+        self.cut_until[machine] = until;
+        self.shared
+            .tell(Some(machine), || "cut off from the storage".into());
+    }
+
+    /// A lockspace of a machine that has several.
+    fn one_of_several(&mut self, machine: usize) -> Option<usize> {
+        let lockspaces = self.machines[machine].setup.lockspaces();
+        (lockspaces > 1).then(|| self.several.usize(..lockspaces))
     }
 
     fn again(&mut self, every: u64, event: Event) {
@@ -554,23 +595,27 @@ impl World {
         }
         self.up[machine] = true;
         self.shared.tell(Some(machine), || "power on".into());
-        self.start_join(machine);
+        for lockspace in 0..self.machines[machine].setup.lockspaces() {
+            self.start_join(machine, lockspace);
+        }
         for holder in 0..self.holders {
             self.start_holder(machine, holder, 0);
         }
     }
 
-    fn start_join(&mut self, machine: usize) {
-        let host = Rc::clone(&self.machines[machine]);
-        self.join_faces[machine] = Rc::new(host.face.another());
+    fn start_join(&mut self, machine: usize, lockspace: usize) {
+        let host = self.machines[machine].in_lockspace(lockspace);
+        let face = Rc::new(host.face.another());
+        let known = Rc::clone(&face);
+        self.join_faces.insert((machine, lockspace), known);
         let body = Box::new(move |port: &Port<'_>| join::lease_join(port, &host));
-        let face = Rc::clone(&self.join_faces[machine]);
-        self.start(machine, Group::Join, face, body);
+        self.start(machine, Group::Join(lockspace), face, body);
     }
 
     /// lease-join is told to leave; it comes back later.
     fn stop(&mut self, machine: usize) {
-        let host = Rc::clone(&self.machines[machine]);
+        let lockspace = self.one_of_several(machine).unwrap_or(0);
+        let host = self.machines[machine].in_lockspace(lockspace);
         if !self.up[machine] || (host.setup.sanlock && host.leaving.replace(true)) {
             return;
         }
@@ -580,9 +625,10 @@ impl World {
         if let Some(server) = server {
             return self.shared.post(server, Letter::Leave);
         }
-        self.join_faces[machine].stop();
+        let face = self.join_faces.get(&(machine, lockspace));
+        face.iter().for_each(|face| face.stop());
         let waiting = |(_, running): &(ProcessId, &Running)| {
-            (running.machine, running.group) == (machine, Group::Join)
+            (running.machine, running.group) == (machine, Group::Join(lockspace))
                 && matches!(running.process.pending, Some(Op::Wait { .. }))
         };
         let found = self.processes.iter().find(waiting).map(|(id, _)| id);
@@ -591,10 +637,11 @@ impl World {
         }
     }
 
-    fn join_again(&mut self, machine: usize) {
-        if self.up[machine] && self.threads(machine, Group::Join).is_empty() {
+    fn join_again(&mut self, machine: usize, lockspace: usize) {
+        let group = Group::Join(lockspace);
+        if self.up[machine] && self.threads(machine, group).is_empty() {
             self.machines[machine].leaving.set(false);
-            self.start_join(machine);
+            self.start_join(machine, lockspace);
         }
     }
 
@@ -646,8 +693,10 @@ impl World {
         if running.process.is_over() {
             let (machine, group) = (running.machine, running.group);
             self.processes.remove(id);
-            if group == Group::Join && self.threads(machine, group).is_empty() {
-                self.join_is_over(machine);
+            if let Group::Join(lockspace) = group
+                && self.threads(machine, group).is_empty()
+            {
+                self.join_is_over(machine, lockspace);
             }
         } else {
             self.submit(id);
@@ -658,10 +707,10 @@ impl World {
         }
     }
 
-    fn join_is_over(&mut self, machine: usize) {
-        self.machines[machine].join_ended();
+    fn join_is_over(&mut self, machine: usize, lockspace: usize) {
+        self.machines[machine].in_lockspace(lockspace).join_ended();
         let delay = self.below(10 * SECOND);
-        self.after(delay, Event::JoinAgain(machine));
+        self.after(delay, Event::JoinAgain(machine, lockspace));
     }
 
     // ---- what processes want of their machine
@@ -683,9 +732,9 @@ impl World {
                 self.start(machine, group, face, body);
             }
             Wish::Mail(mailbox, at) => self.at(at, Event::Mail(mailbox)),
-            Wish::End(machine, Group::Join) => {
-                let ids = self.threads(machine, Group::Join);
-                self.end(machine, Group::Join, &ids);
+            Wish::End(machine, group @ Group::Join(_)) => {
+                let ids = self.threads(machine, group);
+                self.end(machine, group, &ids);
             }
             Wish::End(machine, group) => {
                 let ids = self.threads(machine, group);
@@ -705,7 +754,7 @@ impl World {
                 self.at(at.max(self.now()), Event::Admin(machine, boot));
             }
             Wish::Watchdog(machine) => {
-                let at = self.machines[machine].reset_at.get();
+                let at = self.reset_at(machine);
                 self.at(at, Event::Reset(machine));
             }
         }
@@ -751,7 +800,7 @@ impl World {
         }
         self.halted.remove(&(machine, group));
         match group {
-            Group::Join => self.join_is_over(machine),
+            Group::Join(lockspace) => self.join_is_over(machine, lockspace),
             Group::Carrier(_) | Group::Command(_) => {}
             Group::Hold(holder) => {
                 self.machines[machine].holder_ended(holder);
@@ -783,9 +832,7 @@ impl World {
     fn must_be_dead(&self, machine: usize, tree: i32) -> Instant {
         let host = &self.machines[machine];
         let trees = host.trees.borrow();
-        let limit = trees
-            .get(&tree)
-            .map_or(0, |tree| host.dead_by(tree.generation));
+        let limit = trees.get(&tree).map_or(0, |tree| host.tree_dead_by(tree));
         match self.kind {
             Kind::Broken(Broken::Guard) => limit + self.dead_after(machine),
             _ => limit,
@@ -797,7 +844,7 @@ impl World {
         let host = &self.machines[machine];
         let trees = host.trees.borrow();
         let orphans = trees.values().filter(|tree| tree.leader_dead && !tree.dead);
-        let limits = orphans.map(|tree| host.dead_by(tree.generation));
+        let limits = orphans.map(|tree| host.tree_dead_by(tree));
         limits.min().unwrap_or(Instant::MAX)
     }
 
@@ -818,11 +865,17 @@ impl World {
     }
 
     fn reset(&mut self, machine: usize) {
-        if self.machines[machine].reset_at.get() <= self.now() && self.up[machine] {
+        if self.reset_at(machine) <= self.now() && self.up[machine] {
             self.shared
                 .tell(Some(machine), || "the watchdog resets it".into());
             self.crash(machine);
         }
+    }
+
+    fn reset_at(&self, machine: usize) -> Instant {
+        let devices = self.machines[machine].in_all();
+        let at = devices.map(|machine| machine.reset_at.get()).min();
+        at.unwrap_or(Instant::MAX)
     }
 
     /// Ends what is left, and all else, removes the holders' file, and starts anew.
@@ -847,7 +900,8 @@ impl World {
             let ids = self.threads(machine, group);
             self.end(machine, group, &ids);
         }
-        host.run.borrow_mut().holders = None;
+        host.in_all()
+            .for_each(|host| host.run.borrow_mut().holders = None);
     }
 
     // ---- lives and deaths
@@ -961,7 +1015,7 @@ impl World {
     /// lease-join is killed, or one who carries a last deadline.
     fn die(&mut self, machine: usize) {
         let mut groups = self.carriers(machine, None);
-        groups.insert(0, Group::Join);
+        groups.splice(0..0, self.joins(machine));
         let group = groups[self.odd.usize(..groups.len())];
         let ids = self.threads(machine, group);
         if ids.is_empty() || !self.is_covered_without(machine, &[group]) {
@@ -995,7 +1049,7 @@ impl World {
             return self.freeze(machine);
         }
         let mut groups = self.carriers(machine, None);
-        groups.push(Group::Join);
+        groups.extend(self.joins(machine));
         groups.extend((0..self.holders).map(Group::Hold));
         let group = groups[self.rng.usize(..groups.len())];
         if self.threads(machine, group).is_empty() || !self.is_covered_without(machine, &[group]) {
@@ -1017,6 +1071,10 @@ impl World {
         *since = until.max(*since);
     }
 
+    fn joins(&self, machine: usize) -> impl Iterator<Item = Group> + use<> {
+        (0..self.machines[machine].setup.lockspaces()).map(Group::Join)
+    }
+
     /// Those who carry the last deadlines of what runs on a machine, or of one lease-hold's.
     fn carriers(&self, machine: usize, of: Option<usize>) -> Vec<Group> {
         let host = &self.machines[machine];
@@ -1029,8 +1087,8 @@ impl World {
         found.map(|(id, _)| Group::Carrier(*id)).collect()
     }
 
-    /// Without a watchdog one of the three acts for all that runs: lease-join, lease-hold, or who
-    /// carries the last deadline; whatever becomes of `groups`.
+    /// Without a watchdog one of the three acts for all that runs: the lease-joins of all its
+    /// leases, lease-hold, or who carries the last deadline; whatever becomes of `groups`.
     fn is_covered_without(&self, machine: usize, groups: &[Group]) -> bool {
         let host = &self.machines[machine];
         if host.setup.watchdog {
@@ -1040,11 +1098,15 @@ impl World {
             let halted = self.is_group_halted(machine, group);
             !halted && !groups.contains(&group) && !self.threads(machine, group).is_empty()
         };
-        let serves = host.run.borrow().socket.is_some() && acts(Group::Join);
+        let serves = |(index, _): &(usize, _)| {
+            let host = host.in_lockspace(*index);
+            host.run.borrow().socket.is_some() && acts(Group::Join(*index))
+        };
         let covered = |(id, tree): (&i32, &machine::Tree)| {
             let holder = host.alive.borrow().get(&tree.holder).copied();
             let holds = holder.is_some_and(|holder| acts(Group::Hold(holder)));
-            tree.dead || serves || holds || acts(Group::Carrier(*id))
+            let served = || tree.lives.iter().all(serves);
+            tree.dead || holds || served() || acts(Group::Carrier(*id))
         };
         host.trees.borrow().iter().all(covered)
     }

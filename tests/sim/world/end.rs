@@ -2,6 +2,7 @@
 
 use super::super::clock::Instant;
 use super::super::hold::{self, Errand, PROBE};
+use super::super::machine::Setup;
 use super::super::mail::{Group, Letter};
 use super::super::port::Port;
 use super::weather::Weather;
@@ -30,6 +31,7 @@ impl World {
             }
         }
         self.cut_until.fill(0);
+        self.silent_until.clear();
         self.dark.clear();
         for machine in 0..self.machines.len() {
             self.power(machine);
@@ -57,15 +59,22 @@ impl World {
     }
 
     pub(super) fn probe(&mut self) {
-        let start = self.rng.usize(..self.machines.len());
-        let live = |index: &usize| self.machines[*index].live_member().is_some();
-        let found = (0..self.machines.len())
-            .map(|index| (start + index) % self.machines.len())
-            .find(live);
-        let Some(machine) = found else {
-            return self.after(SECOND, Event::Probe);
-        };
-        for resource in 0..self.machines[0].setup.resources {
+        let (start, count) = (self.rng.usize(..self.machines.len()), self.machines.len());
+        let Setup {
+            resources,
+            ref more,
+            ..
+        } = self.machines[0].setup;
+        let lockspaces = 1 + more.len();
+        for resource in 0..resources {
+            let live = |index: &usize| {
+                let machine = self.machines[*index].in_lockspace(resource % lockspaces);
+                machine.live_member().is_some()
+            };
+            let found = (0..count).map(|index| (start + index) % count).find(live);
+            let Some(machine) = found else {
+                return self.after(SECOND, Event::Probe);
+            };
             if self.probes.len() <= resource {
                 self.probes.push((resource, Rc::default()));
             }

@@ -1,8 +1,9 @@
 //! The disks of a world: how an operation of a process happens, and how it ends.
 
-use super::super::area_offset;
 use super::super::clock::Instant;
+use super::super::machine::Machine;
 use super::super::port::{Answer, Handle, Op};
+use super::super::{area_offset, resource_at};
 use super::{
     Broken, Event, IoId, Kind, LARGEST_SECTOR, MILLI, ProcessId, Running, SECOND, TWINS, World,
 };
@@ -33,7 +34,7 @@ struct Write {
     machine: usize,
     boot: u64,
     issued: Instant,
-    disk: usize,
+    handle: Handle,
     offset: u64,
     bytes: Rc<[u8]>,
 }
@@ -192,7 +193,12 @@ impl World {
             begun,
         });
         let dark = self.is_dark(machine, handle, offset);
+        let silent = self.lockspace_of(handle, offset).and_then(|lockspace| {
+            let until = self.silent_until.get(&(machine, lockspace));
+            until.filter(|until| self.now() < **until)
+        });
         let cut = self.now() < self.cut_until[machine] || dark == Some(Dark::Hangs);
+        let cut = cut || silent.is_some();
         if cut || self.chance(self.weather.time_out) {
             self.time_out(id, io, cut);
         } else if dark.is_some() || self.chance(self.weather.fail) {
@@ -245,6 +251,23 @@ impl World {
         if awaits {
             self.resume(id, Answer::Done);
         }
+    }
+
+    /// The machine in the lockspace that what lies there belongs to.
+    fn owner_of(&self, machine: usize, handle: Handle, offset: u64) -> Rc<Machine> {
+        let host = &self.machines[machine];
+        let of_resource = || resource_at(offset) % host.setup.lockspaces();
+        host.in_lockspace(
+            self.lockspace_of(handle, offset)
+                .unwrap_or_else(of_resource),
+        )
+    }
+
+    /// Whose heartbeats lie there, if any do.
+    fn lockspace_of(&self, handle: Handle, offset: u64) -> Option<usize> {
+        let of_it = |host: Rc<Machine>| host.setup.heartbeats() == handle.disk;
+        let found = || self.machines[0].in_all().position(of_it);
+        (offset < area_offset(1)).then(found).flatten()
     }
 
     /// Heartbeats lie elsewhere.
@@ -300,7 +323,7 @@ impl World {
     fn time_out(&mut self, id: ProcessId, io: IoId, cut: bool) {
         let machine = self.io(io).machine;
         let limit = self.io_limit(machine);
-        let bound = self.late_bound(machine);
+        let bound = self.late_bound(io);
         let lands = !matches!(self.io(io).what, Transfer::Read(_)) && {
             let share = self.weather.lands;
             self.chance(share)
@@ -327,10 +350,18 @@ impl World {
     }
 
     /// Assumption c: how long a write may be on its way.
-    fn late_bound(&self, machine: usize) -> u64 {
+    fn late_bound(&self, io: IoId) -> u64 {
+        let Io {
+            machine,
+            handle,
+            offset,
+            ..
+        } = *self.io(io);
+        let host = self.owner_of(machine, handle, offset);
+        let bound = host.setup.dead_after().as_nanos() as u64;
         match self.kind {
-            Kind::Broken(Broken::LateWrites) => 4 * self.dead_after(machine),
-            _ => self.dead_after(machine),
+            Kind::Broken(Broken::LateWrites) => 4 * bound,
+            _ => bound,
         }
     }
 
@@ -356,14 +387,13 @@ impl World {
     /// closed no other is written, unless it is the heartbeat's: of whose writes any will do.
     fn fails_for_now(&mut self, id: ProcessId, io: IoId, known: Instant) {
         let Io {
-            machine,
             handle,
             offset,
             issued,
             ..
         } = *self.io(io);
         if self.rng.bool() {
-            let late = self.below(self.late_bound(machine));
+            let late = self.below(self.late_bound(io));
             self.at(issued + late, Event::Land(io));
         }
         if offset >= area_offset(1) {
@@ -430,7 +460,7 @@ impl World {
             machine: io.machine,
             boot: io.boot,
             issued: io.issued,
-            disk: io.handle.disk,
+            handle: io.handle,
             offset: io.offset,
             bytes: Rc::clone(bytes),
         };
@@ -441,19 +471,19 @@ impl World {
         let late = self.now() - write.issued;
         if late > SECOND {
             self.shared.tell(None, || {
-                let what = describe(write.disk, write.offset, &write.bytes);
+                let what = describe(write.handle.disk, write.offset, &write.bytes);
                 let machine = write.machine;
                 format!("m{machine}'s write lands, {} ms late: {what}", late / MILLI)
             });
-            len = self.part(write.disk, write.offset, len);
+            len = self.part(write.handle.disk, write.offset, len);
         }
-        self.disks[write.disk].write(write.offset, &write.bytes[..len]);
+        self.disks[write.handle.disk].write(write.offset, &write.bytes[..len]);
         self.watch(&write);
     }
 
     /// What stands where something was written, as the checker sees it.
     fn watch(&self, write: &Write) {
-        let sector = self.disks[write.disk].read(write.offset, write.bytes.len());
+        let sector = self.disks[write.handle.disk].read(write.offset, write.bytes.len());
         let resource = (write.offset >> 20) as usize;
         if resource == 0 {
             return self.note_heartbeat(write, &sector);
@@ -469,7 +499,7 @@ impl World {
     /// with one host id, one may be stopped before its join's write for longer than the other
     /// waits.
     fn note_heartbeat(&self, write: &Write, sector: &[u8]) {
-        let machine = &self.machines[write.machine];
+        let machine = self.owner_of(write.machine, write.handle, write.offset);
         if let Ok(beat) = Heartbeat::decode(sector) {
             machine.note_landed(beat.generation(), write.issued);
         }
@@ -478,7 +508,7 @@ impl World {
         let is_twin = self.has_twins && TWINS.contains(&write.machine);
         let broken = matches!(self.kind, Kind::Broken(_));
         let forgotten = broken || is_twin || write.boot < machine.boot.get();
-        checker.heartbeat_written(host, sector, forgotten);
+        checker.heartbeat_written((machine.setup.lockspace, host), sector, forgotten);
     }
 
     /// What holders believe, with what stands on the disks.
@@ -487,11 +517,8 @@ impl World {
         if excused.all || self.is_damaged(resource) {
             return;
         }
-        let areas: Vec<&[u8]> = self
-            .disks
-            .iter()
-            .map(|disk| disk.area(1 + resource))
-            .collect();
+        let disks = self.disks.iter().take(self.machines[0].setup.disks);
+        let areas: Vec<&[u8]> = disks.map(|disk| disk.area(1 + resource)).collect();
         let mut checker = self.shared.checker.borrow_mut();
         checker.compare(resource, &areas, &excused.hosts);
     }
@@ -551,8 +578,7 @@ impl World {
 
     /// It lands now, if it has not, or never.
     fn comes_to_its_end(&mut self, io: IoId) {
-        let machine = self.io(io).machine;
-        let in_time = self.now() <= self.io(io).issued + self.late_bound(machine);
+        let in_time = self.now() <= self.io(io).issued + self.late_bound(io);
         if in_time && self.rng.bool() {
             self.land(io);
         }
@@ -568,8 +594,7 @@ impl World {
                 self.ios.remove(io);
             }
             _ => {
-                let machine = self.io(io).machine;
-                let until = self.io(io).issued + self.late_bound(machine);
+                let until = self.io(io).issued + self.late_bound(io);
                 let at = self.rng.u64(self.now()..=until.max(self.now()));
                 if at < until {
                     // Under another number: the event that was to land it finds nothing.

@@ -40,7 +40,9 @@ impl<T> Numbered<T> {
 
     /// All that are there.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        self.things.iter().map(|(number, thing)| (*number, &**thing))
+        self.things
+            .iter()
+            .map(|(number, thing)| (*number, &**thing))
     }
 
     /// All that are there, to be changed.

@@ -51,7 +51,7 @@ struct Tray<'a> {
 
 impl Trays {
     fn new(resource_disks: usize) -> Self {
-        let platters = formatted(1 + resource_disks, 1, HOSTS as u64, 1);
+        let platters = formatted((1 + resource_disks, 1), 1, HOSTS as u64, 1);
         Self {
             platters: platters.into_iter().map(RefCell::new).collect(),
             operations: Cell::new(0),
@@ -158,7 +158,7 @@ fn survey_all(tray: &Tray<'_>, area: usize) -> bool {
 // ---- a lockspace
 
 pub(super) fn good_lockspace(_: &mut Rng) -> Vec<u8> {
-    let platter = formatted(1, 1, HOSTS as u64, 1).remove(0);
+    let platter = formatted((1, 1), 1, HOSTS as u64, 1).remove(0);
     let mut area = platter.read(0, HOSTS * 4096);
     let joined = [1, 2].map(|number| joined(number, 1, 7)).concat();
     area[..joined.len()].copy_from_slice(&joined);
