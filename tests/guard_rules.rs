@@ -8,9 +8,9 @@ use lease_core::spec::Mode::{Exclusive, Shared};
 use lease_core::timing::Timing;
 use std::time::Duration;
 use support::sim::hold::Errand;
-use support::sim::machine::{Cage, Setup, Storage};
 use support::sim::mail::Group;
 use support::sim::port::Op;
+use support::sim::setup::{Cage, Setup, Storage};
 use support::sim::stage::{
     Actor, Late, Stage, errand, reads_leader, sanlock, setup, writes_block, writes_heartbeat,
     writes_leader,

@@ -25,8 +25,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 use support::scene::block;
-use support::sim::machine::Setup;
 use support::sim::port::{Handle, Op, Port};
+use support::sim::setup::Setup;
 use support::sim::stage::{
     Actor, Late, Stage, accepts, errand, reads_leader, sanlock, setup, writes_block,
     writes_heartbeat, writes_leader,

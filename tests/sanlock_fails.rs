@@ -10,7 +10,7 @@ use lease_core::spec::Mode::{Exclusive, Shared};
 use std::time::Duration;
 use support::sim::area_offset;
 use support::sim::hold::Errand;
-use support::sim::machine::Setup;
+use support::sim::setup::Setup;
 use support::sim::stage::{
     Stage, accepts, errand, sanlock, setup, writes_block, writes_heartbeat, writes_leader,
 };

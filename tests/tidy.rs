@@ -113,7 +113,7 @@ const LONGER: [(&str, usize); 5] = [
     ("tests/rules.rs", 1100),
     ("tests/sim/hold.rs", 950),
     ("tests/sim/stage.rs", 850),
-    ("tests/sim/world.rs", 1100),
+    ("tests/sim/world.rs", 950),
 ];
 /// Most characters of a line.
 const WIDTH_MAX: usize = 100;

@@ -5,9 +5,10 @@
 use super::around::{Around, Open, path_of};
 use super::checker::Run;
 use super::clock::Face;
-use super::machine::{Cage, Connection, Machine, Membership};
+use super::machine::{Connection, Machine, Membership};
 use super::mail::{Group, Letter, Wish};
 use super::port::Port;
+use super::setup::Cage;
 use super::{LOCKSPACE, RESOURCE_GEOMETRY, area_offset, resource_at, resource_name};
 use super::{lockspace, lockspace_named};
 use lease_core::clock::{Clock, Moment};

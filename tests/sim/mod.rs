@@ -1,6 +1,7 @@
 //! A cluster in one thread: the protocol code that ships, under a simulated world.
 //!
-//! On each machine: lease-join with its heartbeat, its server and those who give leases back for
+//! On each machine: a lease-join for each of one to three lockspaces, with its heartbeat, its server
+//! and those who give leases back for
 //! the dead; lease-holds, each with one to eight resources, a thread for the I/O of each, and the
 //! one that decides; who carries their last deadline; a watchdog device. All that lease-join,
 //! lease-hold and that carrier decide is the code that ships, from its start to its end. Sockets,
@@ -63,6 +64,7 @@ pub mod machine;
 pub mod mail;
 pub mod port;
 pub mod sanlock;
+pub mod setup;
 pub mod small;
 pub mod stage;
 pub mod story;

@@ -6,9 +6,10 @@ use super::clock::{Face, Instant};
 use super::disk::Platter;
 use super::hold::{self, Errand};
 use super::join;
-use super::machine::{Cage, Machine, Setup, Storage, Tree};
+use super::machine::{Machine, Tree};
 use super::mail::{Group, Letter, Wish};
 use super::port::{Answer, Body, Handle, Op, Port, Process};
+use super::setup::{Cage, Setup, Storage};
 use super::{Excused, RESOURCE_GEOMETRY, Shared, area_offset, formatted};
 use lease_core::disk::Fault;
 use lease_core::holder::acquire::Patience;
@@ -685,10 +686,16 @@ impl Stage {
         }
     }
 
-    /// The thread of lease-join that renews: the first that it has started. A sanlock daemon has
-    /// one thread here.
+    /// The thread that renews in the first lockspace.
     pub fn daemon(&self, machine: usize) -> Actor {
-        let of = |cast: &Cast| (cast.machine, cast.group) == (machine, Some(Group::Join(0)));
+        self.daemon_of(machine, 0)
+    }
+
+    /// The thread of a lockspace's lease-join that renews: the first that it has started. A sanlock
+    /// daemon has one thread here.
+    pub fn daemon_of(&self, machine: usize, lockspace: usize) -> Actor {
+        let group = Some(Group::Join(lockspace));
+        let of = |cast: &Cast| (cast.machine, cast.group) == (machine, group);
         let living = |(_, cast): &(usize, &Cast)| of(cast) && !cast.process.is_over();
         let mut threads = self.cast.iter().enumerate().filter(living);
         let before = usize::from(!self.machines[machine].setup.sanlock);

@@ -2,9 +2,9 @@
 
 use super::super::clock::Instant;
 use super::super::hold::{self, Errand, PROBE};
-use super::super::machine::Setup;
 use super::super::mail::{Group, Letter};
 use super::super::port::Port;
+use super::super::setup::Setup;
 use super::weather::Weather;
 use super::{Event, SECOND, World};
 use lease_core::holder::acquire::Patience;
