@@ -100,8 +100,10 @@ fn who_carries_the_last_deadline_carries_that_of_each_lockspace() {
         for lockspace in [0, 1] {
             let setup = Setup { cage, ..in_two(1) };
             let (mut stage, holder) = both_held(setup);
-            stage.stops(0, stage.group(holder), true);
             stage.kill_join_of(0, lockspace);
+            // Meanwhile the holder hears of renewals in the other one.
+            stage.pass(seconds(4));
+            stage.stops(0, stage.group(holder), true);
             assert_dead_in_time(&mut stage, lockspace);
         }
     }

@@ -1,11 +1,11 @@
 //! A cluster in one thread: the protocol code that ships, under a simulated world.
 //!
-//! On each machine: a lease-join for each of one to three lockspaces, with its heartbeat, its server
-//! and those who give leases back for
-//! the dead; lease-holds, each with one to eight resources, a thread for the I/O of each, and the
-//! one that decides; who carries their last deadline; a watchdog device. All that lease-join,
-//! lease-hold and that carrier decide is the code that ships, from its start to its end. Sockets,
-//! threads, processes and what they start are simulated.
+//! On each machine: for each of one to three lockspaces a lease-join with its heartbeat, its
+//! server, a watchdog device, and those who give leases back for the dead; lease-holds, each
+//! with one to eight resources in any of these, a thread for the I/O of each, and the one that
+//! decides; who carries their last deadline. All that lease-join, lease-hold and that carrier
+//! decide is the code that ships, from its start to its end. Sockets, threads, processes and
+//! what they start are simulated.
 //!
 //! Hosts are coroutines over the `Disk` and `Clock` traits; one seeded scheduler decides when each
 //! operation happens and how it ends. There is no real time, and no randomness but the seed's.
