@@ -10,6 +10,7 @@
 //! lives and no I/O is outstanding. After a loss nothing at all is written.
 
 mod area;
+mod calls;
 mod choice;
 mod claim;
 mod former;
@@ -17,6 +18,7 @@ mod tenure;
 mod vacant;
 
 pub use area::{Area, HeartbeatError, Lockspace};
+pub use calls::{Busy, Calls, EventFlags};
 pub use choice::{Choice, Chooser, Had, Trace};
 pub use claim::{Claim, JoinError, Lost, Predecessor, Waiting};
 pub use former::Former;
@@ -25,7 +27,7 @@ pub use tenure::Tenure;
 use crate::clock::{Clock, Interrupted, Moment};
 use crate::disk::{Disk, Fault};
 use crate::id::Generation;
-use crate::record::heartbeat::Heartbeat;
+use crate::record::heartbeat::{Event, Heartbeat};
 use crate::timing::Timing;
 use std::time::Duration;
 use thiserror::Error;
@@ -106,6 +108,7 @@ pub fn join_after(
             ballots_from,
             quiet_from: ballots_from,
             former_over: Some(vacant.former_over),
+            calls: Calls::default(),
         };
         lease.settle(disk, clock, vacant.timing(claim), tell)?;
         return Ok(lease);
@@ -149,6 +152,8 @@ pub struct HostLease {
     /// Before this moment something of an earlier life may still run, for all that others know.
     /// `None`: the lease-join that this one goes on from did not say.
     former_over: Option<Moment>,
+    /// Whom it calls.
+    calls: Calls,
 }
 
 /// Why a renewal did not happen.
@@ -210,6 +215,7 @@ impl HostLease {
             ballots_from: former.ballots_from,
             quiet_from: former.ballots_from,
             former_over: record.former_over_in().map(|left| now.after(left)),
+            calls: Calls::found_on(&record, now.after(claim.timing.call_for())),
         })
     }
 
@@ -346,7 +352,7 @@ impl HostLease {
         if freed || clock.now() < self.quiet_from || !self.unsure.is_empty() {
             return Ok(());
         }
-        let free = self.written.stamped(FREE);
+        let free = self.written.stamped(FREE).calling([], Event::default());
         if let Err(fault) = self.lockspace.write_host(disk, self.claim.host, &free) {
             self.unsure.push((free, clock.now()));
             return Err(fault);
@@ -355,11 +361,16 @@ impl HostLease {
         Ok(())
     }
 
+    /// Whom it calls; it is said from the next renewal on.
+    pub fn calls(&mut self) -> &mut Calls {
+        &mut self.calls
+    }
+
     /// Our record with the timestamp of now.
     fn stamped(&mut self, now: Moment) -> Heartbeat {
         let timestamp = self.later_timestamp(now);
         let over = self.former_over.map(|over| over_from(timestamp, now, over));
-        let record = self.written.stamped(timestamp);
+        let record = self.calls.on(self.written.stamped(timestamp), now);
         record.after_former(over.unwrap_or(0))
     }
 
@@ -382,8 +393,8 @@ impl HostLease {
         read_began: Moment,
     ) -> Result<(), Lost> {
         let record = record.map_err(Lost::Damaged)?;
-        let bytes = record.leader_bytes();
-        let ours = |known: &Heartbeat| known.leader_bytes() == bytes;
+        let bytes = record.renewal_bytes();
+        let ours = |known: &Heartbeat| known.renewal_bytes() == bytes;
         let mut unsure = self.unsure.iter().map(|(record, _)| record);
         if !ours(&self.written) && !unsure.any(ours) {
             return Err(Lost::Overwritten(record.host_name()));
@@ -392,7 +403,7 @@ impl HostLease {
         // One that is seen has landed, and does not land again.
         let lands = self.claim.timing.takeover_after();
         let may_land = |known: &Heartbeat, issued_by: Moment| {
-            known.leader_bytes() != bytes && read_began <= issued_by.after(lands)
+            known.renewal_bytes() != bytes && read_began <= issued_by.after(lands)
         };
         self.unsure
             .retain(|(known, issued_by)| may_land(known, *issued_by));

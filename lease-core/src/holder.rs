@@ -6,6 +6,7 @@
 //! own ([`carrier`]). All of it sees the machine through [`surroundings`].
 
 pub mod acquire;
+mod asking;
 pub mod attempts;
 pub mod carrier;
 mod environment;
@@ -19,6 +20,7 @@ pub mod signal;
 pub mod surroundings;
 mod trouble;
 mod value;
+pub mod wishes;
 pub mod worker;
 
 use crate::failure::{Failure, Status};

@@ -17,6 +17,7 @@
 //! Invariants. Host N alone writes ballot record N. An owner is a host *and* its generation. Before
 //! each write the host id must still be ours ([`Tenure`]), and after it again.
 
+mod asking;
 mod deciding;
 mod ending;
 mod looking;
@@ -24,7 +25,7 @@ mod outcome;
 mod value_block;
 mod view;
 
-pub use outcome::{AcquireError, Attempt, Held, Refusal, Snapshot, Wanted};
+pub use outcome::{AcquireError, AskedFor, Attempt, Held, Refusal, Snapshot, Wanted};
 
 use self::deciding::{Course, Decided, Won};
 use self::view::{View, is_written_by_owner};

@@ -68,6 +68,14 @@ impl Timing {
         }
     }
 
+    /// The one of these with the larger t.
+    pub fn slower(self, other: Self) -> Self {
+        match self.io_timeout < other.io_timeout {
+            true => other,
+            false => self,
+        }
+    }
+
     /// t in seconds.
     pub fn io_timeout(self) -> u8 {
         self.io_timeout
@@ -94,6 +102,11 @@ impl Timing {
 
     /// Without a renewal for this long: warn. 6t.
     pub fn warn_after(self) -> Duration {
+        self.times(6)
+    }
+
+    /// For so long a host is called by a bit in our heartbeat: each that renews sees it. 6t.
+    pub fn call_for(self) -> Duration {
         self.times(6)
     }
 

@@ -5,6 +5,7 @@ use crate::cage::Wish;
 use crate::value::ValueFile;
 use clap::Parser;
 use lease_core::holder::acquire::Patience;
+use lease_core::record::request::Force;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
 use lease_core::spec::ResourceArgument;
 use lease_core::tool::{Failure, Status, show};
@@ -66,6 +67,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COMMAND")]
     pub(crate) on_loss: Option<OsString>,
 
+    /// With --wait: ask whoever holds it to stop, or kill it
+    #[arg(long, value_name = "HOW", value_enum, num_args = 0..=1, require_equals = true,
+        default_missing_value = "stop", requires = "wait",
+        conflicts_with = "nonblock")]
+    request: Option<How>,
+
+    /// A shell command to run instead of a signal when another host asks for the lease
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) on_request: Option<OsString>,
+
     /// What asks the command to end when the lease is lost
     #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = parse_signal)]
     pub(crate) kill_signal: Signal,
@@ -89,6 +100,15 @@ pub(crate) struct Args {
     /// Where the lease-join of the lockspace is found
     #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     pub(crate) run_dir: PathBuf,
+}
+
+/// How a holder is asked to let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum How {
+    /// As it wishes
+    Stop,
+    /// At once, by SIGKILL
+    Kill,
 }
 
 impl Args {
@@ -122,6 +142,14 @@ impl Args {
             }
             (None, _) => Ok(None),
         }
+    }
+
+    /// How whoever holds it is asked to let go of it, if that is wanted.
+    pub(crate) fn request(&self) -> Option<Force> {
+        self.request.map(|how| match how {
+            How::Stop => Force::Stop,
+            How::Kill => Force::Kill,
+        })
     }
 
     /// COMMAND and its arguments.

@@ -38,6 +38,8 @@ pub(crate) struct Guarded {
     pub(crate) kill_signal: Signal,
     /// A shell command to run when the lease is lost.
     pub(crate) on_loss: Option<OsString>,
+    /// A shell command to run when another host asks for the lease.
+    pub(crate) on_request: Option<OsString>,
     environment: Vec<CString>,
     waiting: Option<Waiting>,
     child: Option<Child>,
@@ -50,7 +52,8 @@ impl Guarded {
     pub(crate) fn new(
         (keeper, cage): (Option<Keeper>, Cage),
         (command, start): (Command, Start),
-        (kill_signal, on_loss): (Signal, Option<OsString>),
+        kill_signal: Signal,
+        [on_loss, on_request]: [Option<OsString>; 2],
     ) -> Self {
         Self {
             keeper,
@@ -59,6 +62,7 @@ impl Guarded {
             start,
             kill_signal,
             on_loss,
+            on_request,
             environment: Vec::new(),
             waiting: None,
             child: None,
@@ -166,6 +170,13 @@ impl Guarded {
         self.aside =
             on_loss.and_then(|on_loss| fork::run_aside(on_loss, &self.environment, &self.start));
         self.aside.is_some()
+    }
+
+    /// Runs the command of --on-request.
+    pub(crate) fn run_on_request(&self) -> bool {
+        let on_request = self.on_request.as_ref();
+        let run = |command: &OsString| fork::run_aside(command, &self.environment, &self.start);
+        on_request.and_then(run).is_some()
     }
 
     /// The command was stopped.

@@ -254,6 +254,11 @@ impl HolderSurroundings for Here {
         guarded.for_each(|guarded| guarded.kill(spare_aside));
     }
 
+    fn run_on_request(&mut self) -> bool {
+        let guarded = self.guarded.as_ref();
+        guarded.is_some_and(Guarded::run_on_request)
+    }
+
     fn hands_on_value(&self) -> bool {
         self.value.is_some()
     }

@@ -27,6 +27,7 @@ use args::{Args, TOOL};
 use lease_core::clock::BootClock;
 use lease_core::holder::guard::Orders;
 use lease_core::holder::hub::Hub;
+use lease_core::holder::wishes::Wishes;
 use lease_core::holder::{self, attempts};
 use lease_core::machine::Machine;
 use lease_core::priority;
@@ -71,12 +72,14 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     let mut kept = ManuallyDrop::new(None);
     let held = attempts::acquire((&machine, &specs), wanted, &mut kept, |pause| {
         let (run_dir, specs, auto) = (args.run_dir.clone(), specs.clone(), auto.clone());
-        let value = value.clone();
+        let (value, request) = (value.clone(), args.request());
         let name = tool::show(&command.name);
         signals::unless_ended(move || {
             std::thread::sleep(pause);
             auto.make()?;
-            begin((&run_dir, value), &specs, name)
+            let mut hub = begin((&run_dir, value), &specs, name)?;
+            hub.asking = Wishes::by(request);
+            Ok(hub)
         })
     });
     let (hub, held) = match held.map_err(|error| auto.explain_error(error))? {
@@ -91,8 +94,9 @@ fn run(args: &Args) -> anyhow::Result<u8> {
         signals: unblocked,
         oom_score,
     };
-    let loss = (args.kill_signal, args.on_loss.clone());
-    let guarded = guarded::Guarded::new((keeper, cage), (command, start), loss);
+    let aside = [&args.on_loss, &args.on_request].map(Clone::clone);
+    let kill_signal = args.kill_signal;
+    let guarded = guarded::Guarded::new((keeper, cage), (command, start), kill_signal, aside);
     hub.around.set_guarded(Some(guarded));
     let orders = Orders {
         kill_signal: args.kill_signal as i32,

@@ -3,6 +3,7 @@
 use crate::seat;
 use crate::signals::Wake;
 use lease_core::clock::{BootClock, Clock, Moment};
+use lease_core::delta::Calls;
 use lease_core::device::Device;
 use lease_core::host::heart::{Beat, Heart, HeartSurroundings, Told};
 use lease_core::host::kept::Life;
@@ -13,14 +14,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 /// The other end of the thread.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
-    leave: Sender<Moment>,
+    tell: Sender<Told>,
     beats: Receiver<Beat>,
 }
 
 impl Heartbeat {
     /// Starts to renew. `wake` is woken after each report.
     pub(crate) fn start(heart: Heart<Device>, place: Place, wake: Wake) -> io::Result<Self> {
-        let (leave, told) = channel();
+        let (tell, told) = channel();
         let (report, beats) = channel();
         let thread = Thread {
             clock: BootClock::default(),
@@ -30,13 +31,18 @@ impl Heartbeat {
             wake,
         };
         std::thread::Builder::new().spawn(move || heart.run(&thread))?;
-        Ok(Self { leave, beats })
+        Ok(Self { tell, beats })
     }
 
     /// Asks the thread to give the host id back.
     pub(crate) fn leave(&self, quiet_from: Moment) {
         // A thread that is gone has reported why.
-        let _ = self.leave.send(quiet_from);
+        let _ = self.tell.send(Told::Leave(quiet_from));
+    }
+
+    /// Tells the thread whom to call.
+    pub(crate) fn call(&self, calls: Calls) {
+        let _ = self.tell.send(Told::Call(calls));
     }
 
     /// The next report, if there is one.
@@ -48,7 +54,7 @@ impl Heartbeat {
 struct Thread {
     clock: BootClock,
     place: Place,
-    told: Receiver<Moment>,
+    told: Receiver<Told>,
     report: Sender<Beat>,
     wake: Wake,
 }
@@ -60,7 +66,7 @@ impl HeartSurroundings for Thread {
 
     fn told(&self, until: Moment) -> Told {
         match self.told.recv_timeout(until.since(self.clock.now())) {
-            Ok(quiet_from) => Told::Leave(quiet_from),
+            Ok(told) => told,
             Err(RecvTimeoutError::Timeout) => Told::Renew,
             Err(RecvTimeoutError::Disconnected) => Told::End,
         }

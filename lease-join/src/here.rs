@@ -13,6 +13,7 @@ use crate::undertaker::Undertaker;
 use crate::watchdog::{KernelDevice, refused};
 use anyhow::Context;
 use lease_core::clock::{Clock, Moment};
+use lease_core::delta::Calls;
 use lease_core::device::Device;
 use lease_core::host::giving_back::{Estate, GiveBack, Lease};
 use lease_core::host::heart::Heart;
@@ -234,6 +235,12 @@ impl HostSurroundings for Here {
         let started = Heartbeat::start(heart, place, self.signals.wake.clone());
         self.heart = Some(started.map_err(internal(NO_THREAD))?);
         Ok(())
+    }
+
+    fn call(&mut self, calls: Calls) {
+        self.heart
+            .iter()
+            .for_each(|heart| heart.call(calls.clone()));
     }
 
     fn give_back_host_id(&mut self, quiet_from: Moment) {

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Suites that run the tools as a user does.
-const WITH_TOOLS: [&str; 13] = [
+const WITH_TOOLS: [&str; 14] = [
+    "ask",
     "bad_input",
     "dump",
     "faults",

@@ -24,11 +24,13 @@ use lease_core::holder::hub::Hub;
 use lease_core::holder::job::{Answer, Job};
 use lease_core::holder::session;
 use lease_core::holder::surroundings::{Event, HolderSurroundings, Unanswered};
+use lease_core::holder::wishes::Wishes;
 use lease_core::holder::worker::Worker;
 use lease_core::holder::{self, guard::Orders};
 use lease_core::id::{Generation, Lver, Name};
 use lease_core::opened::Opened;
 use lease_core::quorum::{Quorum, Replica};
+use lease_core::record::request::Force;
 use lease_core::registry::message::{Ask, Asked, HolderId, Phase, Tell, Welcome};
 use lease_core::resource::{Member, Resource};
 use lease_core::spec::{Mode, Place, ResourceArgument, ResourceSpec};
@@ -66,6 +68,8 @@ pub struct Errand {
     pub patience: Patience,
     /// The command ends when it is asked to.
     pub obeys: bool,
+    /// How whoever holds it is asked to let go.
+    pub request: Option<Force>,
 }
 
 impl Errand {
@@ -101,6 +105,11 @@ impl Errand {
             hold: setup.hold.mul_f64(rng.f64()),
             patience,
             obeys: rng.bool(),
+            request: match rng.u8(..8) {
+                0 => Some(Force::Kill),
+                1 | 2 => Some(Force::Stop),
+                _ => None,
+            },
         }
     }
 
@@ -198,7 +207,9 @@ fn hold(here: &Around<'_>, who: (usize, i32), errand: &Errand) -> anyhow::Result
         }
         let mut process = Process::start(here.clone(), who, (&specs, errand));
         let resources = process.open()?;
-        Ok(Ok(Hub::start(process, resources, "command".into())?))
+        let mut hub = Hub::start(process, resources, "command".into())?;
+        hub.asking = Wishes::by(errand.request);
+        Ok(Ok(hub))
     })?;
     let (hub, held) = match held {
         Ok(held) => held,
@@ -420,7 +431,7 @@ fn run_command(port: &Port<'_>, start: &Start, mailbox: usize) {
     while port.now() < over {
         port.listen(mailbox, over);
         if machine.shared.take(mailbox).is_some() && (start.obeys || machine.closing.get()) {
-            port.back_off(Duration::from_secs(1));
+            let _ = port.wait(Duration::from_secs(1));
             break;
         }
     }
@@ -481,6 +492,8 @@ fn in_short(answer: &Answer) -> String {
         Answer::Replaced(why) => why.clone(),
         Answer::Resolved(left) => format!("resolved: {left:?}"),
         Answer::Checked(result) => format!("checked: {result:?}"),
+        Answer::Asked(result) => format!("asked: {result:?}"),
+        Answer::RequestSeen(result) => format!("request: {result:?}"),
         Answer::ValueRead(result) => format!("value: {result:?}"),
         Answer::Released(result, left, unwritten) => {
             format!("released: {result:?}, {left:?}, {unwritten:?}")
@@ -787,6 +800,10 @@ impl<'p> HolderSurroundings for Process<'p> {
         self.tree
             .iter()
             .for_each(|tree| machine.kill_tree(*tree, true));
+    }
+
+    fn run_on_request(&mut self) -> bool {
+        false
     }
 
     fn hands_on_value(&self) -> bool {

@@ -7,7 +7,7 @@ use super::mail::{Entry, Group, Letter, Wish};
 use super::port::Port;
 use super::{area_offset, lockspace};
 use lease_core::clock::{Clock, Moment};
-use lease_core::delta;
+use lease_core::delta::{self, Calls};
 use lease_core::failure::{Failure, Status};
 use lease_core::host;
 use lease_core::host::config::Config;
@@ -326,6 +326,12 @@ impl<'p> HostSurroundings for Here<'p> {
         Ok(())
     }
 
+    fn call(&mut self, calls: Calls) {
+        if let Some(heart) = self.heart {
+            self.machine().shared.post(heart, Letter::Call(calls));
+        }
+    }
+
     fn give_back_host_id(&mut self, quiet_from: Moment) {
         if let Some(heart) = self.heart {
             let letter = Letter::GiveBack(quiet_from);
@@ -465,8 +471,10 @@ impl HeartSurroundings for Thread<'_> {
         loop {
             self.around.port.listen(self.inbox, until);
             let letter = self.around.machine.shared.take(self.inbox);
-            if let Some(Letter::GiveBack(quiet_from)) = letter {
-                return Told::Leave(quiet_from);
+            match letter {
+                Some(Letter::GiveBack(quiet_from)) => return Told::Leave(quiet_from),
+                Some(Letter::Call(calls)) => return Told::Call(calls),
+                _ => {}
             }
             if self.around.now() >= until {
                 return Told::Renew;
@@ -507,6 +515,8 @@ fn in_short(ask: &Ask) -> &'static str {
         Ask::Gone => "nothing: all is gone",
         Ask::Release { .. } => "to release",
         Ask::Released { .. } => "nothing: it has released",
+        Ask::SetEvent(_) | Ask::Listen => "for events",
+        Ask::Call { .. } => "for a call",
     }
 }
 
@@ -516,6 +526,8 @@ fn told_in_short(tell: &Tell) -> &'static str {
         Tell::Described(_) => "what is known",
         Tell::Resumed { .. } => "to go on",
         Tell::Refused { .. } => "no",
+        Tell::EventSet(_) | Tell::Event(_) => "of an event",
+        Tell::Asked { .. } => "that a host asks",
         Tell::Turn { .. } => "to acquire",
         Tell::Busy { .. } => "that it is busy",
         Tell::Go { .. } => "to go",

@@ -6,7 +6,7 @@
 use super::clock::Instant;
 use super::port::Body;
 use lease_core::clock::Moment;
-use lease_core::delta::Tenure;
+use lease_core::delta::{Calls, Tenure};
 use lease_core::failure::Failure;
 use lease_core::holder::job::{Answer as JobAnswer, Job};
 use lease_core::host::giving_back::{Lease, Progress};
@@ -65,6 +65,8 @@ pub enum Letter {
     /// To its heartbeat: give the host id back; until that moment a write of this host may land on
     /// a resource.
     GiveBack(Moment),
+    /// To its heartbeat: whom to call.
+    Call(Calls),
     /// To a carrier: all is killed then.
     LastMoment(Moment),
     /// To a lease-hold or its command: a signal.

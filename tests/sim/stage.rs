@@ -117,6 +117,7 @@ pub fn errand(mode: Mode, seconds: u64) -> Errand {
         hold: Duration::from_secs(seconds),
         patience: Patience::For(Duration::from_secs(1000)),
         obeys: false,
+        request: None,
     }
 }
 

@@ -9,7 +9,7 @@ use super::job::{Answer, HeldLease, Job};
 use super::report::{self, Block};
 use super::surroundings::{Event, HolderSurroundings};
 use super::trouble::{self, Trouble};
-use super::{release, signal};
+use super::{asking, release, signal};
 use crate::clock::Moment;
 use crate::failure::{Failure, Status};
 use crate::id::{Generation, Lver};
@@ -130,6 +130,9 @@ pub fn acquire_all<A: HolderSurroundings>(
         {
             hub.around.machine().say(&format!("{what}; {how_long}"));
             said = Some(what);
+        }
+        if let Err(error) = asking::ask(hub, index, &block) {
+            return Err(End::Failed(report::failure(hub, index, &error)));
         }
         wait(hub, index, block, give_up)?;
     }

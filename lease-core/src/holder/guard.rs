@@ -2,6 +2,7 @@
 //!
 //! What is to be done, and when, is decided by [`Deadline`]. The main thread does what it says.
 
+use super::asking::Requests;
 use super::environment;
 use super::hub::{Ending, Hub};
 use super::job::{Answer, HeldLease, Job};
@@ -11,6 +12,7 @@ use crate::clock::Moment;
 use crate::deadline::{Act, Deadline, Standing};
 use crate::delta::Tenure;
 use crate::failure::{Failure, Status};
+use crate::record::request::Force;
 use crate::registry::message::{Ask, Tell};
 use crate::resource::AcquireError;
 use crate::surroundings::Surroundings;
@@ -208,6 +210,8 @@ struct Watch<'a, A> {
     asked_to_end: bool,
     /// When what it has left is spoken of, unless that ends before.
     rest_at: Option<Moment>,
+    /// What others ask of us.
+    requests: Requests,
 }
 
 impl<'a, A: HolderSurroundings> Watch<'a, A> {
@@ -228,6 +232,7 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
             not_executed: None,
             asked_to_end: false,
             rest_at: None,
+            requests: Requests::default(),
         }
     }
 
@@ -325,6 +330,16 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
                 self.why.get_or_insert(why);
             }
             Event::Told(_, Tell::Stop) => self.stop = true,
+            Event::Told(session, Tell::Asked { by }) => {
+                self.requests.called(self.hub, self.held, (session, by));
+            }
+            Event::Done(index, Answer::RequestSeen(result)) => {
+                match self.requests.seen(self.hub, index, &result) {
+                    Some(Force::Kill) => self.end_by_force(),
+                    Some(Force::Stop) => self.stop_as_it_wishes(),
+                    None => {}
+                }
+            }
             Event::Done(index, Answer::Checked(result)) => self.checked(index, result),
             Event::Exited(code) => self.code = self.exited(code),
             Event::TreeGone => self.gone = true,
@@ -334,6 +349,20 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
             }
             Event::NotExecuted(errno) => self.not_executed = Some(errno),
             _ => {}
+        }
+    }
+
+    /// Somebody wants the lease, whatever the command is at. What is not dead by this is killed
+    /// again some seconds later.
+    fn end_by_force(&mut self) {
+        self.stop = true;
+        self.hub.around.kill(false);
+    }
+
+    /// Somebody wants the lease: the command may take as long as it likes.
+    fn stop_as_it_wishes(&mut self) {
+        if self.deadline == Deadline::Running && !self.hub.around.run_on_request() {
+            self.forward(self.orders.kill_signal, false);
         }
     }
 

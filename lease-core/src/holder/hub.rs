@@ -6,8 +6,9 @@ use super::job::Job;
 use super::session::Session;
 use super::signal;
 use super::surroundings::{Event, HolderSurroundings};
+use super::wishes::Wishes;
 use crate::clock::{Clock, Moment};
-use crate::id::{Lver, Name};
+use crate::id::{HostId, Lver, Name};
 use crate::registry::message::{Ask, Asked, Left, Tell, Welcome};
 use crate::spec::ResourceSpec;
 use std::collections::VecDeque;
@@ -47,6 +48,8 @@ pub struct Hub<A> {
     pub ending: Option<Ending>,
     /// The command's name, for people.
     pub command: String,
+    /// What is asked of others.
+    pub asking: Wishes,
 }
 
 impl<A: HolderSurroundings> Hub<A> {
@@ -96,6 +99,7 @@ impl<A: HolderSurroundings> Hub<A> {
             looked: Moment::default(),
             ending: None,
             command,
+            asking: Wishes::default(),
         })
     }
 
@@ -145,6 +149,17 @@ impl<A: HolderSurroundings> Hub<A> {
     pub fn ask_to_acquire(&mut self, index: usize) {
         let (session, around, index) = self.session_of(index);
         session.ask(around, Ask::Acquire { index });
+    }
+
+    /// Has these hosts called until then: they have what was asked for.
+    pub(super) fn say_call(&mut self, index: usize, hosts: Vec<HostId>, until: Moment) {
+        let (session, around, _) = self.session_of(index);
+        session.call(around, hosts, until);
+    }
+
+    /// Which session a resource belongs to.
+    pub(super) fn session_of_resource(&self, index: usize) -> usize {
+        self.slots[index].session
     }
 
     /// Says how an acquire went.

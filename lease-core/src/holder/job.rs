@@ -3,8 +3,9 @@
 
 use crate::clock::Moment;
 use crate::record::leader::Stamp;
+use crate::record::request::{Force, Request};
 use crate::registry::message::Left;
-use crate::resource::{AcquireError, Attempt, Held, Snapshot, Wanted};
+use crate::resource::{AcquireError, AskedFor, Attempt, Held, Snapshot, Wanted};
 use std::time::Duration;
 
 /// What a worker is asked to do.
@@ -29,6 +30,10 @@ pub enum Job {
     Check(Box<Held>),
     /// Is the disk still the one that others find?
     Look,
+    /// Ask whoever holds it to let go of it.
+    Ask(Force),
+    /// Does anybody ask us to?
+    LookForRequest(Box<Held>),
     /// Read the value block.
     ReadValue(Box<Held>),
     /// Give it back, after this is written to its value block. One that may still land is not
@@ -52,6 +57,10 @@ pub enum Answer {
     Replaced(String),
     /// To [`Job::Check`] and [`Job::Look`]: why it is lost, if it is.
     Checked(Result<Option<String>, AcquireError>),
+    /// To [`Job::Ask`]; `None`: nobody has it.
+    Asked(Result<Option<AskedFor>, AcquireError>),
+    /// To [`Job::LookForRequest`].
+    RequestSeen(Result<Option<Request>, AcquireError>),
     /// To [`Job::ReadValue`].
     ValueRead(Result<Vec<u8>, AcquireError>),
     /// To [`Job::Release`]; why the value block was not written, if it was to be.

@@ -3,10 +3,10 @@
 
 use super::carrier::CarriedHost;
 use super::surroundings::{HolderSurroundings, Unanswered};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::delta::Tenure;
 use crate::failure::{Failure, Status, show};
-use crate::id::{Lver, Name};
+use crate::id::{HostId, Lver, Name};
 use crate::registry::message::{Ask, Asked, Left, Phase, Tell, Welcome};
 use crate::surroundings::Surroundings;
 use std::sync::Arc;
@@ -126,6 +126,13 @@ impl Session {
         self.link == Link::Up && self.say(around, &Ask::Start)
     }
 
+    /// Has these hosts called until then.
+    pub fn call(&self, around: &mut impl HolderSurroundings, hosts: Vec<HostId>, until: Moment) {
+        if self.link == Link::Up {
+            self.say(around, &Ask::Call { hosts, until });
+        }
+    }
+
     /// Says how an acquire went.
     pub fn acquired(
         &mut self,
@@ -193,7 +200,12 @@ impl Session {
                 self.answered(|ask| matches!(ask, Ask::Release { index: i } if i == index));
             }
             Tell::Go { .. } | Tell::NotGuarded { .. } => self.withdraw_guard(),
-            Tell::Registered(_) | Tell::Described(_) | Tell::Stop => {}
+            Tell::Registered(_)
+            | Tell::Described(_)
+            | Tell::EventSet(_)
+            | Tell::Event(_)
+            | Tell::Asked { .. }
+            | Tell::Stop => {}
         }
     }
 

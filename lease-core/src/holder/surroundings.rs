@@ -165,6 +165,9 @@ pub trait HolderSurroundings {
     /// to be spared.
     fn kill(&mut self, spare_aside: bool);
 
+    /// Runs the command of --on-request beside the other. `false`: there is none that runs.
+    fn run_on_request(&mut self) -> bool;
+
     /// Whether the value block of the lease is to stand in a file while the command runs: then it
     /// is the only lease.
     fn hands_on_value(&self) -> bool;

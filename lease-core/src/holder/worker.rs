@@ -205,6 +205,8 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
                 Answer::Checked(ours.map(|ours| (!ours).then(|| "is owned by another".to_owned())))
             }
             Job::Look => Answer::Checked(Ok(None)),
+            Job::Ask(force) => Answer::Asked(resource.ask(&member, force)),
+            Job::LookForRequest(held) => Answer::RequestSeen(resource.asked(&held)),
             Job::ReadValue(held) => Answer::ValueRead(resource.read_value_block(&member, &held)),
             Job::Release(held, value) => {
                 let write = |block: Vec<u8>| resource.write_value_block(&member, &block).err();

@@ -10,6 +10,10 @@ use crate::registry::message::{Ask, Tell};
 pub(super) enum Course {
     /// It is told what is known here.
     Describe,
+    /// An event is signalled to other hosts, or why not is said.
+    SetEvent,
+    /// It is told of events from now on.
+    Listen,
     /// It becomes a holder.
     Register,
     /// It goes on as the holder that it was.
@@ -28,18 +32,23 @@ pub(super) enum Course {
 pub(super) fn course(stage: &Stage, registered: bool, ask: &Ask) -> Course {
     match (ask, registered) {
         (Ask::Describe, _) => Course::Describe,
+        (Ask::SetEvent(_), _) => Course::SetEvent,
+        (Ask::Listen, false) => Course::Listen,
         (Ask::Register { .. }, false) => match stage.farewell() {
             None => Course::Register,
             Some(farewell) => Course::Refuse(farewell),
         },
         (Ask::Resume { .. }, false) => Course::Resume,
-        (Ask::Register { .. } | Ask::Resume { .. }, true) | (_, false) => Course::OutOfOrder,
+        (Ask::Register { .. } | Ask::Resume { .. } | Ask::Listen, true) | (_, false) => {
+            Course::OutOfOrder
+        }
         (Ask::Acquire { .. } | Ask::Guard { .. }, true) => match stage.farewell() {
             None => Course::Judge,
             Some(farewell) => Course::Farewell(farewell),
         },
         (
             Ask::Acquired { .. }
+            | Ask::Call { .. }
             | Ask::Start
             | Ask::Gone
             | Ask::Release { .. }
@@ -55,7 +64,10 @@ mod tests {
     use crate::clock::Moment;
     use crate::contain::Containment;
     use crate::id::Generation;
-    use crate::registry::message::{HolderId, Left};
+    use crate::registry::{
+        self,
+        message::{HolderId, Left},
+    };
 
     const AT: Moment = Moment(1);
 
@@ -124,6 +136,32 @@ mod tests {
                 assert_eq!(of(&stopping), leaves, "{ask:?} {registered}");
                 assert_eq!(of(&Stage::Leaving), leaves, "{ask:?} {registered}");
                 assert_eq!(of(&lost), lose, "{ask:?} {registered}");
+            }
+        }
+    }
+    #[test]
+    fn events_are_anybodys_and_calls_are_a_holders_at_any_stage() {
+        let event = registry::message::SetEvent {
+            host_id: 1,
+            generation: 0,
+            event: 1,
+            data: 0,
+            flags: 0,
+        };
+        let (hosts, until) = (Vec::new(), AT);
+        let table = [
+            (Ask::SetEvent(event), Course::SetEvent, Course::SetEvent),
+            (Ask::Listen, Course::Listen, Course::OutOfOrder),
+            (
+                Ask::Call { hosts, until },
+                Course::OutOfOrder,
+                Course::Judge,
+            ),
+        ];
+        for (ask, of_stranger, of_holder) in table {
+            for stage in [Stage::Serving, Stage::Leaving] {
+                assert_eq!(course(&stage, false, &ask), of_stranger, "{ask:?}");
+                assert_eq!(course(&stage, true, &ask), of_holder, "{ask:?}");
             }
         }
     }

@@ -42,6 +42,7 @@ impl<S: HostSurroundings> Server<'_, S> {
                 })
                 .collect(),
             renewals: self.renewals.iter().copied().collect(),
+            events: self.signals.describe(now),
         }
     }
 }

@@ -3,12 +3,12 @@
 
 use super::kept::{Life, Logged};
 use crate::clock::{Clock, Moment};
-use crate::delta::{HostLease, Lost, RenewError};
+use crate::delta::{Calls, HostLease, Lost, RenewError};
 use crate::disk::Fault;
 use crate::failure::show;
-use crate::id::HostId;
+use crate::id::{Generation, HostId};
 use crate::liveness::Sightings;
-use crate::record::heartbeat::Heartbeat;
+use crate::record::heartbeat::{Event, Heartbeat};
 use crate::registry::message::Renewal;
 use crate::storage::{Presence, Volume};
 use crate::timing::Timing;
@@ -26,6 +26,8 @@ pub enum Beat {
         hosts: Sightings,
         /// How it went.
         renewal: Renewal,
+        /// The hosts that call us.
+        called: Vec<Called>,
     },
     /// A live host has our name under this host id. Reported once.
     Namesake(HostId),
@@ -41,11 +43,24 @@ pub enum Beat {
     Left(Result<bool, Lost>),
 }
 
-/// What the thread is to do.
+/// A live host calls us by its heartbeat: there is a request for us, or an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Called {
+    /// Its host id.
+    pub by: HostId,
+    /// Its present life.
+    pub generation: Generation,
+    /// The event; its number is 0 if there is none.
+    pub event: Event,
+}
+
+/// What the thread is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     /// Nothing else: the time has come.
     Renew,
+    /// Call these from the next renewal on.
+    Call(Calls),
     /// Give the host id back. Until that moment a write of ours may still land on a resource.
     Leave(Moment),
     /// End: there is nobody any more to whom it could report.
@@ -133,6 +148,10 @@ impl<S: HeartSurroundings, V: Volume> Beating<'_, S, V> {
         loop {
             match self.s.told(next) {
                 Told::Renew => {}
+                Told::Call(calls) => {
+                    *self.lease.calls() = calls;
+                    continue;
+                }
                 Told::Leave(quiet_from) => return self.leave(quiet_from),
                 Told::End => return,
             }
@@ -167,9 +186,11 @@ impl<S: HeartSurroundings, V: Volume> Beating<'_, S, V> {
     fn renew(&mut self) -> Beat {
         match self.lease.renew(&self.disk, self.s.clock()) {
             Ok(scan) => {
+                let mut called = Vec::new();
                 for (host, record) in scan.area.joined() {
                     self.hosts.look(host, &record, self.timing, scan.read_ended);
                     self.look_for_namesake(host, &record);
+                    called.extend(self.call_of(host, &record, scan.read_ended));
                 }
                 let [read_ms, write_ms] = self.disk.took();
                 Beat::Renewed {
@@ -181,6 +202,7 @@ impl<S: HeartSurroundings, V: Volume> Beating<'_, S, V> {
                         write_ms,
                         failures: std::mem::take(&mut self.failures),
                     },
+                    called,
                 }
             }
             Err(RenewError::Disk(fault)) => {
@@ -189,6 +211,18 @@ impl<S: HeartSurroundings, V: Volume> Beating<'_, S, V> {
             }
             Err(RenewError::Lost(lost)) => Beat::Lost(lost),
         }
+    }
+
+    /// Whether a host calls us, by a renewal that this look has shown. What a host has written that
+    /// renews no more calls nobody.
+    fn call_of(&self, by: HostId, record: &Heartbeat, looked: Moment) -> Option<Called> {
+        let ours = self.lease.claim().host;
+        let renewed = self.hosts.of(by)?.changed == Some(looked);
+        (by != ours && renewed && !record.is_free() && record.calls(ours)).then(|| Called {
+            by,
+            generation: record.generation(),
+            event: record.event(),
+        })
     }
 
     /// A record that stands there may be our own, of another host id before; one that changes is

@@ -19,6 +19,17 @@ impl<S: HostSurroundings> Server<'_, S> {
                 let description = Box::new(self.describe());
                 return self.s.tell(peer, &Tell::Described(description));
             }
+            Course::SetEvent => {
+                let Ask::SetEvent(wanted) = ask else {
+                    return self.close(peer);
+                };
+                let result = self.set_event(wanted);
+                return self.s.tell(peer, &Tell::EventSet(result));
+            }
+            Course::Listen => {
+                self.peers.stays(peer);
+                return self.signals.listen(peer);
+            }
             Course::Refuse(tell) => {
                 self.s.tell(peer, &tell);
                 return self.close(peer);
@@ -59,6 +70,10 @@ impl<S: HostSurroundings> Server<'_, S> {
                 let tell = self.guard((peer, id), containment, beside)?;
                 Ok(vec![(id, tell)])
             }
+            Ask::Call { hosts, until } => {
+                self.call(&hosts, until);
+                Ok(Vec::new())
+            }
             Ask::Start => {
                 known.at_gate = false;
                 Ok(Vec::new())
@@ -79,7 +94,11 @@ impl<S: HostSurroundings> Server<'_, S> {
                 let left = self.table.as_left(id, index, left, now);
                 self.table.released(id, index, left, late_until)
             }
-            Ask::Describe | Ask::Register { .. } | Ask::Resume { .. } => Err(OutOfOrder),
+            Ask::Describe
+            | Ask::SetEvent(_)
+            | Ask::Listen
+            | Ask::Register { .. }
+            | Ask::Resume { .. } => Err(OutOfOrder),
         }
     }
 

@@ -11,6 +11,7 @@
 //! blocking style: what runs in the shipped tool runs in the simulator.
 
 mod answers;
+mod calls;
 pub mod config;
 mod dead;
 mod describe;
@@ -26,6 +27,7 @@ mod names;
 mod outbox;
 mod peers;
 mod server;
+mod signalling;
 mod stage;
 pub mod surroundings;
 mod victim;

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// A connection that has not registered after this long is closed.
 const REGISTER_WITHIN: Duration = Duration::from_secs(10);
 
+/// It is never too late for who has come then.
+const FOREVER: Moment = Moment(u64::MAX);
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Peer<P> {
@@ -71,6 +74,13 @@ impl<P> Peers<P> {
             known.holder = Some(id);
             known.victim = victim;
             self.holders.insert(id, peer);
+        }
+    }
+
+    /// It stays without a registration.
+    pub(super) fn stays(&mut self, peer: PeerId) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.since = FOREVER;
         }
     }
 

@@ -1,6 +1,7 @@
 //! The server: one thread, one loop. It answers holders, hears of renewals, keeps the deadline, and
 //! kills what a holder does not. It does no disk I/O and never waits for a peer.
 
+use super::calls::Signals;
 use super::dead::Dead;
 use super::giving_back::{Estate, GiveBack, Lease, Progress};
 use super::heart::{Beat, Heart};
@@ -68,6 +69,7 @@ pub(super) struct Server<'s, S: HostSurroundings> {
     pub(super) watchdog: Option<Watchdog<S::Watchdog>>,
     /// What to end with, once the host id is given back.
     pub(super) failure: Option<Failure>,
+    pub(super) signals: Signals,
 }
 
 /// Lets holders connect, starts to renew, says that the host id is joined, and serves until it is
@@ -78,7 +80,7 @@ pub(super) fn serve<S: HostSurroundings>(s: &mut S, joined: Joined<S>) -> End {
         named,
         path,
         volume,
-        lease,
+        mut lease,
         life,
         mut table,
         watchdog,
@@ -91,6 +93,7 @@ pub(super) fn serve<S: HostSurroundings>(s: &mut S, joined: Joined<S>) -> End {
         ballots_from: lease.ballots_from(),
         tenure: Arc::new(Tenure::new(life.timing, lease.renewed())),
     };
+    let signals = Signals::calling(lease.calls().clone());
     let heart = Heart {
         lease,
         volume,
@@ -119,6 +122,7 @@ pub(super) fn serve<S: HostSurroundings>(s: &mut S, joined: Joined<S>) -> End {
         trouble: None,
         watchdog,
         failure: None,
+        signals,
     };
     server.run()
 }
@@ -295,9 +299,11 @@ impl<S: HostSurroundings> Server<'_, S> {
                 renewed,
                 hosts,
                 renewal,
+                called,
             } => {
                 self.note(renewal);
                 self.renewed(renewed, hosts);
+                self.hear_calls(called);
             }
             Beat::Namesake(host) => self.warn_of(host),
             Beat::Failed(fault) => self.not_renewed(&fault.to_string()),
@@ -403,6 +409,7 @@ impl<S: HostSurroundings> Server<'_, S> {
     /// A lease-hold that ends before it has said that the command starts has not started it: it
     /// opens the gate only after it has said so, on a connection that it knows to be open.
     fn hear_the_end_of(&mut self, peer: PeerId, whole: bool) {
+        self.signals.forget(peer);
         let at_gate = self.peers.get_mut(peer).is_some_and(|known| known.at_gate);
         let Some((id, mut victim)) = self.peers.remove(peer) else {
             return;

@@ -6,6 +6,7 @@ use super::kept::{Holders, Life};
 use super::memory::{MachineId, Memory};
 use super::watchdog::{Device, Watchdog};
 use crate::clock::Moment;
+use crate::delta::Calls;
 use crate::failure::Failure;
 use crate::id::{Generation, Name};
 use crate::record::host_note::BootId;
@@ -166,6 +167,9 @@ pub trait HostSurroundings {
 
     /// Starts the thread that renews. It runs [`Heart::run`].
     fn start_heart(&mut self, heart: Heart<VolumeOf<Self>>) -> Result<(), Failure>;
+
+    /// Tells that thread whom to call from its next renewal on.
+    fn call(&mut self, calls: Calls);
 
     /// Tells that thread to give the host id back. Before `quiet_from` a write of ours may still
     /// land on a resource.

@@ -12,6 +12,7 @@ use super::magic::MAGIC_HEARTBEAT;
 use super::{RecordError, leader};
 use crate::id::{Generation, HostId, Name};
 use crate::layout::Geometry;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Bytes at the start of a sector that say anything; in a larger one zeros follow.
@@ -21,12 +22,14 @@ const VERSION_HEARTBEAT: u32 = 0x0003_0004;
 const NAME: &str = "heartbeat record";
 const BITMAP_AT: usize = 256;
 const BITMAP_LEN: usize = 256;
+/// Where the event is: behind all that says who renews, and when.
+const EVENT_AT: usize = 176;
 const _: () = assert!(HOST_NOTE_AT == LEADER_LEN && HOST_NOTE_AT + HOST_NOTE_LEN == BITMAP_AT);
 
-/// An event that one host sets for another: delivered while the bit in the bitmap is set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// An event that one host sets for others: delivered while a bit in the bitmap is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Event {
-    /// Generation of the host that it is meant for.
+    /// Generation of the host that it is meant for, if that is said.
     pub generation: u64,
     /// A number of the application's own.
     pub number: u64,
@@ -106,6 +109,13 @@ impl Heartbeat {
         self.raw.encode()
     }
 
+    /// What tells two renewals apart: all of it but the event.
+    pub fn renewal_bytes(&self) -> [u8; EVENT_AT] {
+        let mut bytes = [0; EVENT_AT];
+        bytes.copy_from_slice(&self.leader_bytes()[..EVENT_AT]);
+        bytes
+    }
+
     /// Sector and area size.
     pub fn geometry(&self) -> Geometry {
         self.geometry
@@ -172,8 +182,24 @@ impl Heartbeat {
 
     /// The host ids whose bit is set.
     pub fn bitmap(&self) -> Vec<HostId> {
-        let set = |host: &HostId| self.bitmap[host.index() / 8] & (1 << (host.index() % 8)) != 0;
-        HostId::all(self.geometry.max_hosts()).filter(set).collect()
+        let hosts = HostId::all(self.geometry.max_hosts());
+        hosts.filter(|host| self.calls(*host)).collect()
+    }
+
+    /// Whether this host's bit is set.
+    pub fn calls(&self, host: HostId) -> bool {
+        self.bitmap[host.index() / 8] & (1 << (host.index() % 8)) != 0
+    }
+
+    /// This record with the bits of these hosts set, and no others, and with this event.
+    pub fn calling(mut self, hosts: impl IntoIterator<Item = HostId>, event: Event) -> Self {
+        self.bitmap = [0; BITMAP_LEN];
+        for host in hosts {
+            self.bitmap[host.index() / 8] |= 1 << (host.index() % 8);
+        }
+        self.raw
+            .set_tail([event.generation, event.number, event.data]);
+        self
     }
 
     /// This record joined by a host: its name, one more life, a first timestamp; no event, no bit
@@ -291,6 +317,20 @@ mod tests {
         assert_eq!(record.event(), event);
         assert_eq!(record.bitmap(), [host(2)]);
         assert_eq!(decoded(ASKING).bitmap(), [host(1)]);
+    }
+
+    #[test]
+    fn what_is_called_for_is_as_sanlock_writes_it_and_leaves_the_renewal_as_it_was() {
+        let record = decoded(EVENT);
+        let event = record.event();
+        let quiet = record.calling([], Event::default());
+        assert_eq!((quiet.bitmap(), quiet.event()), (vec![], Event::default()));
+        assert_eq!(quiet.calling([host(2)], event).to_sector(), EVENT);
+        assert_eq!(quiet.renewal_bytes(), record.renewal_bytes());
+        assert_ne!(quiet.leader_bytes(), record.leader_bytes());
+        let all = quiet.calling([1, 8, 9, 2000].map(host), event);
+        assert_eq!(all.bitmap(), [1, 8, 9, 2000].map(host));
+        assert!(all.calls(host(9)) && !all.calls(host(10)));
     }
 
     #[test]

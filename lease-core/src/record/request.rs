@@ -15,6 +15,15 @@ const VERSION_AT: usize = 4;
 const LVER_AT: usize = 8;
 const FORCE_MODE_AT: usize = 16;
 
+/// How a holder is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// It is killed.
+    Kill = 1,
+    /// It is asked to stop.
+    Stop = 2,
+}
+
 /// What is asked of the holder of a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Request {
@@ -25,6 +34,18 @@ pub struct Request {
 }
 
 impl Request {
+    /// That this version is wanted.
+    pub fn new(lver: Lver, force: Force) -> Self {
+        let force_mode = force as u32;
+        Self { lver, force_mode }
+    }
+
+    /// How the holder is asked; `None`: it is not, or in a way that is not known here.
+    pub fn force(&self) -> Option<Force> {
+        let of = |force: &Force| *force as u32 == self.force_mode;
+        [Force::Kill, Force::Stop].into_iter().find(of)
+    }
+
     /// Reads the first 24 bytes of a sector; there is no checksum.
     pub fn decode(sector: &[u8]) -> Result<Self, RecordError> {
         let found = u32_at(sector, 0);

@@ -72,6 +72,10 @@ pub enum Ask {
     },
     /// What do you know? By anybody, instead of [`Ask::Register`].
     Describe,
+    /// Signal an event to other hosts. By anybody.
+    SetEvent(SetEvent),
+    /// What events do other hosts signal? By anybody, instead of [`Ask::Register`].
+    Listen,
     /// Instead of [`Ask::Register`], after lease-join was restarted: go on as before. A pidfd of
     /// the asker comes with this message.
     Resume {
@@ -88,6 +92,13 @@ pub enum Ask {
     Acquire {
         /// Which resource.
         index: usize,
+    },
+    /// These hosts have what was asked for in its request record: call them.
+    Call {
+        /// Who.
+        hosts: Vec<HostId>,
+        /// Until then, or for as long as anybody is called.
+        until: Moment,
     },
     /// How that went.
     Acquired {
@@ -152,6 +163,15 @@ pub enum Tell {
         /// The moment before the last renewal was issued.
         renewed: Moment,
     },
+    /// The answer to [`Ask::SetEvent`].
+    EventSet(Result<(), EventRefused>),
+    /// To who listens: a host signals an event, again at each of its renewals while it does.
+    Event(HeardEvent),
+    /// A host has asked for something that this one holds: look at the request records.
+    Asked {
+        /// Which host.
+        by: HostId,
+    },
     /// The answer to anything that cannot be: the connection ends.
     Refused {
         /// Why, for people.
@@ -202,6 +222,52 @@ pub enum Tell {
     },
     /// lease-join wants to leave: end the command, release.
     Stop,
+}
+
+/// An event that is to be signalled, as sanlock's set_event takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetEvent {
+    /// To which host; to any, if it is for all.
+    pub host_id: u64,
+    /// Of which generation, for whoever reads it.
+    pub generation: u64,
+    /// A number of the application's own.
+    pub event: u64,
+    /// Data of the application's own.
+    pub data: u64,
+    /// [`crate::delta::EventFlags`].
+    pub flags: u32,
+}
+
+/// Why an event is not signalled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventRefused {
+    /// There is no such host id in this lockspace.
+    NoHost,
+    /// Another event is being signalled.
+    Busy,
+    /// lease-join leaves, or has lost the host id.
+    Leaving,
+}
+
+/// An event that another host signals to this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeardEvent {
+    /// The host that signals it.
+    pub from_host_id: HostId,
+    /// Its present life.
+    pub from_generation: Generation,
+    /// Our host id.
+    pub host_id: HostId,
+    /// The generation that it is meant for, as the other host says it.
+    pub generation: u64,
+    /// The number.
+    pub event: u64,
+    /// The data.
+    pub data: u64,
+    /// It was heard by the host's renewal before, too.
+    pub again: bool,
 }
 
 /// Everything that a holder has to know of its host.
@@ -269,6 +335,19 @@ pub struct Description {
     pub hosts: Vec<DescribedHost>,
     /// The last renewals, the oldest first.
     pub renewals: Vec<Renewal>,
+    /// The last events that other hosts have signalled, the oldest first.
+    #[serde(default)]
+    pub events: Vec<DescribedEvent>,
+}
+
+/// An event that was heard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DescribedEvent {
+    /// How long ago it was heard first.
+    pub heard: f64,
+    /// What it was.
+    #[serde(flatten)]
+    pub event: HeardEvent,
 }
 
 /// One lease-hold.

@@ -63,6 +63,22 @@ pub struct Snapshot {
     pub(super) marks: Vec<(HostId, bool, Option<Generation>)>,
 }
 
+impl Snapshot {
+    /// The version that the leader says.
+    pub fn lver(&self) -> Lver {
+        self.leader.lver()
+    }
+}
+
+/// What was asked for, and of whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedFor {
+    /// The version that is wanted.
+    pub lver: Lver,
+    /// The hosts that are to be called: the owner, or all that share.
+    pub hosts: Vec<HostId>,
+}
+
 /// Why a lease was refused: who has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {

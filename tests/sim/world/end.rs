@@ -96,6 +96,7 @@ impl World {
             hold: Duration::from_secs(1),
             patience: Patience::For(Duration::from_nanos(4 * self.dead_after(0))),
             obeys: true,
+            request: None,
         };
         let body = move |port: &Port<'_>| {
             hold::run_errand(port, &host, PROBE + resource, &errand, |was| had.set(was));
