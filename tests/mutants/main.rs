@@ -210,7 +210,10 @@ fn cargo(copy: &Path, what: &[&str], more: &[&str]) -> bool {
         .args(["--config", "profile.dev.debug=0"])
         .args(["--config", "profile.dev.incremental=true"])
         .args(["--config", "profile.dev.package.lease-core.opt-level=0"])
-        .args(["--config", "profile.dev.package.lease-tests.opt-level=0"])
+        .args([
+            "--config",
+            "profile.dev.package.lease-test-support.opt-level=0",
+        ])
         .args(more)
         .current_dir(copy)
         .env("CARGO_TARGET_DIR", root().join("target/mutants"))

@@ -147,7 +147,7 @@ impl Drop for Loop {
 
 /// A sector that the real sanlock wrote.
 pub fn golden(name: &str) -> Vec<u8> {
-    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lease-core");
+    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../lease-core");
     bytes(core.join("golden").join(name))
 }
 
