@@ -431,7 +431,7 @@ fn a_disk_without_its_ballot_records_counts_with_its_leader() {
 fn an_attempt_comes_to_an_end_where_a_leader_cannot_be_read_again() {
     let mut stage = with_the_newest_leader_on_disk_0();
     put(&mut stage, [&block(1, 1, None); 3]);
-    let attempt = attempt_without_reads(&mut stage, |len| len == 512);
+    let attempt = attempt_without_reads(&mut stage, |len| len < 3072);
     let refused = matches!(attempt, Some(Ok(Attempt::Refused(Refusal::Contended, _))));
     assert!(refused, "{attempt:?}");
 }

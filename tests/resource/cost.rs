@@ -38,6 +38,11 @@ impl Disk for Meter {
 
 /// Sectors read and written, in their order: by an acquire, and by the release.
 fn costs(num_hosts: u64, mode: Mode, prepare: impl Fn(&mut [u8])) -> [String; 2] {
+    costs_of(1, num_hosts, mode, prepare)
+}
+
+/// The same of another host than the first one.
+fn costs_of(host: u64, num_hosts: u64, mode: Mode, prepare: impl Fn(&mut [u8])) -> [String; 2] {
     let resource = format::Resource {
         geometry: geometry(),
         lockspace: name("LS"),
@@ -57,7 +62,7 @@ fn costs(num_hosts: u64, mode: Mode, prepare: impl Fn(&mut [u8])) -> [String; 2]
         tenure: &tenure,
         lockspace: lockspace(),
         heartbeats: &disk,
-        host: host_id(1),
+        host: host_id(host),
         generation: Generation(1),
         ballots_from: Moment::default(),
     };
@@ -94,12 +99,21 @@ fn an_uncontended_acquire_reads_all_records_twice_whatever_the_number_of_hosts()
     for hosts in [64, 500, 2000] {
         let all = hosts + 2;
         let exclusive = costs(hosts, Mode::Exclusive, |_| {});
-        let acquire = format!("r1 r1 w1 r{all} w1 r{all} r1 w1 r1");
+        let acquire = format!("r3 w1 r{all} w1 r{all} r1 w1 r1");
         assert_eq!(exclusive, [acquire, "r1 w1 w1".to_owned()]);
         let shared = costs(hosts, Mode::Shared, |_| {});
         // Says that it shares, sees that the leader is its own, frees it, and says so.
-        let acquire = format!("r1 r1 w1 r{all} w1 r{all} r1 w1 w1 r1 r1 w1 w1");
+        let acquire = format!("r3 w1 r{all} w1 r{all} r1 w1 w1 r1 r1 w1 w1");
         assert_eq!(shared, [acquire, "w1".to_owned()]);
+    }
+}
+
+#[test]
+fn a_record_far_from_the_leader_is_read_by_itself() {
+    for (host, glance) in [(126, "r128"), (127, "r1 r1"), (2000, "r1 r1")] {
+        let [acquire, _] = costs_of(host, 2000, Mode::Exclusive, |_| {});
+        let expected = format!("{glance} w1 r2002 w1 r2002 r1 w1 r1");
+        assert_eq!(acquire, expected, "host {host}");
     }
 }
 
@@ -120,17 +134,17 @@ fn the_last_owners_record_is_read_before_the_ballot_and_after_the_commit() {
         put(bytes, at, &released.to_sector(geometry().sector()));
     };
     let [acquire, _] = costs(2000, Mode::Exclusive, last_was_host_2);
-    assert_eq!(acquire, "r1 r1 r1 w1 r2002 w1 r2002 r1 w1 r1 r1");
+    assert_eq!(acquire, "r3 r1 w1 r2002 w1 r2002 r1 w1 r1 r1");
 }
 
 #[test]
 fn an_uncontended_lease_costs_four_writes_and_is_looked_at_before_and_after() {
     let world = World::formatted();
     let held = world.acquired(1);
-    // A glance at the leader and our record; two phases; the commit between two looks at the
-    // leader. "leader" is also the area, which starts with it.
-    let acquire = "r leader r block 1 w block 1 r leader w block 1 r leader r leader w leader \
-                   r leader";
+    // A glance at the leader and our record by one read; two phases; the commit between two looks
+    // at the leader. "leader" is also the area, which starts with it.
+    let acquire = "r leader w block 1 r leader w block 1 r leader \
+                   r leader w leader r leader";
     assert_eq!(told(&world.disk.log()).join(" "), acquire);
     world.release(1, &held).unwrap();
     let release = ["r leader", "w leader", "w block 1"];

@@ -4,10 +4,13 @@ use super::view::{View, newest, newest_own};
 use super::{AcquireError, Member, Resource, Snapshot, Wanted};
 use crate::id::{Generation, HostId, Lver};
 use crate::paxos::{self, BallotError, Proposer};
+use crate::quorum::sector;
 use crate::record::ballot::BallotSector;
 use crate::record::leader::Leader;
 use std::collections::BTreeSet;
 
+/// So many bytes of an area are read by one I/O in about the time of one sector.
+const CLOSE: usize = 64 << 10;
 /// Reads of one area until its parts agree.
 const LOOKS_MAX: u32 = 16;
 
@@ -52,12 +55,17 @@ impl Resource<'_> {
         if wanted.lver.is_some() {
             return Ok(None);
         }
-        let leader = self.read_leader()?;
+        let (leader, own) = self.read_leader_and_own(member)?;
         if leader.owner().is_some() {
             return Ok(None);
         }
         let last = leader.last_owner().map(|owner| owner.host);
-        let view = self.look_at(member, leader, last.into_iter().chain([member.host]))?;
+        let last = last.filter(|last| *last != member.host && last.get() <= self.num_hosts);
+        let mut records = vec![(member.host, own)];
+        if let Some(host) = last {
+            records.push((host, self.read_own(&Member { host, ..*member })?));
+        }
+        let view = View::glance(member, leader, records);
         let own = view.newest_of(member.host);
         let unused = own.shared.is_none() && own.ballot.lver < view.version();
         Ok((unused && !view.is_behind()).then_some(view))
@@ -157,6 +165,29 @@ impl Resource<'_> {
         newest(&leaders)
     }
 
+    /// [`Resource::read_leader`] and [`Resource::read_own`]: by one read, if they are close to each
+    /// other.
+    fn read_leader_and_own(
+        &self,
+        member: &Member<'_>,
+    ) -> Result<(Leader, BallotSector), AcquireError> {
+        let at = self.geometry.ballot_at(member.host);
+        let len = at + self.geometry.sector_bytes();
+        if len > CLOSE {
+            return Ok((self.read_leader()?, self.read_own(member)?));
+        }
+        let votes = self.quorum.read(0, len, |bytes| {
+            let leader = self.check_leader(sector(bytes, self.geometry, 0))?;
+            let own = decode_own(member.host, sector(bytes, self.geometry, at))?;
+            Ok::<_, AcquireError>((leader, own))
+        })?;
+        let (leaders, blocks): (Vec<_>, Vec<_>) = votes.into_iter().map(|(_, seen)| seen).unzip();
+        Ok((
+            newest(&leaders)?,
+            newest_own(blocks.into_iter()).unwrap_or_default(),
+        ))
+    }
+
     pub(super) fn check_leader(&self, sector: &[u8]) -> Result<Leader, AcquireError> {
         let leader = Leader::decode(sector)?;
         if *leader.lockspace() != self.lockspace {
@@ -183,13 +214,13 @@ impl Resource<'_> {
         let votes = self
             .quorum
             .read(at, self.geometry.sector_bytes(), |bytes| {
-                BallotSector::decode(bytes).map_err(|error| {
-                    AcquireError::from(BallotError::Record {
-                        host: member.host,
-                        error,
-                    })
-                })
+                decode_own(member.host, bytes)
             })?;
         Ok(newest_own(votes.into_iter().map(|(_, block)| block)).unwrap_or_default())
     }
+}
+
+fn decode_own(host: HostId, sector: &[u8]) -> Result<BallotSector, AcquireError> {
+    let decoded = BallotSector::decode(sector);
+    decoded.map_err(|error| BallotError::Record { host, error }.into())
 }
