@@ -10,6 +10,7 @@ use crate::id::{Generation, Name};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{Mode, fchmodat, mkdirat};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -130,6 +131,11 @@ impl Place {
             fd: self.fd.try_clone()?,
             shown: self.shown.clone(),
         })
+    }
+
+    /// Whether it lies in memory, so that nothing written there has to be waited for.
+    pub fn is_in_memory(&self) -> bool {
+        fstatfs(&self.fd).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
     }
 
     /// The path, for messages.
