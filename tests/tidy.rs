@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of lease-core from the ground up. A module may use those above it only.
-const FLOORS: [&str; 31] = [
+const FLOORS: [&str; 32] = [
     "id",
     "layout",
     "spec",
@@ -31,6 +31,7 @@ const FLOORS: [&str; 31] = [
     "index",
     "sanlock",
     "priority",
+    "crew",
     "device",
     "process",
     "contain",

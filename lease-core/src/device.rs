@@ -1,21 +1,23 @@
 //! The real disk: a file or block device, past the page cache.
 //!
-//! One worker thread a disk opens it and does the I/O; whoever asked waits for an answer with a
-//! time limit. The buffer goes along with the request and comes back with the answer. So at most
-//! one I/O is under way, a hung disk never hangs the caller, and an I/O that timed out keeps its
-//! buffer and bars the next one until it has come back. A write that has failed bars all others,
-//! unless the disk is one on which it is over by then.
+//! A thread of a [`Crew`] opens it, and does the I/O; whoever asked waits for an answer with a time
+//! limit. The buffer goes along with the request and comes back with the answer. So at most one I/O
+//! is under way, a hung disk never hangs the caller, and an I/O that timed out keeps its buffer and
+//! bars the next one until it has come back. A write that has failed bars all others, unless the
+//! disk is one on which it is over by then.
 
+mod buffer;
 mod making;
 mod presence;
 
 pub use self::making::{create, grow, rename_new};
+
+use self::buffer::Buffer;
 use self::presence::Looks;
+use crate::crew::Crew;
 use crate::disk::{Disk, Fault};
 use crate::layout::{Geometry, SectorSize};
-use crate::priority;
 use crate::storage::{Access, Identity, OpenError, Presence, Storage, Volume, cause};
-use memmap2::MmapMut;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
@@ -25,8 +27,8 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -37,19 +39,22 @@ pub struct Device {
     found: Found,
     limit: Duration,
     worker: Mutex<Worker>,
-    /// What is open, for as long as the worker has it: closing may hang as well.
-    file: Weak<File>,
     looks: Looks,
 }
 
-/// The asking end of a worker thread.
+/// Who has the I/O done, and waits for it.
 #[derive(Debug)]
 struct Worker {
-    requests: Sender<Request>,
+    crew: Crew,
+    /// Closed by the crew: that may hang as well.
+    file: Option<Arc<File>>,
+    /// Where the answer to the I/O that is under way comes.
     answers: Receiver<Answer>,
     /// Kept from one I/O to the next; `None` while one is under way: an I/O was sent and its answer
     /// has not been taken yet.
     buffer: Option<Buffer>,
+    /// A larger one that is being made for it.
+    ready: Option<Receiver<Buffer>>,
     /// The I/O that was begun and is to be asked for next, and since when it is under way.
     begun: Option<(Aim, Instant)>,
     /// The answer that has come, until it is taken.
@@ -68,15 +73,6 @@ struct Aim {
     len: usize,
 }
 
-/// An I/O: the bytes of `buffer`, read or written at `offset`.
-struct Request {
-    write: bool,
-    offset: u64,
-    buffer: Buffer,
-    /// Who asks, and may be waiting for any of several disks.
-    asker: Thread,
-}
-
 /// How it went.
 #[derive(Debug)]
 struct Answer {
@@ -87,44 +83,45 @@ struct Answer {
 
 impl Device {
     /// Opens `path`, which must be a regular file or a block device, for direct I/O of at most
-    /// `limit` each.
+    /// `limit` each. It has a thread of its own, for as long as it is open.
     pub fn open(path: &Path, access: Access, limit: Duration) -> Result<Self, OpenError> {
-        let (requests, inbox) = channel();
-        let (outbox, answers) = channel();
-        let (tell, told) = channel();
+        let crew = Crew::lasting().map_err(no_thread)?;
+        // A look that hangs does not take that thread away.
+        Self::open_by((&crew, Crew::passing()), (path, access, limit))
+    }
+
+    /// [`Device::open`] without a thread of its own: by one crew, and looked for by another.
+    fn open_by(
+        (crew, eyes): (&Crew, Crew),
+        (path, access, limit): (&Path, Access, Duration),
+    ) -> Result<Self, OpenError> {
+        let (tell, told) = sync_channel(1);
         let owned = path.to_owned();
         // Opening may hang as any I/O may.
         let work = move || {
-            priority::queue_with_others();
-            match open_file(&owned, access) {
-                Ok((file, found)) => {
-                    let file = Arc::new(file);
-                    // If nobody waits any more, nobody asks either, and it is closed again.
-                    let _ = tell.send(Ok((found, Arc::downgrade(&file))));
-                    serve(&file, &inbox, &outbox);
-                }
-                Err(error) => drop(tell.send(Err(error))),
-            }
+            // If nobody waits any more, nobody asks either, and it is closed again.
+            let _ = tell.send(open_file(&owned, access));
         };
-        let started = std::thread::Builder::new().spawn(work);
-        started.map_err(|why| OpenError::System(Errno::try_from(why).unwrap_or(Errno::EAGAIN)))?;
-        let found = told.recv_timeout(limit);
-        let (found, file) = found.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;
+        crew.run(work).map_err(no_thread)?;
+        let opened = told.recv_timeout(limit);
+        let (file, found) = opened.map_err(|_| OpenError::TimedOut(limit.as_secs()))??;
+        let file = Arc::new(file);
         Ok(Self {
             path: path.to_owned(),
             limit,
+            looks: Looks::new(eyes, &file),
             worker: Mutex::new(Worker {
-                requests,
-                answers,
+                crew: crew.clone(),
+                file: Some(file),
+                answers: channel().1,
                 buffer: Some(Buffer::default()),
+                ready: None,
                 begun: None,
                 came: None,
                 unsure: false,
                 failure_is_final: found.failure_is_final,
             }),
             found,
-            file,
-            looks: Looks::default(),
         })
     }
 
@@ -175,8 +172,31 @@ impl Volume for Device {
         self.limit = limit;
     }
 
+    fn expect_read(&self, len: usize) {
+        let mut worker = self.worker();
+        if worker
+            .buffer
+            .as_ref()
+            .is_none_or(|buffer| buffer.room() >= len)
+        {
+            return;
+        }
+        let (tell, told) = sync_channel(1);
+        let work = move || {
+            let mut buffer = Buffer::default();
+            if buffer.resize(len).is_ok() {
+                buffer.touch();
+                // Nobody may want it any more.
+                let _ = tell.send(buffer);
+            }
+        };
+        worker.ready = worker.crew.run(work).is_ok().then_some(told);
+    }
+
     fn shed_memory(&self) {
-        if let Some(buffer) = &mut self.worker().buffer {
+        let mut worker = self.worker();
+        worker.ready = None;
+        if let Some(buffer) = &mut worker.buffer {
             *buffer = Buffer::default();
         }
     }
@@ -186,7 +206,7 @@ impl Volume for Device {
     }
 }
 
-/// The files and devices of this machine.
+/// The files and devices of this machine, each with a thread of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Devices;
 
@@ -196,6 +216,22 @@ impl Storage for Devices {
     fn open(&self, path: &Path, access: Access, limit: Duration) -> Result<Device, OpenError> {
         Device::open(path, access, limit)
     }
+}
+
+/// The files and devices of this machine, all by one crew.
+#[derive(Debug, Clone)]
+pub struct DevicesBy(pub Crew);
+
+impl Storage for DevicesBy {
+    type Volume = Device;
+
+    fn open(&self, path: &Path, access: Access, limit: Duration) -> Result<Device, OpenError> {
+        Device::open_by((&self.0, self.0.clone()), (path, access, limit))
+    }
+}
+
+fn no_thread(why: io::Error) -> OpenError {
+    OpenError::System(Errno::try_from(why).unwrap_or(Errno::EAGAIN))
 }
 
 impl Disk for Device {
@@ -267,6 +303,14 @@ impl Aim {
         let write = true;
         Self { write, offset, len }
     }
+
+    /// The I/O itself.
+    fn act(self, file: &File, buffer: &mut Buffer) -> io::Result<()> {
+        match self.write {
+            true => file.write_all_at(buffer.bytes(), self.offset),
+            false => file.read_exact_at(buffer.bytes_mut(), self.offset),
+        }
+    }
 }
 
 impl Worker {
@@ -276,7 +320,7 @@ impl Worker {
         let since = match begun {
             Some((begun, since)) if begun == aim => since,
             // One that nobody has asked for is outstanding, as any that has not come back.
-            _ => self.issue(aim, bytes)?,
+            _ => self.issue(aim, bytes, None)?,
         };
         let left = limit.saturating_sub(since.elapsed());
         let came = self
@@ -299,7 +343,8 @@ impl Worker {
     /// Issues an I/O that is asked for next. What was begun before and not asked for is left.
     fn begin(&mut self, aim: Aim, bytes: Option<&[u8]>) -> Result<(), Fault> {
         self.begun = None;
-        self.begun = Some((aim, self.issue(aim, bytes)?));
+        let asker = std::thread::current();
+        self.begun = Some((aim, self.issue(aim, bytes, Some(asker))?));
         Ok(())
     }
 
@@ -323,15 +368,25 @@ impl Worker {
         })
     }
 
-    /// Issues an I/O, if none is under way; since when it is.
-    fn issue(&mut self, aim: Aim, bytes: Option<&[u8]>) -> Result<Instant, Fault> {
-        let Aim { write, offset, len } = aim;
+    /// Issues an I/O, if none is under way; since when it is. `asker` is woken when it has come
+    /// back: who may be waiting for any of several disks.
+    fn issue(
+        &mut self,
+        aim: Aim,
+        bytes: Option<&[u8]>,
+        asker: Option<Thread>,
+    ) -> Result<Instant, Fault> {
         let mut buffer = self.collect(Duration::ZERO)?;
-        if write && self.unsure {
+        if aim.write && self.unsure {
             self.buffer = Some(buffer);
             return Err(Fault::Unsure);
         }
-        match (buffer.resize(len), bytes) {
+        if buffer.room() < aim.len
+            && let Some(ready) = self.ready.take()
+        {
+            buffer = ready.recv().unwrap_or_default();
+        }
+        match (buffer.resize(aim.len), bytes) {
             (Ok(room), Some(bytes)) => room.copy_from_slice(bytes),
             (Ok(_), None) => {}
             (Err(why), _) => {
@@ -339,16 +394,30 @@ impl Worker {
                 return Err(Fault::Failed(format!("no memory for it: {why}")));
             }
         }
-        let request = Request {
-            write,
-            offset,
-            buffer,
-            asker: std::thread::current(),
+        let Some(file) = self.file.clone() else {
+            return Err(gone());
+        };
+        let (outbox, answers) = sync_channel(1);
+        let work = move || {
+            let result = aim.act(&file, &mut buffer);
+            let write = aim.write;
+            let _ = outbox.send(Answer {
+                write,
+                result,
+                buffer,
+            });
+            asker.iter().for_each(Thread::unpark);
         };
         let since = Instant::now();
-        match self.requests.send(request) {
-            Ok(()) => Ok(since),
-            Err(_) => Err(gone()),
+        match self.crew.run(work) {
+            Ok(()) => {
+                self.answers = answers;
+                Ok(since)
+            }
+            Err(why) => {
+                self.buffer = Some(Buffer::default());
+                Err(Fault::Failed(format!("no thread for it: {why}")))
+            }
         }
     }
 
@@ -378,58 +447,11 @@ fn gone() -> Fault {
     Fault::Failed("its thread is gone".into())
 }
 
-/// The worker's life: one request after another, until nobody asks any more.
-fn serve(file: &File, requests: &Receiver<Request>, answers: &Sender<Answer>) {
-    while let Ok(request) = requests.recv() {
-        let Request {
-            write,
-            offset,
-            mut buffer,
-            asker,
-        } = request;
-        let result = match write {
-            true => file.write_all_at(buffer.bytes(), offset),
-            false => file.read_exact_at(buffer.bytes_mut(), offset),
-        };
-        let answer = Answer {
-            write,
-            result,
-            buffer,
-        };
-        if answers.send(answer).is_err() {
-            return;
-        }
-        asker.unpark();
-    }
-}
-
-/// Memory that direct I/O can use: pages of its own, which the system has again when it is dropped.
-/// What an allocator keeps for later would stay locked. It only grows.
-#[derive(Debug, Default)]
-struct Buffer {
-    pages: Option<MmapMut>,
-    len: usize,
-}
-
-impl Buffer {
-    /// Makes it `len` bytes, of whatever content.
-    fn resize(&mut self, len: usize) -> io::Result<&mut [u8]> {
-        if self.pages.as_ref().is_none_or(|pages| pages.len() < len) {
-            self.pages = None;
-            self.pages = Some(MmapMut::map_anon(len.max(1))?);
-        }
-        self.len = len;
-        Ok(self.bytes_mut())
-    }
-
-    fn bytes(&self) -> &[u8] {
-        let pages = self.pages.as_ref();
-        pages.map_or(&[], |pages| &pages[..self.len])
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        let pages = self.pages.as_mut();
-        pages.map_or(&mut [], |pages| &mut pages[..self.len])
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let file = self.file.take();
+        // Without a thread for it it is closed here.
+        let _ = self.crew.run(move || drop(file));
     }
 }
 

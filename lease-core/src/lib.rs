@@ -9,13 +9,14 @@
 //! lease from acquire to release. [`mod@format`], [`survey`], [`index`]: whole areas, written and
 //! read.
 //! [`sanlock`]: the messages of sanlock's clients.
-//! Then the machine: [`priority`], [`device`], [`process`], [`contain`]; [`surroundings`]: what the
-//! daemons ask of it. [`registry`]: what they say to each other. [`opened`]: what a string names.
-//! [`host`]: what lease-join decides. [`holder`]: what lease-hold decides. [`tool`], [`machine`]:
-//! what is the same in all tools.
+//! Then the machine: [`priority`], [`crew`], [`device`], [`process`], [`contain`];
+//! [`surroundings`]: what the daemons ask of it. [`registry`]: what they say to each other.
+//! [`opened`]: what a string names. [`host`]: what lease-join decides. [`holder`]: what lease-hold
+//! decides. [`tool`], [`machine`]: what is the same in all tools.
 
 pub mod clock;
 pub mod contain;
+pub mod crew;
 pub mod deadline;
 pub mod delta;
 pub mod device;

@@ -8,7 +8,7 @@ use crate::delta::Lockspace;
 use crate::disk::{Absent, Disk, Fault};
 use crate::failure::{Failure, Status, show};
 use crate::id::{HostId, Name};
-use crate::layout::Geometry;
+use crate::layout::{Geometry, SectorSize};
 use crate::quorum::{Quorum, Replica};
 use crate::record::RecordError;
 use crate::record::heartbeat::Heartbeat;
@@ -66,13 +66,20 @@ impl First for Leader {
     }
 }
 
-/// What stands first at a place, if that is what was named.
+/// What stands first at a place, if that is what was named. Records of small sectors are read by
+/// themselves: that fails where the disk has larger ones, so that not one of the area could be
+/// written.
 fn first<R: First>(disk: &dyn Disk, place: &Place, named: Names) -> Result<R, Misfit> {
-    let sector = disk.read(place.offset, FIRST_SECTOR)?;
+    let small = disk.read(place.offset, SectorSize::B512.bytes());
+    let (sector, too_small) = match small {
+        Err(why @ Fault::Unfit(_)) => (disk.read(place.offset, FIRST_SECTOR)?, Some(why)),
+        sector => (sector?, None),
+    };
     let record = R::of(&sector).map_err(Misfit::Record)?;
-    match record.names() {
-        (lockspace, _) if lockspace != named.0 => Err(Misfit::Lockspace(lockspace)),
-        (_, Some(resource)) if named.1 != Some(resource) => Err(Misfit::Resource(resource)),
+    match (record.names(), too_small) {
+        ((lockspace, _), _) if lockspace != named.0 => Err(Misfit::Lockspace(lockspace)),
+        ((_, Some(resource)), _) if named.1 != Some(resource) => Err(Misfit::Resource(resource)),
+        (_, Some(why)) if record.shape().sector() == SectorSize::B512 => Err(why.into()),
         _ => Ok(record),
     }
 }
@@ -99,14 +106,6 @@ fn open<S: Storage, R: First>(
     }
 }
 
-/// Reads the second sector of an area alone: fails where the disk has larger sectors, so that not
-/// one of the area could be written.
-fn try_sector(disk: &dyn Disk, place: &Place, geometry: Geometry) -> Result<(), Misfit> {
-    let len = geometry.sector_bytes();
-    let at = place.offset.saturating_add(len as u64);
-    Ok(disk.read(at, len).map(drop)?)
-}
-
 /// Whether there are `bytes` from a place on.
 fn reaches(volume: &impl Volume, place: &Place, bytes: u64) -> bool {
     let end = place.offset.checked_add(bytes);
@@ -120,8 +119,6 @@ pub fn open_lockspace<S: Storage>(
 ) -> Result<(S::Volume, Lockspace), Failure> {
     let opened = open::<S, Heartbeat>(storage, &named.place, (named.name, None));
     let (volume, record) = opened.map_err(|why| why.of_lockspace(named))?;
-    let tried = try_sector(&volume, &named.place, record.geometry());
-    tried.map_err(|why| why.of_lockspace(named))?;
     let lockspace = Lockspace {
         name: named.name,
         offset: named.place.offset,
@@ -251,6 +248,13 @@ impl<V: Volume> Opened<V> {
             places: spec.places.iter().map(absolute).collect(),
             spec: spec.to_string(),
         }
+    }
+
+    /// All of it is about to be read.
+    pub fn expect_to_be_read(&self) {
+        let len = self.geometry.ballots_len(self.num_hosts);
+        let volumes = self.volumes.iter().flatten();
+        volumes.for_each(|volume| volume.expect_read(len));
     }
 
     /// Lets each I/O from now on take at most `limit`.
@@ -403,7 +407,6 @@ fn open_one<S: Storage>(
     if !reaches(&volume, place, geometry.align().bytes()) {
         return Err(cannot(Misfit::End(volume.size())));
     }
-    try_sector(&volume, place, geometry).map_err(cannot)?;
     Ok((volume, leader))
 }
 

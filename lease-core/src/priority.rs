@@ -22,10 +22,15 @@ pub struct OomScore(String);
 /// Raises this process, from this thread on: before others are started. Returns what a process
 /// that is started for somebody else is to have again.
 pub fn raise() -> Option<OomScore> {
+    go_first();
+    lock_memory();
+    stay_alive()
+}
+
+/// The out-of-memory killer chooses another. Returns as [`raise`].
+pub fn stay_alive() -> Option<OomScore> {
     let before = fs::read_to_string("/proc/self/oom_score_adj").ok();
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
-    lock_memory();
-    go_first();
     before.map(OomScore)
 }
 
@@ -57,8 +62,9 @@ pub fn queue_with_others() {
     }
 }
 
-/// Where there is a limit on locked memory, locking what is to come would make allocations fail.
-fn lock_memory() {
+/// What this process has in memory is not swapped out. Where there is a limit on locked memory,
+/// locking what is to come would make allocations fail.
+pub fn lock_memory() {
     let unlimited =
         getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft == RLIM_INFINITY);
     if unlimited || nix::unistd::geteuid().is_root() {

@@ -125,6 +125,10 @@ pub trait Volume: Disk {
     /// Lets each I/O from now on take at most `limit`.
     fn set_limit(&mut self, limit: Duration);
 
+    /// A read of so many bytes is to be expected: what can be done for it beforehand is done beside
+    /// all else.
+    fn expect_read(&self, _len: usize) {}
+
     /// Gives its memory back, unless an I/O is under way: it is as large as the largest one was.
     fn shed_memory(&self);
 

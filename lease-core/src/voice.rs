@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,21 +16,22 @@ const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// Messages that wait for stderr. Those that come then are not said.
 const LINES_MAX: usize = 1024;
 
-static VOICE: OnceLock<Voice> = OnceLock::new();
+static ASIDE: AtomicBool = AtomicBool::new(false);
+static VOICE: OnceLock<Option<Voice>> = OnceLock::new();
 
-/// From now on `say` waits for stderr no longer than a tenth of a second in any ten seconds. To be
-/// called where all signals are blocked that other threads wait for. Fails if there is no thread to
-/// be had.
-pub fn speak_aside() -> io::Result<()> {
-    let voice = Voice::start(io::stderr())?;
-    // If there is one already its thread goes on, and this one ends.
-    let _ = VOICE.set(voice);
-    Ok(())
+/// From now on `say` waits for stderr no longer than a tenth of a second in any ten seconds: where
+/// all signals are blocked that other threads wait for. The thread is started for the first line;
+/// without one each line is written by whoever says it.
+pub fn speak_aside() {
+    ASIDE.store(true, Ordering::Relaxed);
 }
 
 /// Writes a line. A stderr that is gone is no reason to stop.
 pub(crate) fn say(line: String) {
-    match VOICE.get() {
+    let start = || Voice::start(io::stderr()).ok();
+    let aside = ASIDE.load(Ordering::Relaxed);
+    let voice = aside.then(|| VOICE.get_or_init(start)).into_iter();
+    match voice.flatten().next() {
         Some(voice) => voice.say(line),
         None => {
             let _ = io::stderr().write_all(line.as_bytes());
@@ -39,7 +41,7 @@ pub(crate) fn say(line: String) {
 
 /// Waits, but not for long, until all is said.
 pub(crate) fn finish() {
-    if let Some(voice) = VOICE.get() {
+    if let Some(Some(voice)) = VOICE.get() {
         voice.finish(LAST_PATIENCE);
     }
 }

@@ -1,7 +1,9 @@
 //! What the command is contained in, as asked for and as far as this machine allows.
 
 use clap::ValueEnum;
-use lease_core::contain::{Containment, create_cgroup, enter_cgroup, kill_cgroup, remove_cgroup};
+use lease_core::contain::{
+    Containment, Remains, create_cgroup, enter_cgroup, kill_cgroup, remove_cgroup,
+};
 use lease_core::tool::{Failure, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -26,6 +28,9 @@ pub(crate) enum Wish {
 #[derive(Debug)]
 pub(crate) struct Cage {
     containment: Containment,
+    /// What kills a control group: no other's that gets its name later.
+    killer: Option<File>,
+    removed: bool,
 }
 
 impl Cage {
@@ -34,12 +39,27 @@ impl Cage {
         let mut notes = Vec::new();
         let containment = choose(wish, &mut notes)?;
         notes.push(describe(&containment));
-        Ok((Self { containment }, notes))
+        let mut cage = Self {
+            containment,
+            killer: None,
+            removed: false,
+        };
+        if let Containment::Cgroup(path) = &cage.containment {
+            let killer = File::options().write(true).open(path.join("cgroup.kill"));
+            let no = |why| Failure::new(Status::System, format!("cannot open cgroup.kill: {why}"));
+            cage.killer = Some(killer.map_err(no)?);
+        }
+        Ok((cage, notes))
     }
 
     /// For those who may have to kill what is in it.
     pub(crate) fn containment(&self) -> Containment {
         self.containment.clone()
+    }
+
+    /// What kills all that is in it at once, where that can be.
+    pub(crate) fn killer(&self) -> Option<&File> {
+        self.killer.as_ref()
     }
 
     /// A descriptor of the control group, if it is one, to be born in.
@@ -64,13 +84,20 @@ impl Cage {
             kill_cgroup(path);
         }
     }
+
+    /// Removes a control group.
+    pub(crate) fn remove(&mut self) {
+        if let Containment::Cgroup(path) = &self.containment
+            && !self.removed
+        {
+            self.removed = remove_cgroup(path) == Remains::Nothing;
+        }
+    }
 }
 
 impl Drop for Cage {
     fn drop(&mut self) {
-        if let Containment::Cgroup(path) = &self.containment {
-            remove_cgroup(path);
-        }
+        self.remove();
     }
 }
 

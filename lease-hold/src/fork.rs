@@ -35,7 +35,7 @@ static SCHEDULED: [AtomicI32; 2] = [AtomicI32::new(libc::SCHED_OTHER), AtomicI32
 #[allow(unsafe_code)]
 #[used]
 // SAFETY: what stands in this section is called before `main`, when there is one thread, and
-// `note_start` makes system calls only.
+// `note_start` makes system calls only, but for a setting of the allocator.
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = note_start;
 
@@ -43,6 +43,7 @@ static BEFORE_MAIN: extern "C" fn() = note_start;
 /// in place of a standard descriptor that is closed), and what we change later.
 #[allow(unsafe_code)]
 extern "C" fn note_start() {
+    one_heap();
     for fd in STANDARD {
         // SAFETY: asks for the flags of a descriptor, which fails if it is not open.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
@@ -72,6 +73,17 @@ extern "C" fn note_start() {
         SCHEDULED[1].store(parameter.sched_priority, Ordering::Relaxed);
     }
 }
+
+/// No heap of its own for each thread: what one of them has needed once would stay there, locked.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+fn one_heap() {
+    // SAFETY: changes a setting of the allocator, while there is one thread.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn one_heap() {}
 
 /// Whether a signal was ignored when this process was started.
 pub(crate) fn was_ignored(number: i32) -> bool {
@@ -358,10 +370,24 @@ pub(crate) fn fork_unseen(work: impl FnOnce()) -> Result<Pid, Errno> {
     }
 }
 
-/// Ends such a process. Its number cannot be another's before that.
-pub(crate) fn end_unseen(pid: Pid) {
+/// Such a process has its turn before others, as far as that is allowed. The C library takes its
+/// thread for that of its parent.
+#[allow(unsafe_code)]
+pub(crate) fn go_first() {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: a system call about this process that reads `lowest`.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const lowest) };
+}
+
+/// Kills such a process, whose number cannot be another's before [`end_unseen`].
+pub(crate) fn kill_unseen(pid: Pid) {
     // It may have been killed.
     let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+}
+
+/// Ends such a process.
+pub(crate) fn end_unseen(pid: Pid) {
+    kill_unseen(pid);
     let _ = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::__WCLONE));
 }
 

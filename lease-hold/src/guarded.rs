@@ -13,6 +13,7 @@ use lease_core::clock::Moment;
 use lease_core::contain::Containment;
 use lease_core::holder::carrier::Carried;
 use lease_core::holder::surroundings::Event;
+use lease_core::priority;
 use lease_core::process::ProcessId;
 use nix::libc;
 use nix::poll::PollFd;
@@ -83,7 +84,7 @@ impl Guarded {
         let told = (run_dir, carried);
         let waiting = child::fork_gated(&self.command, &self.environment, how, told)?;
         if let Some(keeper) = &mut self.keeper {
-            keeper.carry(carried, &waiting.pidfd()?)?;
+            keeper.carry(carried, (&waiting.pidfd()?, &self.cage))?;
         }
         self.waiting = Some(waiting);
         Ok(self.cage.containment())
@@ -98,6 +99,8 @@ impl Guarded {
     pub(crate) fn open_gate(&mut self) -> anyhow::Result<()> {
         let waiting = self.waiting.take().context("nothing is at the gate")?;
         self.child = Some(waiting.open()?);
+        // From now on there is a deadline to be kept, and not much else to do.
+        priority::lock_memory();
         Ok(())
     }
 
@@ -113,7 +116,16 @@ impl Guarded {
 
     /// What has become of it.
     pub(crate) fn hear(&mut self) -> Vec<Event> {
-        self.child.as_mut().map(Child::hear).unwrap_or_default()
+        let events = self.child.as_mut().map(Child::hear).unwrap_or_default();
+        if events.iter().any(|event| matches!(event, Event::TreeGone)) {
+            self.keeper.iter().for_each(Keeper::end);
+        }
+        events
+    }
+
+    /// Puts away what nothing is in any more.
+    pub(crate) fn tidy(&mut self) {
+        self.cage.remove();
     }
 
     /// Whoever carries the last deadline need not act before this moment.

@@ -8,11 +8,12 @@ use crate::outbox::{self, Inbox, News, Outbox};
 use crate::signals::Signals;
 use crate::terminal;
 use crate::value::ValueFile;
-use crate::workers::{self, Opened};
+use crate::workers::{Hand, Opened};
 use anyhow::Context;
 use chrono::{DateTime, Local};
-use lease_core::clock::Moment;
+use lease_core::clock::{Clock, Moment};
 use lease_core::contain::Containment;
+use lease_core::crew::Crew;
 use lease_core::delta::Tenure;
 use lease_core::holder::carrier::{Carried, CarriedHost, Renewals};
 use lease_core::holder::job::Job;
@@ -25,11 +26,13 @@ use nix::poll::{PollFd, PollFlags};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 /// Between two looks when waiting is impossible.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Between two attempts to have a thread where there was none.
+const GO_ON_AFTER: Duration = Duration::from_millis(100);
 
 /// This machine.
 #[derive(Debug)]
@@ -38,7 +41,12 @@ pub(crate) struct Here {
     joins: Joins,
     /// The resources that have no worker yet, the next one last.
     opened: Vec<Opened>,
-    jobs: Vec<Sender<Job>>,
+    /// When they were opened.
+    found: Moment,
+    hands: Vec<Hand>,
+    /// One of them has no thread for what it is to do.
+    starved: bool,
+    crew: Crew,
     outbox: Outbox,
     inbox: Inbox,
     signals: Signals,
@@ -47,6 +55,8 @@ pub(crate) struct Here {
     files: Option<Files>,
     guarded: Option<Guarded>,
     value: Option<ValueFile>,
+    /// A lease is being given back: nothing is left that was guarded.
+    releases: bool,
 }
 
 impl Here {
@@ -54,17 +64,21 @@ impl Here {
     pub(crate) fn new(
         machine: Machine,
         run_dir: &Path,
-        (mut opened, value): (Vec<Opened>, Option<ValueFile>),
+        (crew, mut opened): (Crew, Vec<Opened>),
+        value: Option<ValueFile>,
     ) -> anyhow::Result<Self> {
         let signals = Signals::listen()?;
         let alarm = Alarm::new().context("cannot make a timer")?;
         let (outbox, inbox) = outbox::open()?;
         opened.reverse();
         Ok(Self {
+            found: machine.now(),
             machine,
             joins: Joins::new(run_dir, outbox.clone())?,
             opened,
-            jobs: Vec::new(),
+            hands: Vec::new(),
+            starved: false,
+            crew,
             outbox,
             inbox,
             signals,
@@ -72,6 +86,7 @@ impl Here {
             files: None,
             guarded: None,
             value,
+            releases: false,
         })
     }
 
@@ -134,6 +149,15 @@ impl HolderSurroundings for Here {
     }
 
     fn wait(&mut self, until: Option<Moment>) {
+        if std::mem::take(&mut self.releases) {
+            self.guarded.iter_mut().for_each(Guarded::tidy);
+        }
+        let mut until = until;
+        if self.starved {
+            self.starved = !self.hands.iter().all(Hand::go_on);
+            let again = self.machine.now().after(GO_ON_AFTER);
+            until = until.map_or(Some(again), |until| Some(until.min(again)));
+        }
         let mut fds = vec![
             PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
@@ -197,16 +221,22 @@ impl HolderSurroundings for Here {
     ) -> anyhow::Result<()> {
         let opened = self.opened.pop().context("nothing is opened")?;
         let host = (Arc::clone(welcome), Arc::clone(tenure));
-        let machine = self.machine.clone();
-        let jobs = workers::start((index, opened), host, machine, self.outbox.clone());
-        let jobs = jobs.context("cannot start a thread")?;
-        self.jobs.push(jobs);
+        // A worker may outlive all but this process.
+        let machine: &Machine = Box::leak(Box::new(self.machine.clone()));
+        let hand = (machine, self.crew.clone());
+        let hand = Hand::new(
+            (index, (opened, self.found)),
+            host,
+            hand,
+            self.outbox.clone(),
+        );
+        self.hands.push(hand);
         Ok(())
     }
 
     fn give(&mut self, index: usize, job: Job) {
-        // A worker ends only after this.
-        let _ = self.jobs[index].send(job);
+        self.releases |= matches!(job, Job::Release(..));
+        self.starved |= !self.hands[index].give(job);
     }
 
     fn interrupt(&mut self) {

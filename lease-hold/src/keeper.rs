@@ -4,23 +4,34 @@
 //! It is forked first of all, while there is one thread, and never executes anything. Its end is
 //! none of those that lease-hold waits for: that nothing else is left is still seen.
 
-use crate::cage::Cage;
+use crate::cage::{Cage, Wish};
 use crate::carrier::Control;
 use crate::fork;
 use anyhow::Context;
 use lease_core::clock::Moment;
-use lease_core::contain::{CARRIER_NAME, Containment};
+use lease_core::contain::CARRIER_NAME;
 use lease_core::holder::carrier::{Carried, Carrier, LastMoment};
 use lease_core::priority;
 use lease_core::process::{Process, ProcessId, descendants};
 use lease_core::registry::wire::Wire;
 use nix::unistd::{Pid, getppid, setsid, write};
 use rustix::process::{Signal, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
 use std::ffi::CString;
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+
+const CANNOT_TALK: &str = "cannot talk to our own process";
+
+/// What it is told before anything is guarded, each with a descriptor.
+#[derive(Debug, Serialize, Deserialize)]
+enum Word {
+    /// Of the file that kills a control group.
+    Group,
+    /// Of the command's process.
+    Guarded(Carried),
+}
 
 /// The process, as lease-hold sees it. It ends with this.
 #[derive(Debug)]
@@ -30,28 +41,17 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Forks it; `None` where a namespace's init is to do this. Call this while there is one
-    /// thread.
-    pub(crate) fn start(cage: &Cage, run_dir: &Path) -> anyhow::Result<Option<Self>> {
-        let group = match cage.containment() {
-            Containment::PidNamespace => return Ok(None),
-            Containment::Cgroup(path) => {
-                let file = File::options().write(true).open(path.join("cgroup.kill"));
-                Some(file.context("cannot open cgroup.kill")?)
-            }
-            Containment::Tree => None,
-        };
+    /// Forks it; `None` where a namespace's init is to do this, as far as that is known yet. Call
+    /// this while there is one thread.
+    pub(crate) fn start(wish: Wish, run_dir: &Path) -> anyhow::Result<Option<Self>> {
+        if wish == Wish::Pidns {
+            return Ok(None);
+        }
         let holder = std::process::id().cast_signed();
-        let command = None;
-        let target = Target {
-            group,
-            command,
-            holder,
-        };
         let run_dir = std::path::absolute(run_dir).context("no working directory")?;
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
         ours.set_nonblocking(true).context("cannot make a socket")?;
-        let work = || keep(theirs, target, run_dir);
+        let work = || keep(theirs, holder, run_dir);
         let pid = fork::fork_unseen(work).context("cannot fork")?;
         Ok(Some(Self {
             pid,
@@ -64,10 +64,24 @@ impl Keeper {
         ProcessId::of(self.pid.as_raw())
     }
 
-    /// From now on something is guarded: this process and what it starts.
-    pub(crate) fn carry(&mut self, carried: &Carried, child: &OwnedFd) -> anyhow::Result<()> {
-        let told = self.wire.send_with(carried, child.as_fd());
-        told.context("cannot talk to our own process")
+    /// From now on something is guarded: this process and what it starts, in this cage.
+    pub(crate) fn carry(
+        &mut self,
+        carried: &Carried,
+        (child, cage): (&OwnedFd, &Cage),
+    ) -> anyhow::Result<()> {
+        if let Some(group) = cage.killer() {
+            let told = self.wire.send_with(&Word::Group, group.as_fd());
+            told.context(CANNOT_TALK)?;
+        }
+        let word = Word::Guarded(carried.clone());
+        let told = self.wire.send_with(&word, child.as_fd());
+        told.context(CANNOT_TALK)
+    }
+
+    /// Nothing is guarded any more: it ends. It is seen to have ended when this is dropped.
+    pub(crate) fn end(&self) {
+        fork::kill_unseen(self.pid);
     }
 
     /// The leases have been renewed: it need not act before this moment.
@@ -86,7 +100,7 @@ impl Drop for Keeper {
 /// Whom to kill.
 struct Target {
     /// What is in a control group, by its `cgroup.kill`: no other's that gets its name later.
-    group: Option<File>,
+    group: Option<OwnedFd>,
     /// The command itself, whatever /proc shows.
     command: Option<OwnedFd>,
     /// What descends from our lease-hold.
@@ -113,21 +127,31 @@ impl Target {
 }
 
 /// The life of the process: whatever fails in it, it ends, and nothing is different from before.
-fn keep(control: UnixStream, mut target: Target, run_dir: PathBuf) {
-    let group = target.group.as_ref().map(AsRawFd::as_raw_fd);
-    let kept: Vec<i32> = group.into_iter().chain([control.as_raw_fd()]).collect();
-    if fork::close_all_but(&kept).is_err() || stand_apart().is_err() {
+fn keep(control: UnixStream, holder: i32, run_dir: PathBuf) {
+    if fork::close_all_but(&[control.as_raw_fd()]).is_err() || stand_apart().is_err() {
         return;
     }
-    priority::raise();
+    priority::lock_memory();
+    priority::stay_alive();
     let mut wire = Wire::new(control);
-    let Ok(carried) = wire.receive::<Carried>() else {
-        return;
+    let (group, command) = (None, None);
+    let mut target = Target {
+        group,
+        command,
+        holder,
+    };
+    let carried = loop {
+        match wire.receive() {
+            Ok(Word::Group) => target.group = wire.take_descriptor(),
+            Ok(Word::Guarded(carried)) => break carried,
+            Err(_) => return,
+        }
     };
     if wire.stream().set_nonblocking(true).is_err() {
         return;
     }
     target.command = wire.take_descriptor();
+    fork::go_first();
     if let Ok(control) = Control::new(wire, &run_dir, &carried) {
         Carrier::new(control, &carried).carry_and_kill(|| target.kill());
     }

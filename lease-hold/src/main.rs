@@ -22,9 +22,10 @@ mod tree;
 mod value;
 mod workers;
 
-use anyhow::Context;
 use args::{Args, TOOL};
 use lease_core::clock::BootClock;
+use lease_core::contain::Containment;
+use lease_core::crew::Crew;
 use lease_core::holder::guard::Orders;
 use lease_core::holder::hub::Hub;
 use lease_core::holder::wishes::Wishes;
@@ -36,6 +37,7 @@ use lease_core::tool;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 use value::ValueFile;
 
 fn main() -> ExitCode {
@@ -57,13 +59,32 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     if specs.is_empty() {
         return command.run_without();
     }
-    tree::check_proc(&command)?;
     let unblocked = signals::block()?;
-    let oom_score = priority::raise();
+    // The keeper is forked while there is one thread.
+    let keeper = keeper::Keeper::start(args.contain, &args.run_dir)?;
+    priority::go_first();
+    tool::speak_aside();
+    let crew = Crew::passing();
+    let begin = |pause| {
+        let (run_dir, specs, auto) = (args.run_dir.clone(), specs.clone(), auto.clone());
+        let (its, value, request) = (crew.clone(), value.clone(), args.request());
+        let name = tool::show(&command.name);
+        let begin = move || {
+            std::thread::sleep(pause);
+            auto.make()?;
+            let mut hub = begin((&run_dir, value), &specs, (its, name))?;
+            hub.asking = Wishes::by(request);
+            Ok(hub)
+        };
+        signals::Doing::begin(&crew, begin)
+    };
+    // Where nothing is to be made, what needs no disk is done beside that.
+    let early = auto.specs().next().is_none();
+    let mut first = early.then(|| begin(Duration::ZERO)).transpose()?;
+    tree::check_proc(&command)?;
+    let oom_score = priority::stay_alive();
     let (cage, notes) = cage::Cage::build(args.contain)?;
-    let keeper = keeper::Keeper::start(&cage, &args.run_dir)?;
-    // Only now: the keeper is forked while there is one thread.
-    tool::speak_aside().context("cannot start a thread")?;
+    let keeper = keeper.filter(|_| cage.containment() != Containment::PidNamespace);
     let notes = notes.iter().filter(|_| args.verbose);
     notes.for_each(|note| tool::say(TOOL, note));
     let machine = machine();
@@ -71,16 +92,8 @@ fn run(args: &Args) -> anyhow::Result<u8> {
     // Until this process has ended.
     let mut kept = ManuallyDrop::new(None);
     let held = attempts::acquire((&machine, &specs), wanted, &mut kept, |pause| {
-        let (run_dir, specs, auto) = (args.run_dir.clone(), specs.clone(), auto.clone());
-        let (value, request) = (value.clone(), args.request());
-        let name = tool::show(&command.name);
-        signals::unless_ended(move || {
-            std::thread::sleep(pause);
-            auto.make()?;
-            let mut hub = begin((&run_dir, value), &specs, name)?;
-            hub.asking = Wishes::by(request);
-            Ok(hub)
-        })
+        let begun = first.take().map_or_else(|| begin(pause), Ok);
+        begun?.wait()
     });
     let (hub, held) = match held.map_err(|error| auto.explain_error(error))? {
         Ok(all) => all,
@@ -112,16 +125,17 @@ fn run(args: &Args) -> anyhow::Result<u8> {
 fn begin(
     (run_dir, value): (&Path, Option<ValueFile>),
     specs: &[ResourceArgument],
-    name: String,
+    (crew, name): (Crew, String),
 ) -> anyhow::Result<Hub<here::Here>> {
     let specs = named::with_places(specs)?;
-    let opened = workers::open_all(&specs)?;
+    let opened = workers::open_all(&crew, &specs)?;
     if let Some(value) = &value {
         value.check_against(&opened)?;
     }
+    opened.iter().for_each(workers::Opened::expect_to_be_read);
     let resources = opened.iter().map(|one| (one.spec.clone(), one.asked()));
     let resources = resources.collect();
-    let around = here::Here::new(machine(), run_dir, (opened, value.clone()))?;
+    let around = here::Here::new(machine(), run_dir, (crew, opened), value.clone())?;
     let hub = Hub::start(around, resources, name)?;
     let mut lockspaces = hub.sessions().iter().map(|session| &session.welcome.path);
     if let (Some(value), Some(lockspace)) = (value, lockspaces.next()) {

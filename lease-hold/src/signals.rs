@@ -3,6 +3,7 @@
 use crate::fork;
 use crate::terminal;
 use anyhow::Context;
+use lease_core::crew::Crew;
 use lease_core::holder::signal;
 use lease_core::tool::{Failure, Status};
 use nix::errno::Errno;
@@ -11,7 +12,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getsid};
+use std::io::PipeReader;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 /// The signals that are heard: none that we were told to ignore, as by nohup(1); but for the end of
 /// a child, which is not a matter of taste.
@@ -63,39 +66,60 @@ impl Signals {
     }
 }
 
-/// Does what may take long, while a signal that ends the waiting ends this process: `Err`: it came.
-/// Only what is undone by the end of this process may be done.
-pub(crate) fn unless_ended<T: Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> anyhow::Result<Result<T, i32>> {
-    let signals = Signals::listen()?;
-    // Its end is closed when the work is done, however that ends.
-    let (done, doing) = std::io::pipe().context("cannot make a pipe")?;
-    let work = move || {
-        let _doing = doing;
-        work()
-    };
-    let worker = std::thread::Builder::new().spawn(work);
-    let worker = worker.context("cannot start a thread")?;
-    loop {
-        let mut fds = [
-            PollFd::new(done.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).context("cannot wait for signals"),
-        }
-        if fds[0].revents().is_some_and(|news| !news.is_empty()) {
-            let lost = || Failure::new(Status::Internal, "a thread ended too early");
-            return worker.join().map_err(|_| lost())?.map(Ok);
-        }
-        while let Some((number, _)) = signals.next() {
-            if signal::ends_waiting(number) {
-                return Ok(Err(number));
+/// What may take long, while a signal that ends the waiting ends this process. Only what is undone
+/// by the end of this process may be done.
+#[derive(Debug)]
+pub(crate) struct Doing<T> {
+    signals: Signals,
+    /// Its other end is closed when the work is done, however that ends.
+    done: PipeReader,
+    told: Receiver<anyhow::Result<T>>,
+}
+
+impl<T: Send + 'static> Doing<T> {
+    /// Has it begun.
+    pub(crate) fn begin(
+        crew: &Crew,
+        work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let signals = Signals::listen()?;
+        let (done, doing) = std::io::pipe().context("cannot make a pipe")?;
+        let (tell, told) = sync_channel(1);
+        let work = move || {
+            // Nobody may be waiting any more.
+            let _ = tell.send(work());
+            drop(doing);
+        };
+        crew.run(work).context("cannot start a thread")?;
+        Ok(Self {
+            signals,
+            done,
+            told,
+        })
+    }
+
+    /// Waits until it is done. The inner `Err`: a signal that ends the waiting came before.
+    pub(crate) fn wait(self) -> anyhow::Result<Result<T, i32>> {
+        loop {
+            let mut fds = [
+                PollFd::new(self.done.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).context("cannot wait for signals"),
             }
-            if signal::stops(number) {
-                terminal::stop();
+            if fds[0].revents().is_some_and(|news| !news.is_empty()) {
+                let lost = |_| Failure::new(Status::Internal, "a thread ended too early");
+                return self.told.recv().map_err(lost)?.map(Ok);
+            }
+            while let Some((number, _)) = self.signals.next() {
+                if signal::ends_waiting(number) {
+                    return Ok(Err(number));
+                }
+                if signal::stops(number) {
+                    terminal::stop();
+                }
             }
         }
     }

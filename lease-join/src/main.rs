@@ -15,7 +15,6 @@ mod signals;
 mod undertaker;
 mod watchdog;
 
-use anyhow::Context;
 use args::{Args, TOOL};
 use lease_core::priority;
 use lease_core::tool;
@@ -30,13 +29,13 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<u8> {
     if let Some(options) = args.sanlock()? {
-        tool::speak_aside().context("cannot start a thread")?;
+        tool::speak_aside();
         return Ok(sanlock::serve(options)?.code());
     }
     let config = args.config()?;
     // No command is started from here.
     let _ = priority::raise();
-    tool::speak_aside().context("cannot start a thread")?;
+    tool::speak_aside();
     let name = &config.lockspace.name;
     let seat = seat::take(&args.run_dir, name)?;
     let memory = match config.host {

@@ -446,7 +446,7 @@ fn work(here: &Around<'_>, (index, spec): (usize, &ResourceSpec), (mailbox, main
     let asked = opened.as_ref().map(Opened::asked).map_err(Clone::clone);
     shared.post(main, Letter::Opened(index, Box::new(asked)));
     let Ok(opened) = opened else { return };
-    let mut opened: Option<Opened<Open<'_>>> = Some(opened);
+    let mut opened: Option<(Opened<Open<'_>>, Moment)> = Some((opened, here.now()));
     let mut worker = None;
     loop {
         here.port.listen(mailbox, here.now().after(FOR_LONG));

@@ -3,9 +3,10 @@
 //! All that hosts share is what they find by their paths. A file that was removed, or over which
 //! another was moved, can still be read and written by those who have it open; nobody else sees
 //! that any more. A look may hang as any I/O may, also where the disk itself does not: each is made
-//! by a thread of its own.
+//! by a thread that does nothing else meanwhile.
 
 use super::Device;
+use crate::crew::Crew;
 use crate::disk::Disk;
 use crate::storage::{Identity, Presence, Volume};
 use nix::errno::Errno;
@@ -16,8 +17,8 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Bytes that are compared of a record: the size of the smaller sector.
 const RECORD: usize = 512;
@@ -33,9 +34,25 @@ enum Seen {
     OtherNode(Vec<u8>),
 }
 
-/// Looks that are made on threads of their own; one that hangs is followed by no other.
-#[derive(Debug, Default)]
-pub(super) struct Looks(Mutex<Option<Receiver<Seen>>>);
+/// Looks that are made by a crew; one that hangs is followed by no other.
+#[derive(Debug)]
+pub(super) struct Looks {
+    crew: Crew,
+    /// What is open. One that hangs does not keep it open.
+    file: Weak<File>,
+    pending: Mutex<Option<Receiver<Seen>>>,
+}
+
+impl Looks {
+    /// At what is open as `file`.
+    pub(super) fn new(crew: Crew, file: &Arc<File>) -> Self {
+        Self {
+            crew,
+            file: Arc::downgrade(file),
+            pending: Mutex::default(),
+        }
+    }
+}
 
 impl Device {
     /// For [`Volume::presence`].
@@ -57,18 +74,19 @@ impl Device {
     }
 
     fn look(&self, first: u64, end: u64) -> Result<Seen, String> {
-        let mut pending = self.looks.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pending = self.looks.pending.lock();
+        let mut pending = pending.unwrap_or_else(PoisonError::into_inner);
         let hangs = |look: &Receiver<Seen>| look.try_recv().err() == Some(TryRecvError::Empty);
         if pending.as_ref().is_some_and(hangs) {
             return Err("an earlier look at its path has not come back".to_owned());
         }
-        let (tell, told) = channel();
-        let (file, path, identity) = (self.file.clone(), self.path.clone(), self.identity());
+        let (tell, told) = sync_channel(1);
+        let (file, path, identity) = (self.looks.file.clone(), self.path.clone(), self.identity());
         let work = move || {
             // Nobody may be waiting any more.
             let _ = tell.send(look(&file, &path, identity, (first, end)));
         };
-        let started = std::thread::Builder::new().spawn(work);
+        let started = self.looks.crew.run(work);
         started.map_err(|why| format!("cannot start a thread: {why}"))?;
         match told.recv_timeout(self.limit) {
             Ok(seen) => Ok(seen),

@@ -21,6 +21,9 @@ use std::time::Duration;
 /// hangs is not to keep anybody waiting.
 const LATE_PART: u32 = 32;
 
+/// For so long after it was opened a disk is not looked for again.
+const FRESH: Duration = Duration::from_millis(100);
+
 /// A resource with its disks, for as long as its lease-hold lives.
 #[derive(Debug)]
 pub struct Worker<'a, M, S: Storage> {
@@ -33,16 +36,19 @@ pub struct Worker<'a, M, S: Storage> {
     heartbeats: Heartbeats<S>,
     /// The last job failed, or left a write behind.
     failed: bool,
+    /// When its disks were opened: others found them at their paths then.
+    found: Moment,
     /// Of each of its disks: something was written of which it is not known that it has landed.
     wrote: Vec<Cell<bool>>,
 }
 
 impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
-    /// In the name of the host that `welcome` speaks of. The machine's waits are cut short when an
+    /// Of a resource whose disks were found and opened at some moment, in the name of the host that
+    /// `welcome` speaks of. The machine's waits are cut short when an
     /// acquire is to be broken off.
     pub fn new(
         (machine, storage): (&'a M, S),
-        mut opened: Opened<S::Volume>,
+        (mut opened, found): (Opened<S::Volume>, Moment),
         (welcome, tenure): (Arc<Welcome>, Arc<Tenure>),
     ) -> Self {
         let limit = tenure.timing().io_limit();
@@ -57,6 +63,7 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
             welcome,
             tenure,
             failed: false,
+            found,
         }
     }
 
@@ -72,7 +79,7 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
             return Answer::Checked(Ok(Some(why)));
         }
         if matches!(job, Job::Acquire { .. } | Job::Share)
-            && let Some(why) = self.refresh().or_else(|| self.opened.changed())
+            && let Some(why) = self.refresh().or_else(|| self.changed())
         {
             return Answer::Replaced(why);
         }
@@ -84,14 +91,17 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
             } => self.acquire(wanted, not_before, patient_until),
             job => self.do_work(job),
         };
-        // Most of the time there is nothing to do.
-        self.opened.shed_memory();
         self.failed = match &answer {
             Answer::Attempted(Err(_), _) | Answer::Shared(Err(_)) | Answer::Watched(Err(_)) => true,
             Answer::Attempted(Ok(_), left) => left.late,
             _ => self.failed,
         };
         answer
+    }
+
+    /// Gives back the memory that its I/O has taken: most of the time there is nothing to do.
+    pub fn rest(&self) {
+        self.opened.shed_memory();
     }
 
     /// A disk that has answered only now is one of them from here on. If it is not what was named,
@@ -149,6 +159,12 @@ impl<'a, M: Surroundings, S: Storage + Clone> Worker<'a, M, S> {
         self.heartbeats.close();
         let limit = self.tenure.timing().io_limit();
         self.opened.refresh(&self.storage, limit)
+    }
+
+    /// Why its disks are not what others find. What was opened just now is.
+    fn changed(&self) -> Option<String> {
+        let fresh = self.machine.now().since(self.found) < FRESH;
+        (!fresh).then(|| self.opened.changed()).flatten()
     }
 
     fn do_work(&mut self, job: Job) -> Answer {
