@@ -150,3 +150,41 @@ fn an_uncontended_lease_costs_four_writes_and_is_looked_at_before_and_after() {
     let release = ["r leader", "w leader", "w block 1"];
     assert_eq!(told(&world.disk.log()), release);
 }
+
+/// The number of hosts of the resource that is acquired where instructions are counted.
+const HOSTS: &str = "LEASE_TEST_HOSTS";
+
+#[test]
+fn one_acquire_and_its_release() {
+    let hosts = std::env::var(HOSTS).map_or(64, |hosts| hosts.parse().unwrap());
+    let [acquire, release] = costs(hosts, Mode::Exclusive, |_| {});
+    assert!(!acquire.is_empty() && !release.is_empty());
+}
+
+/// Instructions that the test above takes for so many hosts, as valgrind(1) counts them.
+fn instructions(hosts: u64) -> u64 {
+    let test = [
+        "cost::one_acquire_and_its_release",
+        "--exact",
+        "--test-threads=1",
+    ];
+    let ran = std::process::Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe().unwrap())
+        .args(test)
+        .env(HOSTS, hosts.to_string())
+        .output()
+        .expect("valgrind must be installed for this test (apt-get install valgrind)");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    let counted = said.split("Collected :").nth(1);
+    let counted = counted.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    counted.unwrap_or_else(|| panic!("{said}"))
+}
+
+#[test]
+fn the_work_of_an_acquire_grows_with_the_number_of_hosts_and_no_faster() {
+    let [few, more, most] = [64, 500, 2000].map(instructions);
+    let (first, last) = ((more - few) / (500 - 64), (most - more) / (2000 - 500));
+    // Each host of the many costs as much as each of the first ones.
+    assert!(last <= first + first / 4, "{few} {more} {most}: {first} {last} each");
+}
