@@ -227,7 +227,7 @@ fn rule_14_what_was_not_answered_or_heard_of_opens_the_gate_of_the_next_one_only
         joined.assert_guard();
         assert_eq!(hold.stdout(), "");
         joined.let_go();
-        assert_eq!(joined.hear(), Ask::Start);
+        assert_eq!(joined.hear(), Ask::Start { reads: false });
         hold.wait_for_stdout("run\n");
         joined.release(0);
         joined.assert_released(0);
@@ -318,7 +318,7 @@ fn rule_4_what_is_replaced_before_the_gate_opens_is_not_guarded() {
     std::fs::copy(storage.file(), &new).unwrap();
     std::fs::rename(&new, storage.file()).unwrap();
     joined.let_go();
-    assert_eq!(joined.hear(), Ask::Start);
+    assert_eq!(joined.hear(), Ask::Start { reads: false });
     joined.release(0);
     joined.assert_released(0);
     joined.assert_gone();
@@ -358,7 +358,7 @@ fn rule_20_who_cannot_have_one_holds_none_and_asks_again_one_by_one_in_one_order
     joined.acquires(0, 1);
     joined.assert_guard();
     joined.let_go();
-    assert_eq!(joined.hear(), Ask::Start);
+    assert_eq!(joined.hear(), Ask::Start { reads: false });
     for _ in 0..2 {
         let Ask::Release { index } = joined.hear() else {
             panic!("it does not release");

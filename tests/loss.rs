@@ -3,6 +3,9 @@
 //! that is looked at, with W = 6.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "loss/reading.rs"]
+mod reading;
+
 use lease_core::id::{Generation, Lver, Name};
 use lease_core::record::ballot::BallotSector;
 use lease_core::record::leader::{Leader, Stamp};
@@ -284,13 +287,8 @@ fn a_lockspace_that_is_away_for_a_moment_is_kept() {
     assert_eq!(storage.owner(1).0, None);
 }
 
-#[test]
-fn a_lease_that_was_taken_on_the_disk_kills_its_command_alone() {
-    let storage = Storage::new(2);
-    let (a, join) = Host::joined(&storage, 1);
-    let (hold, pids) = with_daemon(&a, &[&storage.resource(1)]);
-    let other = a.holding(&[&storage.resource(2)]);
-
+/// R1's lease becomes another host's.
+fn stolen(storage: &Storage) -> Leader {
     let thief = Stamp {
         host: host_id(2),
         generation: Generation(1),
@@ -298,6 +296,17 @@ fn a_lease_that_was_taken_on_the_disk_kills_its_command_alone() {
     };
     let taken = storage.leader(1).committed(Lver(2), thief, thief, None);
     storage.put_leader(1, &taken);
+    taken
+}
+
+#[test]
+fn a_lease_that_was_taken_on_the_disk_kills_its_command_alone() {
+    let storage = Storage::new(2);
+    let (a, join) = Host::joined(&storage, 1);
+    let (hold, pids) = with_daemon(&a, &[&storage.resource(1)]);
+    let other = a.holding(&[&storage.resource(2)]);
+
+    let taken = stolen(&storage);
     lost(&hold.finish_within(AT_ONCE), "LS:R1 is owned by another");
     assert!(!pids.iter().any(|pid| runs(*pid)));
     assert_eq!(storage.leader(1), taken);

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 /// A thread that need not stay ends when it has had nothing to do for so long.
 const IDLE_MAX: Duration = Duration::from_millis(500);
-/// Bytes of a thread's stack.
-const STACK: usize = 512 << 10;
+/// Bytes of a thread's stack: so many that the C library keeps few of those who have ended, to be
+/// used again. What they have touched would stay in memory.
+const STACK: usize = 8 << 20;
 
 type Work = Box<dyn FnOnce() + Send>;
 

@@ -85,6 +85,19 @@ fn one_heap() {
 #[cfg(not(target_env = "gnu"))]
 fn one_heap() {}
 
+/// Gives back what the heap does not need at the moment: while that can be done, which it cannot
+/// once memory is locked.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+pub(crate) fn trim_heap() {
+    // SAFETY: the allocator takes its own locks.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// As above: only where it is known how.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn trim_heap() {}
+
 /// Whether a signal was ignored when this process was started.
 pub(crate) fn was_ignored(number: i32) -> bool {
     IGNORED.load(Ordering::Relaxed) & (1 << (number - 1)) != 0

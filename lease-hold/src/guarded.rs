@@ -100,6 +100,7 @@ impl Guarded {
         let waiting = self.waiting.take().context("nothing is at the gate")?;
         self.child = Some(waiting.open()?);
         // From now on there is a deadline to be kept, and not much else to do.
+        fork::trim_heap();
         priority::lock_memory();
         Ok(())
     }

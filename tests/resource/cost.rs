@@ -186,5 +186,8 @@ fn the_work_of_an_acquire_grows_with_the_number_of_hosts_and_no_faster() {
     let [few, more, most] = [64, 500, 2000].map(instructions);
     let (first, last) = ((more - few) / (500 - 64), (most - more) / (2000 - 500));
     // Each host of the many costs as much as each of the first ones.
-    assert!(last <= first + first / 4, "{few} {more} {most}: {first} {last} each");
+    assert!(
+        last <= first + first / 4,
+        "{few} {more} {most}: {first} {last} each"
+    );
 }

@@ -511,7 +511,7 @@ fn in_short(ask: &Ask) -> &'static str {
         Ask::Acquired { lver: Some(_), .. } => "nothing: it has acquired",
         Ask::Acquired { .. } => "nothing: it has not acquired",
         Ask::Guard { .. } => "to open its gate",
-        Ask::Start => "nothing: it starts",
+        Ask::Start { .. } => "nothing: it starts",
         Ask::Gone => "nothing: all is gone",
         Ask::Release { .. } => "to release",
         Ask::Released { .. } => "nothing: it has released",

@@ -152,7 +152,7 @@ pub fn ask(rng: &mut Rng) -> Ask {
             containment: containment(rng),
         },
         6 => Ask::Gone,
-        7 => Ask::Start,
+        7 => Ask::Start { reads: rng.bool() },
         8 => Ask::Release { index },
         _ => Ask::Released {
             index,

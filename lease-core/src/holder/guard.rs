@@ -212,6 +212,8 @@ struct Watch<'a, A> {
     rest_at: Option<Moment>,
     /// What others ask of us.
     requests: Requests,
+    /// When it was read of renewals.
+    looked: Moment,
 }
 
 impl<'a, A: HolderSurroundings> Watch<'a, A> {
@@ -233,6 +235,7 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
             asked_to_end: false,
             rest_at: None,
             requests: Requests::default(),
+            looked: Moment::default(),
         }
     }
 
@@ -260,8 +263,13 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
             if self.rest_at.is_some_and(|at| now >= at) {
                 self.speak_of_the_rest();
             }
+            self.look_for_renewals(now);
             let due = self.deadline.due(standing);
             let due = self.rest_at.map_or(due, |at| at.min(due));
+            let due = match self.deadline.lost() {
+                true => due,
+                false => due.min(self.hub.next_renewal(self.looked)),
+            };
             let event = self.hub.next(Some(due));
             event.into_iter().for_each(|event| self.hear(event));
         }
@@ -313,6 +321,18 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
         self.hub.around.kill(spare);
     }
 
+    /// A renewal is read of when it is due.
+    fn look_for_renewals(&mut self, now: Moment) {
+        if self.deadline.lost() || now < self.hub.next_renewal(self.looked) {
+            return;
+        }
+        self.looked = now;
+        if self.hub.look_for_renewals() {
+            self.not_before();
+            self.check_disk();
+        }
+    }
+
     /// Whoever carries the last deadline hears of the renewals.
     fn not_before(&mut self) {
         let at = self.hub.last_moment();
@@ -323,6 +343,9 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
         match event {
             Event::Signal(number, from_terminal) => self.forward(number, from_terminal),
             Event::Told(_, Tell::Renewed { .. }) => {
+                // From now on it is read of, where that can be.
+                self.looked = self.hub.now();
+                self.hub.look_for_renewals();
                 self.not_before();
                 self.check_disk();
             }

@@ -260,13 +260,39 @@ impl<A: HolderSurroundings> Hub<A> {
         }
         let lost = self.sessions.iter().any(|session| session.tenure.is_lost());
         if now >= self.deadline() && !lost {
-            let renewals = self.around.renewals().unwrap_or_default();
-            for (session, renewed) in self.sessions.iter().zip(renewals) {
-                let renewed = renewed.into_iter();
-                renewed.for_each(|renewed| session.tenure.note_renewal(renewed));
-            }
+            self.read_renewals();
         }
         now >= self.deadline()
+    }
+
+    /// Notes what the lease-joins' files say of renewals. Whether all do.
+    fn read_renewals(&mut self) -> bool {
+        let renewals = self.around.renewals().unwrap_or_default();
+        let all = renewals.len() == self.sessions.len() && renewals.iter().all(Option::is_some);
+        for (session, renewed) in self.sessions.iter().zip(renewals) {
+            let renewed = renewed.into_iter();
+            renewed.for_each(|renewed| session.tenure.note_renewal(renewed));
+        }
+        all
+    }
+
+    /// Reads of renewals while the command runs, so that nobody has to tell of them; where that
+    /// fails lease-join is asked to. Whether there was one.
+    pub fn look_for_renewals(&mut self) -> bool {
+        let before = self.last_moment();
+        let reads = self.read_renewals();
+        for session in &mut self.sessions {
+            session.reads(&mut self.around, reads);
+        }
+        self.last_moment() > before
+    }
+
+    /// When that is to be done next, after it was done at `looked`.
+    pub fn next_renewal(&self, looked: Moment) -> Moment {
+        let again = |session: &Session| looked.after(session.tenure.timing().io_limit() / 2);
+        let sessions = self.sessions.iter();
+        let due = sessions.map(|session| session.next_renewal().max(again(session)));
+        due.min().unwrap_or(looked)
     }
 
     /// Whether every host id is still ours, for all that is known.

@@ -12,6 +12,8 @@ use crate::surroundings::Surroundings;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// That part of the time between two renewals after a renewal was due it is read of.
+const LATER: u32 = 32;
 /// Between two looks for a lease-join that has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -39,6 +41,8 @@ pub struct Session {
     late: Vec<bool>,
     /// Questions without an answer yet.
     unanswered: Vec<Ask>,
+    /// lease-join knows that it need not tell us of renewals.
+    reads: bool,
 }
 
 impl Session {
@@ -77,6 +81,7 @@ impl Session {
             phases: vec![Phase::Idle; count],
             late: vec![false; count],
             unanswered: Vec::new(),
+            reads: false,
         })
     }
 
@@ -122,8 +127,24 @@ impl Session {
     }
 
     /// Says that the command starts. `false`: it must not, for lease-join may not hear of that.
-    pub fn start(&self, around: &mut impl HolderSurroundings) -> bool {
-        self.link == Link::Up && self.say(around, &Ask::Start)
+    pub fn start(&mut self, around: &mut impl HolderSurroundings) -> bool {
+        self.reads = false;
+        self.link == Link::Up && self.say(around, &Ask::Start { reads: false })
+    }
+
+    /// Says whether we read of renewals by ourselves while the command runs, if that is news.
+    pub fn reads(&mut self, around: &mut impl HolderSurroundings, reads: bool) {
+        let news = self.link == Link::Up && self.reads != reads;
+        if news && self.say(around, &Ask::Start { reads }) {
+            self.reads = reads;
+        }
+    }
+
+    /// When the next renewal is to be read of.
+    pub fn next_renewal(&self) -> Moment {
+        let timing = self.tenure.timing();
+        let period = timing.renewal_period();
+        self.tenure.renewed().after(period + period / LATER)
     }
 
     /// Has these hosts called until then.
@@ -241,7 +262,7 @@ impl Session {
             phases: self.phases.clone(),
             late: self.late.clone(),
         };
-        self.link = Link::Resuming;
+        (self.link, self.reads) = (Link::Resuming, false);
         if !around.ask(self.number, &ask) {
             self.ended(around);
         }

@@ -49,7 +49,7 @@ pub(super) fn course(stage: &Stage, registered: bool, ask: &Ask) -> Course {
         (
             Ask::Acquired { .. }
             | Ask::Call { .. }
-            | Ask::Start
+            | Ask::Start { .. }
             | Ask::Gone
             | Ask::Release { .. }
             | Ask::Released { .. },
@@ -115,7 +115,7 @@ mod tests {
             (Ask::Acquire { index }, never(), [Judge, stop(), lost()]),
             (guard, never(), [Judge, stop(), lost()]),
             (acquired, never(), always(Judge)),
-            (Ask::Start, never(), always(Judge)),
+            (Ask::Start { reads: true }, never(), always(Judge)),
             (Ask::Gone, never(), always(Judge)),
             (Ask::Release { index }, never(), always(Judge)),
             (Ask::Released { index, left }, never(), always(Judge)),

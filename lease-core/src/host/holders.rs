@@ -74,9 +74,14 @@ impl<S: HostSurroundings> Server<'_, S> {
                 self.call(&hosts, until);
                 Ok(Vec::new())
             }
-            Ask::Start => {
+            Ask::Start { reads } => {
                 known.at_gate = false;
-                Ok(Vec::new())
+                // What it could not read of is told at once.
+                let missed = std::mem::replace(&mut known.reads, reads) && !reads;
+                let renewed = self.tenure().renewed();
+                Ok(Vec::from_iter(
+                    missed.then_some((id, Tell::Renewed { renewed })),
+                ))
             }
             Ask::Gone => {
                 known.victim.nothing_runs();

@@ -25,6 +25,8 @@ pub(super) struct Peer<P> {
     pub(super) victim: Victim<P>,
     /// What it is to start stands behind its gate, for all that was said here.
     pub(super) at_gate: bool,
+    /// It reads of renewals by itself.
+    pub(super) reads: bool,
 }
 
 impl<P> Peer<P> {
@@ -59,6 +61,7 @@ impl<P> Peers<P> {
             holder: None,
             victim: Victim::unknown(),
             at_gate: false,
+            reads: false,
         };
         self.peers.insert(peer, stranger);
     }
@@ -100,6 +103,13 @@ impl<P> Peers<P> {
     /// The connections of all holders.
     pub(super) fn holders(&self) -> Vec<PeerId> {
         self.holders.values().copied().collect()
+    }
+
+    /// The connections of those that have to be told of renewals.
+    pub(super) fn listeners(&self) -> Vec<PeerId> {
+        let peers = self.peers.iter();
+        let listens = peers.filter(|(_, peer)| peer.holder.is_some() && !peer.reads);
+        listens.map(|(id, _)| *id).collect()
     }
 
     /// Every holder's process, and what it has started.

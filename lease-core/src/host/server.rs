@@ -349,7 +349,10 @@ impl<S: HostSurroundings> Server<'_, S> {
         }
         self.tenure().note_renewal(renewed);
         self.hosts = hosts;
-        self.tell_all(&Tell::Renewed { renewed });
+        // The others read of it: to wake hundreds of them takes longer than the renewal.
+        for peer in self.peers.listeners() {
+            self.s.tell(peer, &Tell::Renewed { renewed });
+        }
     }
 
     fn not_renewed(&mut self, why: &str) {

@@ -115,7 +115,12 @@ pub enum Ask {
         containment: Containment,
     },
     /// The gate is about to open: from now on the command runs. Until this was heard, it did not.
-    Start,
+    /// Later on, only whether it `reads`.
+    Start {
+        /// It need not be told of renewals: it reads of them in lease-join's file.
+        #[serde(default)]
+        reads: bool,
+    },
     /// The command and all that it started are gone; what was held is lost, or released as far as
     /// it could be.
     Gone,
