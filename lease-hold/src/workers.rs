@@ -16,7 +16,7 @@ use lease_core::spec::ResourceSpec;
 use lease_core::tool::{Failure, Status, say};
 use std::collections::VecDeque;
 use std::io;
-use std::sync::mpsc::{Receiver, channel, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,8 @@ fn open(crew: &Crew, spec: &ResourceSpec) -> Result<Opened, Failure> {
     if disks == 1 {
         return Opened::open(&storage, spec, warn);
     }
-    let (tell, told) = channel();
+    // With room for what comes late, and no more.
+    let (tell, told) = sync_channel(disks);
     for index in 0..disks {
         let (storage, spec, tell) = (storage.clone(), spec.clone(), tell.clone());
         // Nobody may be waiting any more.
@@ -77,7 +78,8 @@ fn open(crew: &Crew, spec: &ResourceSpec) -> Result<Opened, Failure> {
     }
     drop(tell);
     let looks = first_looks(&told, disks);
-    Opened::of(spec, (looks, Some(told)), warn)
+    let late = (looks.len() < disks).then_some(told);
+    Opened::of(spec, (looks, late), warn)
 }
 
 /// What is told until it is known how to go on, and for as long again.
