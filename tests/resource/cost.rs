@@ -173,9 +173,12 @@ fn instructions(hosts: u64) -> u64 {
         .arg(std::env::current_exe().unwrap())
         .args(test)
         .env(HOSTS, hosts.to_string())
-        .output()
-        .expect("valgrind must be installed for this test (apt-get install valgrind)");
-    let said = String::from_utf8_lossy(&ran.stderr);
+        .output();
+    assert!(
+        ran.is_ok(),
+        "valgrind must be installed for this test (apt-get install valgrind)"
+    );
+    let said = String::from_utf8(ran.unwrap().stderr).unwrap();
     let counted = said.split("Collected :").nth(1);
     let counted = counted.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     counted.unwrap_or_else(|| panic!("{said}"))
