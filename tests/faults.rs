@@ -374,6 +374,36 @@ fn what_was_killed_in_the_middle_of_its_io_is_released_only_when_no_write_can_la
     );
 }
 
+#[test]
+fn who_waited_goes_on_with_the_new_one_though_it_had_the_old_one_meanwhile() {
+    let site = Site::slow(1, 100);
+    let place = |name: &str| site.storage.path().join(name);
+    std::fs::copy(site.storage.file(), place("new")).unwrap();
+    std::os::unix::fs::symlink(site.path.disk(), place("link")).unwrap();
+    std::os::unix::fs::symlink(place("new"), place("other")).unwrap();
+    let (b, _join_b) = Host::joined(&site.storage, 2);
+    let holds = b.holding(&[&site.storage.resource(1)]);
+    let resource = format!(
+        "LS:R1:{}:{}",
+        place("link").display(),
+        site.storage.offset(1)
+    );
+    let waits = site
+        .host
+        .start_hold(&["-w", "100", &resource], &["echo", "mine"]);
+    waits.wait_for_stderr("held");
+    holds.signal(Signal::SIGTERM);
+    wait_until("its ballot", SOON, || {
+        (site.storage.ballot(1, 1) != Default::default()).then_some(())
+    });
+    std::fs::rename(place("other"), place("link")).unwrap();
+    let ran = waits.finish();
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "mine\n"), "{ran:?}");
+    let said = "another file now; going on with what is there now";
+    assert_eq!(ran.stderr.matches(said).count(), 1, "{ran:?}");
+    assert_eq!(site.storage.owner(1), (None, 2));
+}
+
 // ---- what cannot die while the kernel waits for storage
 
 #[test]

@@ -9,7 +9,7 @@ use super::job::{Answer, HeldLease, Job};
 use super::report::{self, Block};
 use super::surroundings::{Event, HolderSurroundings};
 use super::trouble::{self, Trouble};
-use super::{asking, release, signal};
+use super::{asking, guard, release, signal};
 use crate::clock::Moment;
 use crate::failure::{Failure, Status};
 use crate::id::{Generation, Lver};
@@ -88,7 +88,10 @@ pub fn acquire_all<A: HolderSurroundings>(
         let (index, block) = match round(hub, first, give_up)? {
             Ok(held) => {
                 trouble.end(hub.around.machine());
-                return Ok(held);
+                return match first {
+                    true => Ok(held),
+                    false => still_there(hub, held),
+                };
             }
             Err(blocked) => blocked,
         };
@@ -136,6 +139,20 @@ pub fn acquire_all<A: HolderSurroundings>(
         }
         wait(hub, index, block, give_up)?;
     }
+}
+
+/// Whoever has waited may have had what others did not find any more by then.
+fn still_there<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    held: Vec<HeldLease>,
+) -> Result<Vec<HeldLease>, End> {
+    let Some(why) = guard::find_replaced(hub, &held) else {
+        return Ok(held);
+    };
+    if let Some(failure) = release::give_back(hub, held, None).lease {
+        hub.around.machine().say(&failure.to_string());
+    }
+    Err(End::Replaced(why))
 }
 
 /// How long the storage may fail without --wait.

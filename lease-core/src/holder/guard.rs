@@ -147,23 +147,32 @@ fn look_once_more<A: HolderSurroundings>(
     hub: &mut Hub<A>,
     held: &[HeldLease],
 ) -> Result<(), Ended> {
+    match find_replaced(hub, held) {
+        Some(why) => Err(Ended::NotRun(too_late(hub, &why))),
+        None if hub.ending.is_some() => Err(not_started(hub)),
+        None => Ok(()),
+    }
+}
+
+/// Why one of these leases stands where others do not look any more. `None` as well if something
+/// ends all.
+pub(super) fn find_replaced<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    held: &[HeldLease],
+) -> Option<String> {
     held.iter()
         .for_each(|lease| hub.give(lease.index, Job::Look));
+    let mut found = None;
     for _ in held {
-        let looked = hub.wait_for(None, true, |_, event| match event {
+        let (index, result) = hub.wait_for(None, true, |_, event| match event {
             Event::Done(index, Answer::Checked(result)) => Ok((index, result)),
             other => Err(other),
-        });
-        match looked {
-            Some((index, Ok(Some(why)))) => {
-                let why = format!("{} {why}", hub.name(index));
-                return Err(Ended::NotRun(too_late(hub, &why)));
-            }
-            Some(_) => {}
-            None => return Err(not_started(hub)),
+        })?;
+        if let Ok(Some(why)) = result {
+            found.get_or_insert(format!("{} {why}", hub.name(index)));
         }
     }
-    Ok(())
+    found
 }
 
 /// The lease was lost while the command stood at its gate.
