@@ -7,5 +7,9 @@
 mod hostile;
 #[path = "socket/lockspaces.rs"]
 mod lockspaces;
+#[path = "socket/python.rs"]
+mod python;
 #[path = "socket/same.rs"]
 mod same;
+#[path = "socket/signals.rs"]
+mod signals;

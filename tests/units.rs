@@ -17,6 +17,7 @@ use systemd::Systemd;
 
 const JOIN: &str = "lease-join@.service";
 const GUARDED: &str = "guarded-example.service";
+const SANLOCK: &str = "lease-sanlock.service";
 
 fn unit(name: &str) -> String {
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lease-join/systemd");
@@ -49,7 +50,7 @@ fn systemd_finds_nothing_wrong_with_them() {
     };
     let ran = Command::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no"])
-        .args([written(JOIN), written(GUARDED)])
+        .args([written(JOIN), written(GUARDED), written(SANLOCK)])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);
@@ -74,7 +75,9 @@ fn a_lease_join_that_is_stuck_is_replaced_before_its_lease_is_lost() {
 
 #[test]
 fn nothing_that_is_guarded_ends_with_lease_join() {
-    assert_eq!(setting(&unit(JOIN), "KillMode").unwrap(), "process");
+    for name in [JOIN, SANLOCK] {
+        assert_eq!(setting(&unit(name), "KillMode").unwrap(), "process");
+    }
     let guarded = unit(GUARDED);
     assert_eq!(setting(&guarded, "Delegate").unwrap(), "yes");
     // Nor is a lease-join that was stopped started again by what is guarded.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use support::files::Ran;
-use support::process::{SOON, together, wait_until};
+use support::process::{SOON, wait_until};
 use support::served::{Served, Server};
 
 /// Two hosts that do the same.
@@ -154,11 +154,7 @@ const AFTER: [&str; 4] = [
 fn sanlock_client_prints_what_it_prints_where_the_daemon_serves_it() {
     let pair = Pair::new();
     pair.same(&BEFORE);
-    together(
-        &REFUSED,
-        |line| (*line).to_owned(),
-        |line| pair.same(&[line]),
-    );
+    pair.same(&REFUSED);
     pair.same(&JOINED);
     // The daemon has to look at its hosts twice first.
     wait_until("both have seen their hosts", SOON, || {

@@ -58,6 +58,12 @@ impl Served {
         self.wait();
     }
 
+    /// Starts another kind in its place; the former one has ended.
+    pub fn replace_by(&mut self, server: Server) {
+        self.server = server;
+        self.start_again();
+    }
+
     fn wait(&self) {
         wait_until("the socket is served", SOON, || {
             (self.client(&["status"]).code == 0).then_some(())

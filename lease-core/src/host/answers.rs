@@ -14,6 +14,8 @@ pub(super) enum Course {
     SetEvent,
     /// It is told of events from now on.
     Listen,
+    /// Other hosts are called on its behalf.
+    Call,
     /// It becomes a holder.
     Register,
     /// It goes on as the holder that it was.
@@ -34,6 +36,7 @@ pub(super) fn course(stage: &Stage, registered: bool, ask: &Ask) -> Course {
         (Ask::Describe, _) => Course::Describe,
         (Ask::SetEvent(_), _) => Course::SetEvent,
         (Ask::Listen, false) => Course::Listen,
+        (Ask::Call { .. }, _) => Course::Call,
         (Ask::Register { .. }, false) => match stage.farewell() {
             None => Course::Register,
             Some(farewell) => Course::Refuse(farewell),
@@ -48,7 +51,6 @@ pub(super) fn course(stage: &Stage, registered: bool, ask: &Ask) -> Course {
         },
         (
             Ask::Acquired { .. }
-            | Ask::Call { .. }
             | Ask::Start { .. }
             | Ask::Gone
             | Ask::Release { .. }
@@ -152,11 +154,7 @@ mod tests {
         let table = [
             (Ask::SetEvent(event), Course::SetEvent, Course::SetEvent),
             (Ask::Listen, Course::Listen, Course::OutOfOrder),
-            (
-                Ask::Call { hosts, until },
-                Course::OutOfOrder,
-                Course::Judge,
-            ),
+            (Ask::Call { hosts, until }, Course::Call, Course::Call),
         ];
         for (ask, of_stranger, of_holder) in table {
             for stage in [Stage::Serving, Stage::Leaving] {

@@ -26,6 +26,12 @@ impl<S: HostSurroundings> Server<'_, S> {
                 let result = self.set_event(wanted);
                 return self.s.tell(peer, &Tell::EventSet(result));
             }
+            Course::Call => {
+                if let Ask::Call { hosts, until } = ask {
+                    self.call(&hosts, until);
+                }
+                return;
+            }
             Course::Listen => {
                 self.peers.stays(peer);
                 return self.signals.listen(peer);
@@ -70,10 +76,6 @@ impl<S: HostSurroundings> Server<'_, S> {
                 let tell = self.guard((peer, id), containment, beside)?;
                 Ok(vec![(id, tell)])
             }
-            Ask::Call { hosts, until } => {
-                self.call(&hosts, until);
-                Ok(Vec::new())
-            }
             Ask::Start { reads } => {
                 known.at_gate = false;
                 // What it could not read of is told at once.
@@ -102,6 +104,7 @@ impl<S: HostSurroundings> Server<'_, S> {
             Ask::Describe
             | Ask::SetEvent(_)
             | Ask::Listen
+            | Ask::Call { .. }
             | Ask::Register { .. }
             | Ask::Resume { .. } => Err(OutOfOrder),
         }

@@ -93,7 +93,7 @@ pub enum Ask {
         /// Which resource.
         index: usize,
     },
-    /// These hosts have what was asked for in its request record: call them.
+    /// These hosts have what was asked for in its request record: call them. By anybody.
     Call {
         /// Who.
         hosts: Vec<HostId>,

@@ -25,6 +25,8 @@ pub mod number {
     pub const NUM_HOSTS: i32 = -228;
     /// The checksum is wrong.
     pub const CHECKSUM: i32 = -229;
+    /// The lockspace has no such host id.
+    pub const NO_HOST_ID: i32 = -231;
     /// The storage did not answer in time.
     pub const IO_TIMEOUT: i32 = -202;
     /// The lease has another version than the one asked for.

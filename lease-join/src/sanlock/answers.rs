@@ -57,7 +57,7 @@ impl Told {
         if asked.host_id != 0 {
             hosts.retain(|seen| seen.host.host_id == asked.host_id);
             if hosts.is_empty() {
-                hosts.push(Seen::never(asked.host_id, &known));
+                hosts.push(Seen::never(asked.host_id));
             }
         }
         let count = i32::try_from(hosts.len()).unwrap_or(i32::MAX);
@@ -282,12 +282,12 @@ struct Seen {
 
 impl Seen {
     /// An id that nobody ever had.
-    fn never(host_id: u64, known: &Known) -> Self {
+    fn never(host_id: u64) -> Self {
         let host = Host {
             host_id,
             generation: 0,
             timestamp: 0,
-            io_timeout: u32::from(known.says.io_timeout),
+            io_timeout: 0,
             state: host_state::FREE,
         };
         Self {

@@ -35,6 +35,7 @@ pub(super) fn take_in(told: &Arc<Told>, stream: UnixStream) {
             registered: false,
             closed_to_commands: false,
             ends_all: false,
+            listens: None,
             stream: Arc::new(stream),
         };
         serve(&served, connection);
@@ -58,6 +59,7 @@ fn serve(told: &Arc<Told>, mut connection: Connection) {
             Some(reply) => (send(&stream, &reply.encode(&message.header)), reply.then),
             None => (true, Then::GoOn),
         };
+        told.listen(&mut connection);
         if connection.ends_all {
             told.finish();
         }

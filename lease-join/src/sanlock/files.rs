@@ -3,9 +3,11 @@
 //!
 //! A file is replaced as a whole. It has to survive this process, not this boot.
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -35,14 +37,50 @@ impl Files {
         Ok(Self { directory })
     }
 
+    /// Locks the directory for this process alone; `None`: another one has it. Those who guard
+    /// processes look whether anybody has.
+    pub(super) fn lock(&self) -> io::Result<Option<File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let options = options.mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+        let file = options.open(self.lock_path())?;
+        let whole = nix::libc::flock {
+            l_type: nix::libc::F_WRLCK as i16,
+            l_whence: nix::libc::SEEK_SET as i16,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+            Ok(_) => Ok(Some(file)),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// What is locked then.
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.path("served")
+    }
+
     /// Writes a file.
     pub(super) fn write(&self, name: &str, content: &impl Serialize) -> io::Result<()> {
+        self.write_bytes(name, &serde_json::to_vec(content)?)
+    }
+
+    /// Writes a file of these bytes.
+    pub(super) fn write_bytes(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let new = self.directory.join(format!("{name}{NEW}"));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.custom_flags(nix::libc::O_NOFOLLOW).open(&new)?;
-        file.write_all(&serde_json::to_vec(content)?)?;
+        file.write_all(bytes)?;
         std::fs::rename(new, self.directory.join(name))
+    }
+
+    /// The path of a file.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
     /// Removes a file.

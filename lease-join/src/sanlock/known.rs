@@ -1,5 +1,6 @@
 //! What the lease-joins of this host know, whoever has started them.
 
+use lease_core::clock::{BootClock, Moment};
 use lease_core::id::Name;
 use lease_core::registry::asking;
 use lease_core::registry::message::{DescribedClaim, DescribedHolder, Description, Phase};
@@ -13,6 +14,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// What one of them knows.
 #[derive(Debug)]
 pub(super) struct Known {
+    /// It was asked after this moment.
+    pub(super) asked_at: Moment,
     /// Its process id.
     pub(super) pid: i32,
     /// All that it knows.
@@ -23,8 +26,13 @@ impl Known {
     /// That of one lockspace; `None`: none answers.
     pub(super) fn look(run_dir: &Path, name: &Name) -> Option<Self> {
         let place = Place::open(run_dir, name).ok()?;
+        let asked_at = BootClock::boot_time();
         let (says, pid) = asking::describe(&place, ANSWER_WITHIN).ok()?;
-        Some(Self { pid, says })
+        Some(Self {
+            asked_at,
+            pid,
+            says,
+        })
     }
 
     /// All that answer.

@@ -9,10 +9,13 @@
 mod answers;
 mod clients;
 mod connection;
+mod events;
 mod files;
 mod indexed;
 mod known;
+mod leases;
 mod log;
+mod member;
 pub(crate) mod options;
 mod peer;
 mod seat;

@@ -1,5 +1,6 @@
 //! A client's connection as commands see it, and how many there may be.
 
+use lease_core::id::Name;
 use lease_core::sanlock::reply::Reply;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
@@ -47,6 +48,8 @@ pub(super) struct Connection {
     pub(super) closed_to_commands: bool,
     /// With the answer that comes now all ends.
     pub(super) ends_all: bool,
+    /// From the answer that comes now on, events of this lockspace go there.
+    pub(super) listens: Option<Name>,
     /// Its socket.
     pub(super) stream: Arc<UnixStream>,
 }

@@ -27,6 +27,7 @@ pub(super) struct Seat {
     /// What outlives this process.
     pub(super) files: Files,
     _lock: Flock<File>,
+    _served: File,
 }
 
 /// Takes the socket's place, unless somebody serves there.
@@ -57,6 +58,16 @@ pub(super) fn take(options: &Options) -> Result<Seat, Failure> {
         let why = "another lease-join serves there; stop that one first";
         return Err(failed(Status::Busy, why));
     };
+    let shown_dir = show(options.run_dir.as_os_str());
+    let in_run_dir = |error: io::Error| {
+        let why = format!("run directory {shown_dir}: {error}");
+        failed(Status::CannotCreate, &why)
+    };
+    let files = Files::open(&options.run_dir).map_err(in_run_dir)?;
+    let Some(served) = files.lock().map_err(in_run_dir)? else {
+        let why = format!("another lease-join serves them with run directory {shown_dir}");
+        return Err(failed(Status::Busy, &why));
+    };
     match UnixStream::connect(socket) {
         Ok(_) => {
             let why = "the sanlock daemon serves there; stop it first (systemctl stop sanlock)";
@@ -66,17 +77,11 @@ pub(super) fn take(options: &Options) -> Result<Seat, Failure> {
         Err(_) => remove(socket),
     }
     let listener = listen(socket, uid, gid).map_err(|error| system(&error))?;
-    let files = Files::open(&options.run_dir).map_err(|error| {
-        let shown = show(options.run_dir.as_os_str());
-        failed(
-            Status::CannotCreate,
-            &format!("run directory {shown}: {error}"),
-        )
-    })?;
     Ok(Seat {
         listener,
         files,
         _lock: lock,
+        _served: served,
     })
 }
 

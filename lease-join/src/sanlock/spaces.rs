@@ -195,6 +195,13 @@ impl Spaces {
         drop(waited);
     }
 
+    /// Nobody acquires anything there any more.
+    pub(super) fn mark_removing(&self, name: &Name) {
+        if let Some(space) = self.lock().get_mut(name) {
+            space.state = State::Removing;
+        }
+    }
+
     /// Tells its lease-join to leave.
     pub(super) fn remove(&self, name: &Name) {
         let mut spaces = self.lock();

@@ -55,12 +55,11 @@ pub(super) fn check_lockspace(name: &Name, place: &Place, host: HostId) -> Resul
         return Err(number::LOCKSPACE_NAME);
     }
     let fits = host.get() <= record.geometry().max_hosts();
-    fits.then(|| record.geometry())
-        .ok_or(-(Errno::EINVAL as i32))
+    fits.then(|| record.geometry()).ok_or(number::NO_HOST_ID)
 }
 
 /// The record at the start of an area.
-fn first<R>(
+pub(super) fn first<R>(
     device: &Device,
     place: &Place,
     decode: impl Fn(&[u8]) -> Result<R, RecordError>,

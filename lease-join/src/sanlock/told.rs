@@ -1,6 +1,7 @@
 //! What each message is answered, by the command.
 
 use super::clients::Clients;
+use super::events::{self, Events};
 use super::files::Files;
 use super::known::Known;
 use super::options::Options;
@@ -8,8 +9,9 @@ use super::peer::{Connection, Crowd, errno};
 use super::spaces::{Added, Spaces, State};
 use super::{indexed, log, spaces, storage};
 use crate::signals::Wake;
-use lease_core::id::{HostId, Name};
+use lease_core::id::{HostId, MAX_HOST_ID, Name};
 use lease_core::process::ProcessId;
+use lease_core::sanlock::number;
 use lease_core::sanlock::part::Lockspace;
 use lease_core::sanlock::reply::{DAEMON_VERSION, Reply};
 use lease_core::sanlock::request::Request;
@@ -27,6 +29,7 @@ pub(super) struct Told {
     pub(super) options: Arc<Options>,
     pub(super) spaces: Arc<Spaces>,
     pub(super) clients: Clients,
+    events: Arc<Events>,
     pub(super) crowd: Crowd,
     wake: Wake,
     over: AtomicBool,
@@ -39,6 +42,7 @@ impl Told {
         Ok(Self {
             spaces: Arc::new(spaces),
             clients: Clients::new(files),
+            events: Arc::default(),
             options,
             crowd: Crowd::default(),
             wake,
@@ -52,7 +56,7 @@ impl Told {
     }
 
     /// The answer; `None`: none is given.
-    pub(super) fn answer(&self, at: &mut Connection, request: Request) -> Option<Reply> {
+    pub(super) fn answer(self: &Arc<Self>, at: &mut Connection, request: Request) -> Option<Reply> {
         Some(match request {
             Request::Register => {
                 self.clients.register(at);
@@ -87,6 +91,20 @@ impl Told {
             Request::Renewal(name) => self.renewal(name),
             Request::GetLockspaces => self.get_lockspaces(),
             Request::GetHosts(lockspace) => self.get_hosts(&lockspace),
+            Request::RegEvent(name) => self.reg_event(at, name),
+            Request::EndEvent(name) => {
+                if let Some(name) = name {
+                    self.events.end_of(at.pid, &name);
+                }
+                Reply::of(0).last()
+            }
+            Request::SetEvent {
+                lockspace,
+                event,
+                flags,
+            } => Reply::of(lockspace.map_or(-(Errno::ENOENT as i32), |name| {
+                events::set(&self.options.run_dir, &name, &event, flags)
+            })),
             request => return Some(self.answer_on_storage(at, request)),
         })
     }
@@ -122,12 +140,18 @@ impl Told {
                 indexed::delete(&self.options.run_dir, &index, &entry)
             }
             Request::RebuildIndex(index) => indexed::rebuild(&self.options.run_dir, &index),
+            Request::Ask {
+                resource,
+                next,
+                force_mode,
+            } => Reply::of(self.ask_for(&resource, next, force_mode)),
             request => self.clients.answer(at, request),
         }
     }
 
     /// A connection has ended.
     pub(super) fn end_of(&self, at: &Connection) {
+        self.events.end_with(&at.stream);
         let _ = at.stream.shutdown(std::net::Shutdown::Both);
         self.clients.end_of(at);
     }
@@ -152,6 +176,9 @@ impl Told {
             0 => Some(self.options.io_timeout),
             other => u8::try_from(other).ok(),
         };
+        if asked.host_id > u64::from(MAX_HOST_ID) {
+            return Err(number::NO_HOST_ID);
+        }
         let added = named(asked)
             .zip(io_timeout)
             .map(|(added, io_timeout)| Added {
@@ -173,7 +200,7 @@ impl Told {
         })
     }
 
-    fn rem_lockspace(&self, asked: &Lockspace, no_wait: bool, unused: bool) -> Reply {
+    fn rem_lockspace(self: &Arc<Self>, asked: &Lockspace, no_wait: bool, unused: bool) -> Reply {
         let found = named(asked).and_then(|added| Some((self.find(&added.name)?, added)));
         let Some(((there, _), added)) = found else {
             return errno(Errno::ENOENT);
@@ -184,7 +211,13 @@ impl Told {
         if unused && self.is_used(&there) {
             return errno(Errno::EBUSY);
         }
-        self.leave(&there);
+        self.spaces.mark_removing(&there.name);
+        let told = Arc::clone(self);
+        let left = there.clone();
+        let started = std::thread::Builder::new().spawn(move || told.leave(&left));
+        if started.is_err() {
+            return errno(Errno::EAGAIN);
+        }
         if !no_wait {
             self.wait_until_gone(&there.name);
         }
@@ -231,6 +264,27 @@ impl Told {
             Some((there, State::Joined)) if there.is(&added) => Reply::of(0),
             Some((there, _)) if there.is(&added) => errno(Errno::EINPROGRESS),
             _ => errno(Errno::ENOENT),
+        }
+    }
+
+    /// 30: this connection is where events go, once that is answered.
+    fn reg_event(&self, at: &mut Connection, name: Option<Name>) -> Reply {
+        let known = name.filter(|name| Known::look(&self.options.run_dir, name).is_some());
+        match known {
+            Some(name) => {
+                at.listens = Some(name);
+                Reply::of(0)
+            }
+            None => errno(Errno::ENOENT),
+        }
+    }
+
+    /// What was asked for last is answered: events come.
+    pub(super) fn listen(&self, at: &mut Connection) {
+        if let Some(name) = at.listens.take() {
+            let client = Arc::clone(&at.stream);
+            self.events
+                .listen(&self.options.run_dir, (name, at.pid), client);
         }
     }
 
