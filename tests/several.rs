@@ -207,3 +207,49 @@ fn whoever_waits_counts_for_a_new_life_from_its_own_first_look_at_it() {
     assert!(stage.comes_to_hold(third, seconds(30)), "{}", stage.story());
     assert_safe(&stage);
 }
+
+/// Others count by the times that they have read of a life.
+#[test]
+fn a_life_is_not_gone_on_with_under_other_times() {
+    let mut stage = Stage::joined(1);
+    stage.kill_join(0);
+    stage.machine(0).timing.set(Timing::new(1, 9).unwrap());
+    stage.join(0);
+    assert_eq!(stage.heartbeat(1).generation(), Generation(2));
+    assert_safe(&stage);
+}
+
+/// What a former life guards can still be kept: whoever comes with other times is sent away, and
+/// goes on under those that it had.
+#[test]
+fn what_runs_is_kept_from_a_lease_join_with_other_times() {
+    let mut stage = Stage::joined(1);
+    let holder = stage.hold(0, errand(Exclusive, 1000));
+    stage.until_held(holder);
+    stage.kill_join(0);
+    let timing = stage.machine(0).timing.replace(Timing::new(1, 9).unwrap());
+    let other = stage.start_join(0, 0);
+    stage.pass(seconds(1));
+    assert!(stage.is_over(other), "{}", stage.story());
+    stage.machine(0).timing.set(timing);
+    stage.join(0);
+    stage.goes_on_for(holder, seconds(20));
+    assert_eq!(stage.heartbeat(1).generation(), Generation(1));
+    assert_eq!(runs(&stage), 1, "{}", stage.story());
+}
+
+// ---- an answer and its page
+
+#[test]
+fn a_gate_opens_when_that_is_written_and_not_before() {
+    let mut stage = Stage::joined(1);
+    let holder = stage.hold(0, errand(Exclusive, 1000));
+    stage.until(holder, writes_leader);
+    let scribe = stage.scribe(0);
+    stage.pauses(scribe, true);
+    stage.goes_on_for(holder, seconds(5));
+    assert_eq!(runs(&stage), 0, "{}", stage.story());
+    stage.pauses(scribe, false);
+    stage.goes_on_for(holder, seconds(1));
+    assert_eq!(runs(&stage), 1, "{}", stage.story());
+}

@@ -54,6 +54,8 @@ pub struct Checker {
     joined: BTreeMap<HostOf, u64>,
     /// The generation in each host's sector.
     beats: BTreeMap<HostOf, u64>,
+    /// The t and W of each life.
+    lives: BTreeMap<(HostOf, u64), [u16; 2]>,
     violation: Option<String>,
     /// How often an exclusive lease was had.
     pub exclusive: u64,
@@ -138,6 +140,14 @@ impl Checker {
     pub fn heartbeat_written(&mut self, host: HostOf, sector: &[u8], forgotten: bool) {
         let generation = word(sector, LEADER[1]);
         let before = self.beats.insert(host, generation).unwrap_or(0);
+        let times = TIMES.map(|at| u16::from_le_bytes([sector[at], sector[at + 1]]));
+        let known = *self.lives.entry((host, generation)).or_insert(times);
+        if known != times && word(sector, LEADER[3]) != 0 && !forgotten {
+            // Others count by what they have read.
+            self.accuse(format!(
+                "t and W of host {host:?} generation {generation} are {times:?}, and were {known:?}"
+            ));
+        }
         if generation >= before {
             return;
         }
@@ -185,6 +195,8 @@ impl Checker {
 
 /// Where a leader record has its owner's host id and generation, its lver, and its timestamp.
 const LEADER: [usize; 4] = [32, 40, 48, 152];
+/// Where a heartbeat has its host's t and W.
+const TIMES: [usize; 2] = [174, 206];
 /// Where a ballot record has the value's host id and generation, and the lver. A value that is not
 /// accepted is not written.
 const BALLOT: [usize; 3] = [16, 24, 40];

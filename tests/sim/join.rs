@@ -64,8 +64,8 @@ fn config(machine: &Machine) -> Config {
         path,
         host: Some(machine.setup.host),
         name: machine.setup.name,
-        io_timeout: Some(machine.setup.timing.io_timeout()),
-        watchdog_timeout: machine.setup.timing.watchdog(),
+        io_timeout: Some(machine.timing.get().io_timeout()),
+        watchdog_timeout: machine.timing.get().watchdog(),
     }
 }
 

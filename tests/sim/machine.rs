@@ -2,6 +2,7 @@
 //! what was started and how it is contained, what was written to /run, the watchdog device.
 
 use super::Shared;
+use super::checker::times;
 use super::clock::{Face, Instant};
 use super::mail::{Group, Letter, Wish};
 use super::port::Handle;
@@ -15,6 +16,7 @@ use lease_core::host::watchdog::Device;
 use lease_core::id::{Generation, HostId, Name};
 use lease_core::liveness::Sightings;
 use lease_core::process::ProcessId;
+use lease_core::record::heartbeat::Heartbeat;
 use lease_core::registry::message::{HolderId, Phase};
 use lease_core::timing::Timing;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -122,14 +124,16 @@ pub struct Machine {
     more: Vec<Rc<Self>>,
     /// How it is set up.
     pub setup: Setup,
+    /// With which t and W its lease-join is started.
+    pub timing: Cell<Timing>,
     /// The life that its lease-join has now.
     pub member: RefCell<Option<Rc<Membership>>>,
     /// The run directory.
     pub run: RefCell<RunDir>,
     /// The host id that it remembers over reboots.
     pub memory: RefCell<Option<Memory>>,
-    /// When the last renewal that has landed was issued, by life; true time.
-    pub landed: RefCell<BTreeMap<Generation, Instant>>,
+    /// When the last renewal that has landed was issued, by life, true time; and its times.
+    pub landed: RefCell<BTreeMap<Generation, (Instant, Timing)>>,
     /// The last renewal that lease-join has heard of: of which life, when it was issued, and since
     /// when it is known; true times.
     pub renewal_known: Cell<(Generation, Instant, Instant)>,
@@ -202,9 +206,10 @@ impl Machine {
             files: Cell::new(0),
             first: OnceCell::new(),
         });
-        let in_one = |setup, more| Self {
+        let in_one = |setup: Setup, more| Self {
             kernel: Rc::clone(&kernel),
             more,
+            timing: Cell::new(setup.timing),
             setup,
             member: RefCell::default(),
             run: RefCell::default(),
@@ -504,18 +509,17 @@ impl Machine {
     /// When all that one life guards must be dead, true time: 8t+W after the last renewal that has
     /// landed was issued.
     pub fn dead_by(&self, generation: Generation) -> Instant {
-        let landed = self.landed.borrow();
-        let issued = landed.get(&generation).copied().unwrap_or(0);
-        let dead = self.setup.dead_after();
+        let landed = self.landed.borrow().get(&generation).copied();
+        let (issued, timing) = landed.unwrap_or((0, self.setup.timing));
+        let dead = times::dead_after(timing.io_timeout().into(), timing.watchdog().into());
         self.face.when(self.face.at(issued).after(dead))
     }
 
     /// lease-join hears that a renewal is done: the last one that has landed.
     pub fn note_known(&self, generation: Generation) {
-        let issued = self.landed.borrow().get(&generation).copied();
         let now = self.shared.now.get();
-        self.renewal_known
-            .set((generation, issued.unwrap_or(0), now));
+        let known = (generation, self.landed_at(generation), now);
+        self.renewal_known.set(known);
     }
 
     /// Whether the lease of one life is kept by a renewal that all have heard of. Not in the last
@@ -530,16 +534,22 @@ impl Machine {
 
     /// Whether the lease of one life is lost by time, whatever anybody knows.
     pub fn is_over(&self, of: Generation) -> bool {
-        let issued = self.landed.borrow().get(&of).copied().unwrap_or(0);
+        let issued = self.landed_at(of);
         let lost = self.setup.lost_after() + LAST_MOMENTS;
         self.face.now() > self.face.at(issued).after(lost)
     }
 
+    fn landed_at(&self, of: Generation) -> Instant {
+        let landed = self.landed.borrow();
+        landed.get(&of).map_or(0, |(issued, _)| *issued)
+    }
+
     /// A heartbeat has landed that was issued at `issued`.
-    pub fn note_landed(&self, generation: Generation, issued: Instant) {
+    pub fn note_landed(&self, beat: &Heartbeat, issued: Instant) {
+        let timing = Timing::of_host(beat, self.setup.timing);
         let mut landed = self.landed.borrow_mut();
-        let last = landed.entry(generation).or_default();
-        *last = issued.max(*last);
+        let last = landed.entry(beat.generation()).or_insert((0, timing));
+        last.0 = issued.max(last.0);
     }
 
     // ---- sanlock

@@ -16,6 +16,8 @@ pub struct Setup {
     pub host: HostId,
     /// t and W there.
     pub timing: Timing,
+    /// A shorter W, with which lease-join is started now and then.
+    pub shorter: Option<Timing>,
     /// Its host ids, t and W in further lockspaces.
     pub more: Vec<(HostId, Timing)>,
     /// The same name at each boot, rather than a random one.
@@ -61,7 +63,13 @@ impl Setup {
         times::lost_after(self.timing.io_timeout().into())
     }
 
-    /// By lease.7.
+    /// Nothing that was issued lands later (assumption c of lease.7, by the shortest W).
+    pub fn lands_within(&self) -> Duration {
+        let timing = self.shorter.unwrap_or(self.timing);
+        times::dead_after(timing.io_timeout().into(), timing.watchdog().into())
+    }
+
+    /// By lease.7, by the longest W.
     pub fn dead_after(&self) -> Duration {
         let (t, w) = (self.timing.io_timeout(), self.timing.watchdog());
         times::dead_after(t.into(), w.into())

@@ -84,6 +84,7 @@ pub fn setup(host: u64) -> Setup {
         lockspace: 0,
         host: HostId::new(host).unwrap(),
         timing: Timing::new(1, 2).unwrap(),
+        shorter: None,
         more: Vec::new(),
         name: None,
         cage: Cage::Group,
@@ -521,7 +522,7 @@ impl Stage {
         let of_disk = |host: &Rc<Machine>| host.setup.heartbeats() == handle.disk;
         let host = self.machines[machine].in_all().find(of_disk);
         if let (Some(host), Ok(beat)) = (host, Heartbeat::decode(bytes)) {
-            host.note_landed(beat.generation(), self.now());
+            host.note_landed(&beat, self.now());
         }
         let resource = (offset >> 20) as usize;
         if resource > 0 && offset.is_multiple_of(area_offset(1)) {
@@ -692,15 +693,23 @@ impl Stage {
         self.daemon_of(machine, 0)
     }
 
-    /// The thread of a lockspace's lease-join that renews: the first that it has started. A sanlock
-    /// daemon has one thread here.
+    /// The thread of a lockspace's lease-join that renews. A sanlock daemon has one thread here.
     pub fn daemon_of(&self, machine: usize, lockspace: usize) -> Actor {
-        let group = Some(Group::Join(lockspace));
-        let of = |cast: &Cast| (cast.machine, cast.group) == (machine, group);
+        let before = usize::from(!self.machines[machine].setup.sanlock);
+        self.thread(machine, Group::Join(lockspace), before)
+    }
+
+    /// The thread of the first lockspace's lease-join that writes the holders' file.
+    pub fn scribe(&self, machine: usize) -> Actor {
+        self.thread(machine, Group::Join(0), 2)
+    }
+
+    /// A thread of a process, by the order in which they were started.
+    fn thread(&self, machine: usize, group: Group, number: usize) -> Actor {
+        let of = |cast: &Cast| (cast.machine, cast.group) == (machine, Some(group));
         let living = |(_, cast): &(usize, &Cast)| of(cast) && !cast.process.is_over();
         let mut threads = self.cast.iter().enumerate().filter(living);
-        let before = usize::from(!self.machines[machine].setup.sanlock);
-        Actor(threads.nth(before).unwrap().0)
+        Actor(threads.nth(number).unwrap().0)
     }
 
     /// A frozen machine goes on as if no time had passed: what it guarded was not ended either.

@@ -251,12 +251,18 @@ impl World {
         let further = |_| several.u16(if kind == Kind::Watchdog { 3 } else { 2 }..=8);
         let watchdogs: Vec<u16> = (1..lockspaces).map(further).collect();
         let least = watchdogs.iter().copied().min().unwrap_or(watchdog);
-        let watchdog_least = u64::from(watchdog.min(least)) * SECOND;
+        let shorter = if kind == Kind::Watchdog { 3 } else { 2 };
+        let changes = !usual && !tight && !storm && !twins && several.u8(..4) == 0;
+        let shorter = changes.then_some(shorter);
+        let least = shorter.unwrap_or(watchdog.min(least));
+        let watchdog_least = u64::from(least) * SECOND;
+        let shorter = shorter.and_then(|watchdog| Timing::new(1, watchdog));
         let setup = Setup {
             sanlock: false,
             lockspace: 0,
             host: HostId::new(1).unwrap(),
             timing,
+            shorter,
             more: Vec::new(),
             name: namesakes.then(|| Name::new_host(b"host").unwrap()),
             cage: Cage::Group,
@@ -585,6 +591,10 @@ impl World {
 
     fn start_join(&mut self, machine: usize, lockspace: usize) {
         let host = self.machines[machine].in_lockspace(lockspace);
+        if let Some(shorter) = host.setup.shorter {
+            let timings = [host.setup.timing, shorter];
+            host.timing.set(timings[self.several.usize(..2)]);
+        }
         let face = Rc::new(host.face.another());
         let known = Rc::clone(&face);
         self.join_faces.insert((machine, lockspace), known);

@@ -104,7 +104,7 @@ impl World {
                 }
             }
             Op::Page => {
-                let delay = self.below(MILLI);
+                let delay = self.below(MILLI) + self.stall();
                 self.after(delay, Event::Answer(id, asked, None));
             }
             &Op::BackOff { most } => {
@@ -358,7 +358,7 @@ impl World {
             ..
         } = *self.io(io);
         let host = self.owner_of(machine, handle, offset);
-        let bound = host.setup.dead_after().as_nanos() as u64;
+        let bound = host.setup.lands_within().as_nanos() as u64;
         match self.kind {
             Kind::Broken(Broken::LateWrites) => 4 * bound,
             _ => bound,
@@ -501,7 +501,7 @@ impl World {
     fn note_heartbeat(&self, write: &Write, sector: &[u8]) {
         let machine = self.owner_of(write.machine, write.handle, write.offset);
         if let Ok(beat) = Heartbeat::decode(sector) {
-            machine.note_landed(beat.generation(), write.issued);
+            machine.note_landed(&beat, write.issued);
         }
         let host = machine.setup.host.get();
         let mut checker = self.shared.checker.borrow_mut();
