@@ -607,7 +607,12 @@ fn with_lockspace(
     machine: usize,
     play: impl FnOnce(&Port<'_>, &dyn Disk) + 'static,
 ) -> Actor {
-    let body = move |port: &Port<'_>| play(port, &port.file(Handle { file: 1, disk: 0 }));
+    let handle = Handle {
+        file: 1,
+        disk: 0,
+        limit: seconds(1),
+    };
+    let body = move |port: &Port<'_>| play(port, &port.file(handle));
     stage.start(machine, Box::new(body))
 }
 

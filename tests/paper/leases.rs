@@ -38,7 +38,11 @@ fn contends_as(stage: &mut Stage, machine: usize, claim: Claim, renewals: usize)
     let said = Said::default();
     let heard = Rc::clone(&said);
     let body = move |port: &Port<'_>| {
-        let file = port.file(Handle { file: 1, disk: 0 });
+        let file = port.file(Handle {
+            file: 1,
+            disk: 0,
+            limit: Duration::from_secs(1),
+        });
         let say = |what: &str| heard.borrow_mut().push(what.into());
         let mut lease = match delta::join(&LOCKSPACE, &file, port, &claim, &mut |_| {}) {
             Ok(lease) => lease,

@@ -41,7 +41,6 @@ pub struct Around<'p> {
 pub struct Open<'p> {
     file: File<'p>,
     machine: Rc<Machine>,
-    handle: Handle,
 }
 
 impl<'p> Around<'p> {
@@ -50,7 +49,6 @@ impl<'p> Around<'p> {
         Open {
             file: self.port.file(handle),
             machine: Rc::clone(&self.machine),
-            handle,
         }
     }
 }
@@ -58,7 +56,7 @@ impl<'p> Around<'p> {
 impl Open<'_> {
     /// What is handed to another thread.
     pub fn hand_over(self) -> Handle {
-        self.handle
+        self.file.handle
     }
 }
 
@@ -79,13 +77,14 @@ impl Clock for Around<'_> {
 impl<'p> Storage for Around<'p> {
     type Volume = Open<'p>;
 
-    fn open(&self, path: &Path, _: Access, _: Duration) -> Result<Open<'p>, OpenError> {
+    fn open(&self, path: &Path, _: Access, limit: Duration) -> Result<Open<'p>, OpenError> {
         let setup = &self.machine.setup;
         let mut disks = 0..setup.disks + setup.more.len();
         let disk = disks.find(|disk| path_of(*disk) == path);
         let disk = disk.filter(|disk| self.machine.unreachable.get() != Some(*disk));
         let disk = disk.ok_or(OpenError::System(Errno::ENOENT))?;
-        Ok(self.take_over(self.machine.new_handle(disk)))
+        let handle = self.machine.new_handle(disk);
+        Ok(self.take_over(Handle { limit, ..handle }))
     }
 }
 
@@ -133,7 +132,7 @@ impl Disk for Open<'_> {
 
 impl Volume for Open<'_> {
     fn identity(&self) -> Identity {
-        identity_of(self.handle.disk)
+        identity_of(self.file.handle.disk)
     }
 
     /// There is room for whatever is asked for.
@@ -154,8 +153,9 @@ impl Volume for Open<'_> {
         Presence::Same
     }
 
-    /// Here each I/O has the same.
-    fn set_limit(&mut self, _: Duration) {}
+    fn set_limit(&mut self, limit: Duration) {
+        self.file.handle.limit = limit;
+    }
 
     fn shed_memory(&self) {}
 

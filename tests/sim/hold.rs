@@ -28,7 +28,7 @@ use lease_core::holder::wishes::Wishes;
 use lease_core::holder::worker::Worker;
 use lease_core::holder::{self, guard::Orders};
 use lease_core::id::{Generation, Lver, Name};
-use lease_core::opened::Opened;
+use lease_core::opened::{Look, Opened};
 use lease_core::quorum::{Quorum, Replica};
 use lease_core::record::request::Force;
 use lease_core::registry::message::{Ask, Asked, HolderId, Phase, Tell, Welcome};
@@ -40,7 +40,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// The holder number of one that goes on when all others come to their end.
@@ -442,7 +442,7 @@ fn run_command(port: &Port<'_>, start: &Start, mailbox: usize) {
 
 fn work(here: &Around<'_>, (index, spec): (usize, &ResourceSpec), (mailbox, main): (usize, usize)) {
     let shared = &here.machine.shared;
-    let opened = Opened::open(here, spec, |why| here.say(&why.to_string()));
+    let (opened, mut late) = open(here, spec);
     let asked = opened.as_ref().map(Opened::asked).map_err(Clone::clone);
     shared.post(main, Letter::Opened(index, Box::new(asked)));
     let Ok(opened) = opened else { return };
@@ -459,6 +459,7 @@ fn work(here: &Around<'_>, (index, spec): (usize, &ResourceSpec), (mailbox, main
                 }
                 Letter::Job(job) => {
                     let Some(worker) = &mut worker else { return };
+                    late();
                     let answer: Answer = worker.work(*job);
                     expect(here, spec, &answer);
                     shared.post(main, Letter::Done(index, Box::new(answer)));
@@ -467,6 +468,30 @@ fn work(here: &Around<'_>, (index, spec): (usize, &ResourceSpec), (mailbox, main
             }
         }
     }
+}
+
+/// Opens the disks of a resource, and those that have not answered yet later: one a call.
+fn open<'p>(
+    here: &Around<'p>,
+    spec: &ResourceSpec,
+) -> (Result<Opened<Open<'p>>, Failure>, impl FnMut() + use<'p>) {
+    let disks = spec.places.len();
+    let mut left: VecDeque<usize> = (0..disks).collect();
+    left.rotate_left(here.machine.shared.number() as usize % disks);
+    let (sender, late) = mpsc::channel();
+    let mut looks = Vec::new();
+    while !(here.machine.setup.some_late && Look::decide(&looks, disks))
+        && let Some(index) = left.pop_front()
+    {
+        looks.push(Look::at(here, spec, index));
+    }
+    let opened = Opened::of(spec, (looks, Some(late)), |why| here.say(&why.to_string()));
+    let (here, spec) = (here.clone(), spec.clone());
+    let next = move || {
+        let look = |index| sender.send(Look::at(&here, &spec, index));
+        left.pop_front().map(look);
+    };
+    (opened, next)
 }
 
 /// Nobody loses what it holds while it lives.

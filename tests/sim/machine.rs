@@ -291,6 +291,7 @@ impl Machine {
         Handle {
             file: self.files.get(),
             disk,
+            limit: self.setup.timing.io_limit(),
         }
     }
 

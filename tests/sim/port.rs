@@ -64,6 +64,8 @@ pub struct Handle {
     pub file: usize,
     /// The disk.
     pub disk: usize,
+    /// How long each I/O may take.
+    pub limit: Duration,
 }
 
 /// How an [`Op`] ended.
@@ -182,7 +184,8 @@ impl Clock for Port<'_> {
 /// One open file of one process.
 pub struct File<'p> {
     port: &'p Port<'p>,
-    handle: Handle,
+    /// What it is.
+    pub handle: Handle,
 }
 
 impl File<'_> {

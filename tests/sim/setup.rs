@@ -30,6 +30,8 @@ pub struct Setup {
     pub storage: Storage,
     /// Disks that each resource lies on.
     pub disks: usize,
+    /// Of the disks of a resource some may answer only when a majority has.
+    pub some_late: bool,
     /// Resources in the lockspace.
     pub resources: usize,
     /// Highest host id that takes part in ballots.

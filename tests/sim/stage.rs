@@ -91,6 +91,7 @@ pub fn setup(host: u64) -> Setup {
         watchdog: false,
         storage: Storage::USUAL,
         disks: 1,
+        some_late: false,
         resources: 1,
         num_hosts: HOSTS,
         shared_percent: 0,

@@ -269,6 +269,7 @@ impl World {
             watchdog: kind == Kind::Watchdog,
             storage,
             disks,
+            some_late: disks > 2 && several.bool(),
             resources,
             num_hosts,
             shared_percent: if tight { 0 } else { shared_percent },

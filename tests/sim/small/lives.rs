@@ -250,11 +250,19 @@ impl Lives {
     }
 }
 
+fn first_file() -> Handle {
+    Handle {
+        file: 0,
+        disk: 0,
+        limit: Duration::from_secs(1),
+    }
+}
+
 /// A part of a host's life: it acquires once, holds, releases. Where somebody else has it, it tries
 /// again once the death of a host is known.
 fn life(port: &Port<'_>, who: Who, part: Part, told: &Told) {
     let Who { host, mode, .. } = who;
-    let disk = port.file(Handle { file: 0, disk: 0 });
+    let disk = port.file(first_file());
     let replica = Replica {
         disk: &disk,
         offset: area_offset(1),

@@ -53,6 +53,15 @@ pub(super) enum Transfer {
     Write(Rc<[u8]>),
 }
 
+impl Io {
+    fn len(&self) -> usize {
+        match &self.what {
+            Transfer::Read(buffer) => buffer.len(),
+            Transfer::Write(bytes) => bytes.len(),
+        }
+    }
+}
+
 impl Running {
     /// Until when a file has an I/O outstanding.
     fn back(&self, of: Handle) -> Instant {
@@ -74,7 +83,6 @@ impl World {
         running.asked = asked;
         let machine = running.machine;
         let running = self.processes.get(id).unwrap();
-        let limit = self.io_limit(machine);
         let Some(op) = running.process.pending.clone() else {
             return;
         };
@@ -112,7 +120,7 @@ impl World {
                 self.after(delay, Event::Answer(id, asked, None));
             }
             &Op::Settle { handle, patience } => {
-                let patience = patience.map_or(limit, |patience| patience.as_nanos() as u64);
+                let patience = patience.unwrap_or(handle.limit).as_nanos() as u64;
                 let (back, limit) = (running.back(handle), now + patience);
                 if back <= limit {
                     let unsure = running.is_unsure(handle, back.max(now));
@@ -321,19 +329,27 @@ impl World {
     }
 
     fn time_out(&mut self, id: ProcessId, io: IoId, cut: bool) {
-        let machine = self.io(io).machine;
-        let limit = self.io_limit(machine);
-        let bound = self.late_bound(io);
-        let lands = !matches!(self.io(io).what, Transfer::Read(_)) && {
+        let Io {
+            machine, handle, ..
+        } = *self.io(io);
+        let (limit, bound) = (handle.limit.as_nanos() as u64, self.late_bound(io));
+        let least = self.io_limit(machine).min(limit);
+        let reads = matches!(self.io(io).what, Transfer::Read(_));
+        let lands = !reads && {
             let share = self.weather.lands;
             self.chance(share)
         };
-        let back = self.now() + limit + self.below(bound.saturating_sub(limit));
+        let back = self.now() + least + self.below(bound.saturating_sub(least));
         let comes_back = lands || cut || self.rng.u8(..4) > 0;
         if lands {
             self.at(back, Event::Land(io));
         }
-        let handle = self.io(io).handle;
+        if comes_back && (lands || reads) && back < self.now() + limit {
+            // Whoever waits for longer has it after all.
+            let len = self.io(io).len();
+            self.at(back, Event::Fill(io, 0..len));
+            return self.comes_back_after(back + 1 - self.now(), id, io, None);
+        }
         let until = if comes_back { back + 1 } else { Instant::MAX };
         if !lands && self.may_land_after_failing(io) {
             self.fails_for_now(id, io, until);
