@@ -2,11 +2,12 @@
 //! of the former life is ended before the next one begins.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::Duration;
 use support::family::{CONTAINMENTS, Family, PROVING, in_each};
 use support::hosts::Host;
-use support::process::{Process, SOON, now, together, wait_until};
+use support::process::{Process, SOON, now, runs, together, wait_until};
 use support::storage::Storage;
 
 /// W: generous, so that a slow machine is not too late for it.
@@ -70,6 +71,39 @@ fn started_again_in_time_nobody_notices() {
             taker.wait_for_stdout("taken");
         },
     );
+}
+
+/// Whoever could end it is killed at once: its lease-hold, and who carries its last deadline.
+#[test]
+fn what_had_come_back_after_a_restart_is_ended_before_another_host_has_its_lease() {
+    in_each(&CONTAINMENTS, |contain| {
+        let storage = Storage::new(1);
+        let resource = storage.resource(1);
+        let a = Host::new(&storage, 1).promising(WATCHDOG);
+        let (b, _join_b) = Host::joined(&storage, 2);
+        let join = a.join();
+        let family = Family::start(&a, contain, &[&resource]);
+        end(&join, Signal::SIGKILL);
+        let join = a.join();
+        family.hold.wait_for_stderr("is back");
+        let taker = b.start_hold(&["-w", "90", &resource], &["echo", "taken"]);
+        taker.wait_for_stderr("trying for");
+        // Stopped, it does not act on the other's end.
+        family.hold.signal(Signal::SIGSTOP);
+        let mut carriers = family.hold.children();
+        carriers.retain(|child| ![family.command, family.daemon].contains(child));
+        assert_eq!(carriers.len(), 1, "{contain}: {carriers:?}");
+        kill(Pid::from_raw(carriers[0]), Signal::SIGKILL).unwrap();
+        family.hold.kill();
+        if contain == "tree" {
+            join.wait_for_stderr("may still run, so its leases stay owned");
+            assert!(taker.stdout().is_empty(), "{}", taker.stderr());
+            assert_eq!(storage.owner(1), (Some(1), 1));
+        } else {
+            taker.wait_for_stdout("taken");
+            assert!(!runs(family.command) && !runs(family.daemon), "{contain}");
+        }
+    });
 }
 
 #[test]
