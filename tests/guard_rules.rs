@@ -476,6 +476,19 @@ fn rule_19_lease_join_kills_what_a_stopped_holder_does_not() {
 }
 
 #[test]
+fn rule_19_lease_join_kills_what_has_not_come_back_to_it() {
+    let (mut stage, first) = one_holds(setup(1), long());
+    stage.enforced = false;
+    stage.stops(0, stage.group(first), true);
+    stage.carriers_stop(0, true);
+    stage.kill_join(0);
+    stage.join(0);
+    let daemon = stage.daemon(0);
+    stage.pauses(daemon, true);
+    assert_dead_in_time(&mut stage);
+}
+
+#[test]
 fn rule_19_a_holder_kills_when_there_is_no_lease_join() {
     let (mut stage, _) = one_holds(setup(1), long());
     stage.enforced = false;

@@ -211,12 +211,15 @@ fn whoever_waits_counts_for_a_new_life_from_its_own_first_look_at_it() {
 /// Others count by the times that they have read of a life.
 #[test]
 fn a_life_is_not_gone_on_with_under_other_times() {
-    let mut stage = Stage::joined(1);
-    stage.kill_join(0);
-    stage.machine(0).timing.set(Timing::new(1, 9).unwrap());
-    stage.join(0);
-    assert_eq!(stage.heartbeat(1).generation(), Generation(2));
-    assert_safe(&stage);
+    for (t, w) in [(1, 9), (2, 2)] {
+        let mut stage = Stage::joined(1);
+        stage.kill_join(0);
+        stage.machine(0).timing.set(Timing::new(t, w).unwrap());
+        stage.join(0);
+        stage.pass(seconds(5));
+        assert_eq!(stage.heartbeat(1).generation(), Generation(2));
+        assert_safe(&stage);
+    }
 }
 
 /// What a former life guards can still be kept: whoever comes with other times is sent away, and

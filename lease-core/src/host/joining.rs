@@ -176,7 +176,7 @@ fn resume<S: HostSurroundings>(
 ) -> Option<(HostLease, Table)> {
     let life = &remains.life;
     let table = remains.table.as_ref().filter(|table| !table.is_lost())?;
-    if !life.is_joined() || (claim.name, claim.timing) != (life.host_name, life.timing) {
+    if !life.is_joined() {
         return None;
     }
     let (lockspace, former) = (&found.lockspace, &life.former);
