@@ -904,33 +904,9 @@ pub fn with_files<T>(
     life: &Membership,
     work: impl FnOnce(&Resource<'_>, &Member<'_>) -> T,
 ) -> T {
-    let Membership {
-        generation,
-        tenure,
-        ballots_from,
-        ..
-    } = life;
-    with_files_of(port, machine, resource, tenure, |resource, member| {
-        let member = Member {
-            generation: *generation,
-            ballots_from: *ballots_from,
-            ..*member
-        };
-        work(resource, &member)
-    })
-}
-
-fn with_files_of<T>(
-    port: &Port<'_>,
-    machine: &Machine,
-    resource: usize,
-    tenure: &Tenure,
-    work: impl FnOnce(&Resource<'_>, &Member<'_>) -> T,
-) -> T {
     let heartbeats = port.file(machine.new_handle(0));
-    let disks: Vec<_> = (0..machine.setup.disks)
-        .map(|disk| port.file(machine.new_handle(disk)))
-        .collect();
+    let disks = (0..machine.setup.disks).map(|disk| port.file(machine.new_handle(disk)));
+    let disks: Vec<_> = disks.collect();
     let replicas = disks.iter().map(|disk| Replica {
         disk,
         offset: area_offset(1 + resource),
@@ -944,12 +920,12 @@ fn with_files_of<T>(
     };
     let member = Member {
         clock: port,
-        tenure,
+        tenure: &life.tenure,
         lockspace: *LOCKSPACE,
         heartbeats: &heartbeats,
         host: machine.setup.host,
-        generation: Generation(0),
-        ballots_from: Moment::default(),
+        generation: life.generation,
+        ballots_from: life.ballots_from,
     };
     work(&resource, &member)
 }

@@ -534,13 +534,9 @@ impl Stage {
 
     /// A process goes on to its end.
     pub fn finish(&mut self, actor: Actor) {
-        for _ in 0..STEPS_MAX {
-            if self.is_over(actor) {
-                return;
-            }
-            self.step(actor);
-        }
-        panic!("it does not come to an end:\n{}", self.story());
+        let ends = !self.comes_to(actor, |_| false, Duration::from_secs(10_000));
+        let over = ends && self.is_over(actor);
+        assert!(over, "it does not come to an end:\n{}", self.story());
     }
 
     /// A process goes on until it stands at an operation like this, which has not happened yet.
@@ -589,15 +585,8 @@ impl Stage {
 
     /// A process goes on until its command runs.
     pub fn until_held(&mut self, actor: Actor) {
-        let before = self.shared.checker.borrow().granted();
-        for _ in 0..STEPS_MAX {
-            if self.shared.checker.borrow().granted() > before {
-                return;
-            }
-            assert!(!self.is_over(actor), "never held:\n{}", self.story());
-            self.step(actor);
-        }
-        panic!("never held:\n{}", self.story());
+        let held = self.comes_to_hold(actor, Duration::from_secs(10_000));
+        assert!(held, "never held:\n{}", self.story());
     }
 
     /// The pending write is issued and hangs; the process is told so.

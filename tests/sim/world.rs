@@ -411,7 +411,8 @@ impl World {
                 self.heal();
             }
         }
-        let names: Vec<_> = self.machines.iter().map(|m| self.title(m)).collect();
+        let title = |m: &Rc<Machine>| format!("m{} (host {})", m.index, m.setup.host);
+        let names: Vec<_> = self.machines.iter().map(title).collect();
         let checker = self.shared.checker.borrow();
         Report {
             violation: checker.violation().map(str::to_owned),
@@ -423,10 +424,6 @@ impl World {
             operations: self.operations,
             story: story::tell(&self.shared.lines(), &names),
         }
-    }
-
-    fn title(&self, machine: &Machine) -> String {
-        format!("m{} (host {})", machine.index, machine.setup.host)
     }
 
     fn now(&self) -> Instant {
