@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of lease-core from the ground up. A module may use those above it only.
-const FLOORS: [&str; 32] = [
+const FLOORS: [&str; 33] = [
     "id",
     "layout",
     "spec",
@@ -34,6 +34,7 @@ const FLOORS: [&str; 32] = [
     "crew",
     "device",
     "process",
+    "cgroup",
     "contain",
     "surroundings",
     "registry",

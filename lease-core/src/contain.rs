@@ -5,12 +5,14 @@
 //! first process ends, the kernel has ended all others. Or nothing but the tree of processes: good
 //! for finding whom to kill while lease-hold lives, never a proof once it is dead.
 
+use crate::cgroup::{
+    Group, Remains, cgroup_below, cgroup_processes, is_below_cgroup2, kill_cgroup, own_cgroup,
+};
 use crate::process::{self, Process, ProcessId};
 use crate::spec::path_text;
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::signal::kill;
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Pid, UnlinkatFlags, access, unlinkat};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -29,6 +31,26 @@ pub enum Containment {
     PidNamespace,
     /// Not at all: only found as descendants.
     Tree,
+    /// In a control group that was there before: that of a process that was adopted.
+    Group(Group),
+    /// Not at all: a process that was adopted, of which itself is seen to be gone and nothing else.
+    Alone,
+}
+
+impl Containment {
+    /// Whether nothing runs in it before lease-hold opens the gate, as far as a peer can know: what
+    /// was adopted ran before, and without a lease.
+    pub fn starts_at_gate(&self) -> bool {
+        match self {
+            Self::Tree | Self::Group(_) | Self::Alone => true,
+            Self::Cgroup(_) | Self::PidNamespace => false,
+        }
+    }
+
+    /// Whether it is that of a process that was adopted.
+    pub fn is_adopted(&self) -> bool {
+        matches!(self, Self::Group(_) | Self::Alone)
+    }
 }
 
 /// A guarded process and how it is contained.
@@ -40,17 +62,6 @@ pub struct Guarded {
     pub containment: Containment,
 }
 
-/// What a round of killing came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remains {
-    /// All of it is proven gone.
-    Nothing,
-    /// Something lives; kill again.
-    Something,
-    /// The process is dead; whether anything that it started lives cannot be known.
-    NotKnown,
-}
-
 impl Guarded {
     /// Whether what the process is in is within reach from here: only then can all of it be killed
     /// from here, and seen to be gone.
@@ -60,18 +71,33 @@ impl Guarded {
                 access(&path.join("cgroup.kill"), AccessFlags::W_OK).is_ok()
                     && cgroup_processes(path).contains(&self.process.pid)
             }
+            Containment::Group(group) => {
+                let file = group.path.join("cgroup.kill");
+                group.is_there()
+                    && access(&file, AccessFlags::W_OK).is_ok()
+                    && cgroup_below(&group.path).contains(&self.process)
+            }
+            Containment::Alone => self.process.open().is_some_and(|it| it.may_be_signalled()),
             Containment::PidNamespace | Containment::Tree => true,
         }
     }
 
     /// Kills all of it and looks what is left. `process` is a descriptor for it, if it lives.
     pub fn kill(&self, process: Option<&Process>) -> Remains {
+        if self.containment.is_adopted() {
+            // While it lives: later they are the children of another.
+            process.into_iter().for_each(Process::kill_family);
+        }
         process.into_iter().for_each(Process::kill);
         let dead = process.is_none_or(Process::is_dead);
         match &self.containment {
             Containment::Cgroup(path) => remove_cgroup(path),
+            Containment::Group(group) => match group.kill() {
+                Remains::Nothing if !dead => Remains::Something,
+                remains => remains,
+            },
             _ if !dead => Remains::Something,
-            Containment::PidNamespace => Remains::Nothing,
+            Containment::PidNamespace | Containment::Alone => Remains::Nothing,
             Containment::Tree => Remains::NotKnown,
         }
     }
@@ -81,7 +107,14 @@ impl Guarded {
 /// `first` is the process that it has started first.
 pub fn guarded_by(holder: i32, first: i32, containment: &Containment) -> Vec<ProcessId> {
     match containment {
-        Containment::Cgroup(path) => in_cgroup(path),
+        Containment::Cgroup(path) => cgroup_below(path),
+        Containment::Group(group) => cgroup_below(&group.path),
+        Containment::Alone => {
+            let first_of_all = ProcessId::of(first).into_iter();
+            first_of_all
+                .chain(process::descendants(first, &[]))
+                .collect()
+        }
         Containment::PidNamespace => process::descendants(first, &[]),
         Containment::Tree => {
             let spared: Vec<ProcessId> = process::descendants(holder, &[])
@@ -91,17 +124,6 @@ pub fn guarded_by(holder: i32, first: i32, containment: &Containment) -> Vec<Pro
             process::descendants(holder, &spared)
         }
     }
-}
-
-fn in_cgroup(path: &Path) -> Vec<ProcessId> {
-    let own = cgroup_processes(path).into_iter().filter_map(ProcessId::of);
-    let mut all: Vec<ProcessId> = own.collect();
-    for below in fs::read_dir(path).into_iter().flatten().flatten() {
-        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
-            all.extend(in_cgroup(&below.path()));
-        }
-    }
-    all
 }
 
 /// What the process of a lease-hold that carries its last deadline is called.
@@ -154,18 +176,6 @@ pub fn enter_cgroup(path: &Path, pid: i32) -> io::Result<()> {
     fs::write(path.join("cgroup.procs"), pid.to_string())
 }
 
-/// Kills what is in a control group.
-pub fn kill_cgroup(path: &Path) {
-    // It may be gone, or empty: whether it is, is found out by removing it.
-    let _ = fs::write(path.join("cgroup.kill"), "1");
-}
-
-/// The processes in a control group.
-pub fn cgroup_processes(path: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
-}
-
 /// Kills what is in a control group and in those below it, and removes it: the kernel removes only
 /// what is empty. One that is not there has been removed, but for one that is not seen from here.
 pub fn remove_cgroup(path: &Path) -> Remains {
@@ -183,58 +193,9 @@ pub fn remove_cgroup(path: &Path) -> Remains {
     }
 }
 
-/// Whether the directories above it, as far as they are there, are of a cgroup2 file system.
-fn is_below_cgroup2(path: &Path) -> bool {
-    let mut above = path.ancestors().skip(1).map(statfs);
-    let first = above.find(|found| !matches!(found, Err(Errno::ENOENT)));
-    matches!(first, Some(Ok(found)) if found.filesystem_type() == CGROUP2_SUPER_MAGIC)
-}
-
-/// The directory of the control group that this process is in.
-fn own_cgroup() -> io::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let groups = fs::read_to_string("/proc/self/cgroup")?;
-    find_own(&mounts, &groups).ok_or_else(|| io::Error::other("no cgroup2 file system is mounted"))
-}
-
-/// From `/proc/self/mountinfo` and `/proc/self/cgroup`: the mount whose root our group lies below.
-fn find_own(mounts: &str, groups: &str) -> Option<PathBuf> {
-    let own = Path::new(groups.lines().find_map(|line| line.strip_prefix("0::"))?);
-    mounts.lines().rev().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        if !kind.starts_with("cgroup2 ") {
-            return None;
-        }
-        let mut words = mount.split(' ').skip(3);
-        let (root, point) = (words.next()?, words.next()?);
-        Some(Path::new(point).join(own.strip_prefix(root).ok()?))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MOUNTS: &str = "\
-20 1 0:5 / /proc rw - proc proc rw
-30 1 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate
-31 1 0:26 /user.slice /other rw - cgroup2 cgroup2 rw
-";
-
-    #[test]
-    fn our_group_is_found_below_a_mount_that_shows_it() {
-        let find = |groups| find_own(MOUNTS, groups);
-        assert_eq!(find("0::/user.slice/a\n"), Some("/other/a".into()));
-        assert_eq!(
-            find("1:cpu:/x\n0::/system.slice\n"),
-            Some("/sys/fs/cgroup/system.slice".into())
-        );
-        assert_eq!(find("1:cpu:/x\n"), None);
-        assert_eq!(
-            find_own("20 1 0:5 / /proc rw - proc proc rw\n", "0::/\n"),
-            None
-        );
-    }
 
     #[test]
     fn what_a_lease_hold_of_another_pid_namespace_has_is_not_ours_to_remove() {

@@ -9,15 +9,20 @@ pub mod acquire;
 mod asking;
 pub mod attempts;
 pub mod carrier;
+pub mod ended;
 mod environment;
 pub mod guard;
 pub mod hub;
 pub mod job;
+mod last_look;
+mod not_run;
+mod order;
 mod release;
 mod report;
 pub mod session;
 pub mod signal;
 pub mod surroundings;
+mod tickets;
 mod trouble;
 mod value;
 pub mod wishes;
@@ -25,7 +30,8 @@ pub mod worker;
 
 use crate::failure::{Failure, Status};
 use crate::surroundings::Surroundings;
-use guard::{Ended, Orders};
+use ended::Ended;
+use guard::Manner;
 use hub::Hub;
 use job::HeldLease;
 use surroundings::HolderSurroundings;
@@ -35,11 +41,14 @@ use value::Given;
 pub fn run<A: HolderSurroundings>(
     hub: &mut Hub<A>,
     held: Vec<HeldLease>,
-    orders: &Orders,
+    manner: &Manner,
 ) -> anyhow::Result<u8> {
-    let (value, ended) = match value::give(hub, &held) {
-        Ok(value) => (value, guard::run(hub, &held, orders)?),
-        Err(ended) => (None, ended),
+    let (held, ended, value) = match value::give(hub, &held) {
+        Ok(value) => {
+            let (held, ended) = guard::run(hub, held, manner)?;
+            (held, ended, value)
+        }
+        Err(ended) => (held, ended, None),
     };
     Ok(after(hub, held, (ended, value))?)
 }
@@ -57,7 +66,7 @@ fn after<A: HolderSurroundings>(
     let of_lease = match &ended {
         Ended::Lost(_) => true,
         Ended::NotRun(failure) => failure.status == Status::Lost,
-        Ended::Command(_) => false,
+        Ended::Command(_) | Ended::LetGo => false,
     };
     let lost = of_lease && hub.is_overdue(now);
     let value = value.filter(|_| matches!(ended, Ended::Command(_)));
@@ -81,6 +90,7 @@ fn after<A: HolderSurroundings>(
             failure.for_each(|failure| hub.around.machine().say(&failure.to_string()));
             Ok(code)
         }
+        Ended::LetGo => Ok(Status::Done.code()),
         Ended::NotRun(failure) => Err(failure),
         Ended::Lost(why) => {
             let text = format!("the lease was lost ({why}); {} was killed", hub.command);

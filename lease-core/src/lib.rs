@@ -14,6 +14,7 @@
 //! [`opened`]: what a string names. [`host`]: what lease-join decides. [`holder`]: what lease-hold
 //! decides. [`tool`], [`machine`]: what is the same in all tools.
 
+pub mod cgroup;
 pub mod clock;
 pub mod contain;
 pub mod crew;

@@ -1,7 +1,8 @@
 //! The machine that a tool runs on: the real [`Surroundings`].
 
+use crate::cgroup::Remains;
 use crate::clock::{BootClock, Clock, Interrupted, Moment};
-use crate::contain::{Guarded, Remains};
+use crate::contain::Guarded;
 use crate::device::{Device, Devices};
 use crate::process::{self, Process, ProcessId};
 use crate::storage::{Access, OpenError, Storage};

@@ -2,7 +2,7 @@
 //! them, signalled, seen dead.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, test_kill_process};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -61,6 +61,11 @@ impl Process {
         (!process.is_dead()).then_some(process)
     }
 
+    /// A descriptor of it, to give away.
+    pub fn try_clone(&self) -> std::io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
     /// Which one it is.
     pub fn id(&self) -> ProcessId {
         self.id
@@ -74,6 +79,25 @@ impl Process {
     /// Sends it a signal. `false`: it is gone.
     pub fn signal(&self, signal: Signal) -> bool {
         pidfd_send_signal(&self.fd, signal).is_ok()
+    }
+
+    /// Kills what descends from it, but for us. Proves nothing: whoever is forked meanwhile, or
+    /// whose parent is dead, may be missed.
+    pub fn kill_family(&self) {
+        let own: Vec<ProcessId> = Self::own().iter().map(Self::id).collect();
+        let found = descendants(self.id.pid, &own).into_iter();
+        // It may have ended, and its number may be another's by now.
+        let found: Vec<Self> = found.filter_map(ProcessId::open).collect();
+        if !self.is_dead() {
+            found.iter().for_each(Self::kill);
+        }
+    }
+
+    /// Whether we may send it signals, if it lives.
+    pub fn may_be_signalled(&self) -> bool {
+        let pid = Pid::from_raw(self.id.pid);
+        let refused = Err(rustix::io::Errno::PERM);
+        pid.is_some_and(|pid| test_kill_process(pid) != refused)
     }
 
     /// Whether all its threads have ended.
@@ -95,6 +119,30 @@ pub fn number_of(fd: BorrowedFd<'_>) -> Option<i32> {
     let mut lines = info.lines();
     let number = lines.find_map(|line| line.strip_prefix("Pid:"))?;
     number.trim().parse().ok()
+}
+
+/// What the kernel marks its own threads with, among the flags in `/proc/PID/stat`.
+const OF_KERNEL: u64 = 0x0020_0000;
+/// Which word after the name these flags are.
+const FLAGS_AT: usize = 6;
+
+/// Whether a process is a thread of the kernel: no signal ends it.
+pub fn is_of_kernel(id: ProcessId) -> bool {
+    let line = std::fs::read(format!("/proc/{}/stat", id.pid)).unwrap_or_default();
+    let end = line.iter().rposition(|b| *b == b')');
+    let rest = end.and_then(|end| std::str::from_utf8(&line[end + 1..]).ok());
+    let flags = rest.and_then(|rest| rest.split_ascii_whitespace().nth(FLAGS_AT));
+    let flags = flags.and_then(|word| word.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & OF_KERNEL != 0)
+}
+
+/// Whether a process is the first of a PID namespace below our own: when it ends, the kernel has
+/// ended all others in there.
+pub fn is_init(id: ProcessId) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", id.pid)).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let numbers: Vec<&str> = numbers.unwrap_or_default().split_whitespace().collect();
+    numbers.len() > 1 && numbers.last() == Some(&"1")
 }
 
 /// What a process is called; `None` if it has ended.

@@ -7,6 +7,7 @@
 //! allowed.
 
 use crate::id::{HostId, IdError, Lver, Name, escape};
+use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -63,9 +64,7 @@ pub enum SpecError {
 }
 
 /// A file or device and the byte at which an area starts.
-#[derive(
-    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// File or block device.
     #[serde(with = "path_text")]
@@ -154,7 +153,7 @@ impl fmt::Display for Mode {
 }
 
 /// `lockspace:resource:path:offset[:path:offset...][:lver|:SH]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceSpec {
     /// Name of the lockspace that its hosts have joined.
     pub lockspace: Name,
@@ -219,13 +218,14 @@ impl fmt::Display for ResourceSpec {
 }
 
 /// `lockspace:resource:path[:SH]`: where it lies, an index on `path` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedSpec {
     /// Name of the lockspace that its hosts have joined.
     pub lockspace: Name,
     /// Name of the resource.
     pub name: Name,
     /// File or block device.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// How it is to be held.
     pub mode: Mode,
@@ -257,7 +257,8 @@ impl fmt::Display for NamedSpec {
 }
 
 /// A RESOURCE as it is given: with its places, or by its name in an index.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ResourceArgument {
     /// With its places.
     Placed(ResourceSpec),
@@ -266,6 +267,14 @@ pub enum ResourceArgument {
 }
 
 impl ResourceArgument {
+    /// Its lockspace.
+    pub fn lockspace(&self) -> Name {
+        match self {
+            Self::Placed(spec) => spec.lockspace,
+            Self::Named(spec) => spec.lockspace,
+        }
+    }
+
     /// Parses a command-line argument.
     pub fn parse(text: &OsString) -> Result<Self, SpecError> {
         let fields = split(text.as_bytes())?;
@@ -317,6 +326,19 @@ impl fmt::Display for IndexSpec {
 }
 
 /// How many fields a string has: 1 or 2 are a path and perhaps an offset, 4 a LOCKSPACE or a
+/// The first two fields of a RESOURCE, and how many follow.
+pub fn fields_of(text: &OsString) -> Result<(Name, Name, usize), SpecError> {
+    let fields = split(text.as_bytes())?;
+    let [lockspace, name, rest @ ..] = fields.as_slice() else {
+        return Err(SpecError::ResourceFields(fields.len()));
+    };
+    Ok((
+        Name::new(&lockspace.plain()?).map_err(SpecError::LockspaceName)?,
+        Name::new(&name.plain()?).map_err(SpecError::ResourceName)?,
+        rest.len(),
+    ))
+}
+
 /// RESOURCE, more a RESOURCE.
 pub fn count_fields(text: &OsString) -> Result<usize, SpecError> {
     Ok(split(text.as_bytes())?.len())

@@ -5,8 +5,9 @@
 //! What only lease-join or only lease-hold asks for is a trait of its own, which leads here. The
 //! real one is [`crate::machine::Machine`]; the simulator has another.
 
+use crate::cgroup::Remains;
 use crate::clock::Clock;
-use crate::contain::{Guarded, Remains};
+use crate::contain::Guarded;
 use crate::process::ProcessId;
 use crate::storage::Storage;
 

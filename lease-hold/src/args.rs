@@ -2,10 +2,12 @@
 
 use crate::auto::Auto;
 use crate::cage::Wish;
+use crate::order;
 use crate::value::ValueFile;
 use clap::Parser;
 use lease_core::holder::acquire::Patience;
 use lease_core::record::request::Force;
+use lease_core::registry::order::Order;
 use lease_core::registry::place::DEFAULT_RUN_DIR;
 use lease_core::spec::ResourceArgument;
 use lease_core::tool::{Failure, Status, show};
@@ -27,16 +29,19 @@ const LIBVIRT: &str = "__LIBVIRT__DISKS__";
 #[command(
     name = "lease-hold",
     version,
-    override_usage = "lease-hold [OPTIONS] RESOURCE... -- COMMAND [ARG]..."
+    override_usage = "lease-hold [OPTIONS] RESOURCE... -- COMMAND [ARG]...\n       \
+                      lease-hold [OPTIONS] --pid PID [RESOURCE...]\n       \
+                      lease-hold [OPTIONS] --to PID --acquire|--release|--convert RESOURCE...",
+    group = clap::ArgGroup::new("order").args(["acquire", "release"])
 )]
 pub(crate) struct Args {
     /// What to hold: `lockspace:resource:path:offset[:path:offset...][:lver|:SH]`; by its name in
     /// an index, `lockspace:resource:path[:SH]`; `@FILE`: those in a file, one a line
-    #[arg(value_name = "RESOURCE", required_unless_present = "auto_disks")]
+    #[arg(value_name = "RESOURCE", required_unless_present_any = ["auto_disks", "pid"])]
     resources: Vec<OsString>,
 
     /// The command to run, with its arguments
-    #[arg(value_name = "COMMAND", last = true, required = true)]
+    #[arg(value_name = "COMMAND", last = true, required_unless_present_any = ["pid", "to"])]
     command: Vec<OsString>,
 
     /// Also hold the lease of each disk that COMMAND, a QEMU, writes: DIR/MD5, as libvirt does
@@ -46,6 +51,24 @@ pub(crate) struct Args {
     /// The lockspace of those
     #[arg(long, value_name = "NAME", default_value = LIBVIRT, requires = "auto_disks")]
     pub(crate) lockspace: OsString,
+    /// Guard this process, which runs already, instead of a command
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(conflicts_with_all = ["command", "to", "end_rest", "contain", "value", "auto_disks"])]
+    pid: Option<i32>,
+
+    /// Change what the lease-hold holds that guards this process
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(conflicts_with_all = ["command", "on_loss", "kill_signal", "grace", "end_rest"])]
+    #[arg(conflicts_with_all = ["contain", "value", "auto_disks"], requires = "order")]
+    to: Option<i32>,
+
+    /// With --to: acquire these too
+    #[arg(long, requires = "to")]
+    acquire: bool,
+
+    /// With --to: release these, `lockspace:resource` each
+    #[arg(long, requires = "to")]
+    release: bool,
 
     /// Never wait, not even to find out whether an owner is alive
     #[arg(short, long, conflicts_with = "wait")]
@@ -111,6 +134,17 @@ enum How {
     Kill,
 }
 
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Run this command.
+    Run(Vec<OsString>, Vec<ResourceArgument>),
+    /// Adopt this process.
+    Adopt(i32, Vec<ResourceArgument>),
+    /// Give this order to who guards this process.
+    Order(i32, Order),
+}
+
 impl Args {
     /// The RESOURCE arguments, checked.
     pub(crate) fn resources(&self) -> Result<Vec<ResourceArgument>, Failure> {
@@ -152,9 +186,41 @@ impl Args {
         })
     }
 
-    /// COMMAND and its arguments.
-    pub(crate) fn command(&self) -> &[OsString] {
-        &self.command
+    /// What is to be done.
+    pub(crate) fn task(&self) -> Result<Task, Failure> {
+        match (self.pid, self.to) {
+            (Some(pid), _) => Ok(Task::Adopt(pid, self.resources()?)),
+            (None, Some(to)) => Ok(Task::Order(to, self.order()?)),
+            (None, None) => Ok(Task::Run(self.command.clone(), self.resources()?)),
+        }
+    }
+
+    /// With what to end for what came of an order.
+    pub(crate) fn exit_code(&self, status: u8) -> u8 {
+        match status == Status::Busy.code() {
+            true => self.conflict_exit_code,
+            false => status,
+        }
+    }
+
+    fn order(&self) -> Result<Order, Failure> {
+        if self.acquire {
+            let mut resources = self.resources()?;
+            resources.iter_mut().for_each(order::make_absolute);
+            let patience = self.patience();
+            return Ok(Order::Acquire {
+                resources,
+                patience,
+            });
+        }
+        let leases = self.resources.iter().map(order::lease_name);
+        let leases = leases.collect::<Result<_, _>>()?;
+        Ok(Order::Release { leases })
+    }
+
+    /// What is run aside when the lease is lost, and when another host asks for it.
+    pub(crate) fn aside(&self) -> [Option<OsString>; 2] {
+        [self.on_loss.clone(), self.on_request.clone()]
     }
 
     /// For how long to try.

@@ -1,9 +1,8 @@
 //! What the command is contained in, as asked for and as far as this machine allows.
 
 use clap::ValueEnum;
-use lease_core::contain::{
-    Containment, Remains, create_cgroup, enter_cgroup, kill_cgroup, remove_cgroup,
-};
+use lease_core::cgroup::{Remains, kill_cgroup};
+use lease_core::contain::{Containment, create_cgroup, enter_cgroup, remove_cgroup};
 use lease_core::tool::{Failure, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -66,7 +65,7 @@ impl Cage {
     pub(crate) fn open(&self) -> io::Result<Option<File>> {
         match &self.containment {
             Containment::Cgroup(path) => File::open(path).map(Some),
-            Containment::PidNamespace | Containment::Tree => Ok(None),
+            _ => Ok(None),
         }
     }
 
@@ -74,7 +73,7 @@ impl Cage {
     pub(crate) fn enter(&self, pid: Pid) -> io::Result<()> {
         match &self.containment {
             Containment::Cgroup(path) => enter_cgroup(path, pid.as_raw()),
-            Containment::PidNamespace | Containment::Tree => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -139,7 +138,7 @@ fn describe(containment: &Containment) -> String {
     match containment {
         Containment::Cgroup(path) => format!("contained in control group {}", path.display()),
         Containment::PidNamespace => "contained in a PID namespace".to_owned(),
-        Containment::Tree => {
+        _ => {
             "contained as a tree of processes only: if lease-hold is killed, nobody can prove that \
              the command is gone"
                 .to_owned()

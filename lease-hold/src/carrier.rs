@@ -3,14 +3,14 @@
 use crate::alarm::Alarm;
 use lease_core::clock::{BootClock, Clock, Moment};
 use lease_core::holder::carrier::{
-    Carried, CarriedHost, CarrierSurroundings, LastMoment, Renewals,
+    Carried, CarriedHost, CarrierSurroundings, LastMoment, Renewals, Said,
 };
 use lease_core::registry::place::Place;
 use lease_core::registry::wire::Wire;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
@@ -21,6 +21,7 @@ const FILES_WITHIN: Duration = Duration::from_millis(50);
 /// The machine, as a carrier sees it.
 pub(crate) struct Control {
     wire: Wire,
+    run_dir: PathBuf,
     files: Option<Files>,
     clock: BootClock,
     alarm: Alarm,
@@ -32,6 +33,7 @@ impl Control {
     pub(crate) fn new(wire: Wire, run_dir: &Path, carried: &Carried) -> Result<Self, Errno> {
         Ok(Self {
             wire,
+            run_dir: run_dir.to_owned(),
             files: Files::open(run_dir, &carried.hosts),
             clock: BootClock::default(),
             alarm: Alarm::new()?,
@@ -39,19 +41,32 @@ impl Control {
     }
 }
 
+/// Says to a carrier what is held from now on. What it was told of before, and has not heard yet,
+/// says nothing of that.
+pub(crate) fn say_carried(wire: &mut Wire, carried: &Carried) {
+    // One that is gone is not missed while two others are there.
+    let _ = wire.send(carried);
+    let _ = wire.send_newest(&LastMoment {
+        at: carried.last_moment,
+    });
+}
+
 impl CarrierSurroundings for Control {
     fn now(&self) -> Moment {
         self.clock.now()
     }
 
-    fn hear(&mut self) -> (bool, Option<LastMoment>) {
+    fn hear(&mut self) -> (bool, Vec<Said>) {
         let open = self.wire.drain().unwrap_or(false);
-        let mut last: Option<LastMoment> = None;
-        while let Ok(Some(LastMoment { at })) = self.wire.take_message() {
-            let at = last.map_or(at, |before| at.max(before.at));
-            last = Some(LastMoment { at });
+        let mut all = Vec::new();
+        while let Ok(Some(said)) = self.wire.take_message() {
+            all.push(said);
         }
-        (open, last)
+        (open, all)
+    }
+
+    fn follow(&mut self, hosts: &[CarriedHost]) {
+        self.files = Files::open(&self.run_dir, hosts);
     }
 
     fn renewals(&mut self) -> Option<Renewals> {

@@ -2,6 +2,7 @@
 //! command but the namespace's init.
 
 use crate::cage::Cage;
+use crate::carrier;
 use crate::command::Command;
 use crate::fork::{Execution, Gated, Start, fork_to_gate, pointers, told_failure};
 use crate::init::{self, Report};
@@ -273,6 +274,13 @@ impl Child {
         if let Some(control) = &mut self.control {
             // An init that is gone has taken all with it.
             let _ = control.send_newest(&LastMoment { at });
+        }
+    }
+
+    /// What is held has changed: an init hears it.
+    pub(crate) fn carry(&mut self, carried: &Carried) {
+        if let Some(control) = &mut self.control {
+            carrier::say_carried(control, carried);
         }
     }
 }

@@ -20,7 +20,7 @@ use nix::poll::PollFd;
 use nix::sys::signal::Signal;
 use std::env;
 use std::ffi::{CString, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -46,6 +46,8 @@ pub(crate) struct Guarded {
     child: Option<Child>,
     /// The command of --on-loss.
     aside: Option<ProcessId>,
+    /// Nothing is left of the command and of all that it started.
+    is_gone: bool,
 }
 
 impl Guarded {
@@ -68,6 +70,7 @@ impl Guarded {
             waiting: None,
             child: None,
             aside: None,
+            is_gone: false,
         }
     }
 
@@ -84,7 +87,8 @@ impl Guarded {
         let told = (run_dir, carried);
         let waiting = child::fork_gated(&self.command, &self.environment, how, told)?;
         if let Some(keeper) = &mut self.keeper {
-            keeper.carry(carried, (&waiting.pidfd()?, &self.cage))?;
+            let group = self.cage.killer().map(AsFd::as_fd);
+            keeper.begin(carried, (waiting.pidfd()?.as_fd(), group, false))?;
         }
         self.waiting = Some(waiting);
         Ok(self.cage.containment())
@@ -119,6 +123,7 @@ impl Guarded {
     pub(crate) fn hear(&mut self) -> Vec<Event> {
         let events = self.child.as_mut().map(Child::hear).unwrap_or_default();
         if events.iter().any(|event| matches!(event, Event::TreeGone)) {
+            self.is_gone = true;
             self.keeper.iter().for_each(Keeper::end);
         }
         events
@@ -126,7 +131,10 @@ impl Guarded {
 
     /// Puts away what nothing is in any more.
     pub(crate) fn tidy(&mut self) {
-        self.cage.remove();
+        // A lease may be given back while the command runs on.
+        if self.is_gone {
+            self.cage.remove();
+        }
     }
 
     /// Whoever carries the last deadline need not act before this moment.
@@ -135,6 +143,14 @@ impl Guarded {
         child.for_each(|child| child.not_before(at));
         let keeper = self.keeper.iter_mut();
         keeper.for_each(|keeper| keeper.not_before(at));
+    }
+
+    /// Whoever carries the last deadline hears what is held from now on.
+    pub(crate) fn carry(&mut self, carried: &Carried) {
+        let child = self.child.iter_mut();
+        child.for_each(|child| child.carry(carried));
+        let keeper = self.keeper.iter_mut();
+        keeper.for_each(|keeper| keeper.carry(carried));
     }
 
     /// Sends the command a signal. `false`: it is gone.
@@ -200,7 +216,7 @@ impl Guarded {
 }
 
 /// NAME=VALUE strings: our own environment with these variables set.
-fn environment(ours: &[(&'static str, String)]) -> Vec<CString> {
+pub(crate) fn environment(ours: &[(&'static str, String)]) -> Vec<CString> {
     let kept = env::vars_os().filter(|(name, _)| !ours.iter().any(|(n, _)| name == n));
     let all = kept.chain(
         ours.iter()

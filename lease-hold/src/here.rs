@@ -2,13 +2,14 @@
 
 use crate::alarm::Alarm;
 use crate::carrier::Files;
-use crate::guarded::Guarded;
+use crate::guardee::Guardee;
 use crate::joins::Joins;
+use crate::named;
 use crate::outbox::{self, Inbox, News, Outbox};
 use crate::signals::Signals;
 use crate::terminal;
 use crate::value::ValueFile;
-use crate::workers::{Hand, Opened};
+use crate::workers::{Hand, Opened, open_all};
 use anyhow::Context;
 use chrono::{DateTime, Local};
 use lease_core::clock::{Clock, Moment};
@@ -20,8 +21,11 @@ use lease_core::holder::job::Job;
 use lease_core::holder::surroundings::{Event, HolderSurroundings, Unanswered};
 use lease_core::id::{Generation, Name};
 use lease_core::machine::Machine;
-use lease_core::registry::message::{Ask, HolderId, Phase, Tell, Welcome};
+use lease_core::process::Process;
+use lease_core::registry::message::{Ask, Asked, HolderId, Phase, Tell, Welcome};
 use lease_core::registry::place::Place;
+use lease_core::spec::{ResourceArgument, ResourceSpec};
+use lease_core::tool::{Failure, Status};
 use nix::poll::{PollFd, PollFlags};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -43,7 +47,7 @@ pub(crate) struct Here {
     opened: Vec<Opened>,
     /// When they were opened.
     found: Moment,
-    hands: Vec<Hand>,
+    hands: Vec<Option<Hand>>,
     /// One of them has no thread for what it is to do.
     starved: bool,
     crew: Crew,
@@ -53,10 +57,12 @@ pub(crate) struct Here {
     alarm: Alarm,
     /// The lease-joins' own files.
     files: Option<Files>,
-    guarded: Option<Guarded>,
+    guarded: Option<Guardee>,
     value: Option<ValueFile>,
-    /// A lease is being given back: nothing is left that was guarded.
+    /// A lease is being given back: perhaps nothing is left that was guarded.
     releases: bool,
+    /// What is to be adopted once all is held, for as long as it has not ended.
+    expected: Option<Arc<Process>>,
 }
 
 impl Here {
@@ -66,6 +72,7 @@ impl Here {
         run_dir: &Path,
         (crew, mut opened): (Crew, Vec<Opened>),
         value: Option<ValueFile>,
+        expected: Option<Arc<Process>>,
     ) -> anyhow::Result<Self> {
         let signals = Signals::listen()?;
         let alarm = Alarm::new().context("cannot make a timer")?;
@@ -87,11 +94,13 @@ impl Here {
             guarded: None,
             value,
             releases: false,
+            expected,
         })
     }
 
     /// What is to be guarded; taken away, it is no more.
-    pub(crate) fn set_guarded(&mut self, guarded: Option<Guarded>) {
+    pub(crate) fn set_guarded(&mut self, guarded: Option<Guardee>) {
+        self.expected = None;
         self.guarded = guarded;
     }
 
@@ -108,7 +117,16 @@ impl Here {
         let _ = std::thread::Builder::new().spawn(work);
     }
 
-    fn guarded(&mut self) -> anyhow::Result<&mut Guarded> {
+    /// What an order wants: its workers are to be started in this order.
+    fn take_in(&mut self, mut opened: Vec<Opened>) -> Vec<(ResourceSpec, Asked)> {
+        let wanted = opened.iter().map(|one| (one.spec.clone(), one.asked()));
+        let wanted = wanted.collect();
+        opened.reverse();
+        (self.opened, self.found) = (opened, self.machine.now());
+        wanted
+    }
+
+    fn guarded(&mut self) -> anyhow::Result<&mut Guardee> {
         self.guarded.as_mut().context("nothing is to be guarded")
     }
 }
@@ -123,7 +141,9 @@ impl HolderSurroundings for Here {
     }
 
     fn pid(&self) -> u32 {
-        std::process::id()
+        let adopted = self.guarded.as_ref().and_then(Guardee::pid);
+        let expected = self.expected.as_ref().map(|it| it.id().pid.cast_unsigned());
+        adopted.or(expected).unwrap_or_else(std::process::id)
     }
 
     fn gather(&mut self) -> Vec<Event> {
@@ -135,6 +155,7 @@ impl HolderSurroundings for Here {
                     self.joins.found(number, stream);
                     Event::Found(number)
                 }
+                News::Opened(opened) => Event::Opened(opened.map(|opened| self.take_in(opened))),
                 News::Done(index, answer) => Event::Done(index, answer),
                 News::Value(event) => event,
             });
@@ -144,17 +165,20 @@ impl HolderSurroundings for Here {
             events.push(Event::Signal(number, from_terminal));
         }
         let guarded = self.guarded.iter_mut();
-        events.extend(guarded.flat_map(Guarded::hear));
+        events.extend(guarded.flat_map(Guardee::hear));
+        if self.expected.take_if(|process| process.is_dead()).is_some() {
+            events.push(Event::TreeGone);
+        }
         events
     }
 
     fn wait(&mut self, until: Option<Moment>) {
         if std::mem::take(&mut self.releases) {
-            self.guarded.iter_mut().for_each(Guarded::tidy);
+            self.guarded.iter_mut().for_each(Guardee::tidy);
         }
         let mut until = until;
         if self.starved {
-            self.starved = !self.hands.iter().all(Hand::go_on);
+            self.starved = !self.hands.iter().flatten().all(Hand::go_on);
             let again = self.machine.now().after(GO_ON_AFTER);
             until = until.map_or(Some(again), |until| Some(until.min(again)));
         }
@@ -163,7 +187,9 @@ impl HolderSurroundings for Here {
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(self.joins.news());
-        fds.extend(self.guarded.iter().flat_map(Guarded::news));
+        fds.extend(self.guarded.iter().flat_map(Guardee::news));
+        let expected = self.expected.iter();
+        fds.extend(expected.map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN)));
         if self.alarm.wait(fds, until).is_err() {
             // Without memory for it: looking again and again is better than not to look.
             std::thread::sleep(LOOK_AGAIN);
@@ -181,11 +207,15 @@ impl HolderSurroundings for Here {
     fn ask(&mut self, number: usize, ask: &Ask) -> bool {
         let guards = matches!(ask, Ask::Guard { .. });
         let pidfd = self.guarded.as_ref().filter(|_| guards);
-        let pidfd = pidfd.and_then(Guarded::pidfd);
+        let pidfd = pidfd.and_then(Guardee::pidfd);
         if guards && pidfd.is_none() {
             return false;
         }
         self.joins.ask(number, ask, pidfd.as_ref().map(AsFd::as_fd))
+    }
+
+    fn hang_up(&mut self, number: usize) {
+        self.joins.hang_up(number);
     }
 
     fn look_for(&mut self, number: usize, lockspace: &Name, tenure: &Arc<Tenure>) {
@@ -230,13 +260,40 @@ impl HolderSurroundings for Here {
             hand,
             self.outbox.clone(),
         );
-        self.hands.push(hand);
+        self.hands
+            .resize_with(self.hands.len().max(index + 1), || None);
+        self.hands[index] = Some(hand);
         Ok(())
+    }
+
+    fn open(&mut self, resources: Vec<ResourceArgument>) {
+        let (outbox, crew) = (self.outbox.clone(), self.crew.clone());
+        let open = move || {
+            let opened = named::with_places(&resources);
+            let opened = opened.and_then(|specs| open_all(&crew, &specs));
+            // Without a main thread there is nobody to tell.
+            let _ = outbox.send(News::Opened(opened));
+        };
+        if let Err(why) = self.crew.run(open) {
+            let failure = Failure::new(Status::System, format!("cannot start a thread: {why}"));
+            // It is heard as if it came from there.
+            let _ = self.outbox.send(News::Opened(Err(failure)));
+        }
+    }
+
+    fn close_opened(&mut self) {
+        self.opened.clear();
+    }
+
+    fn end_worker(&mut self, index: usize) {
+        self.hands[index] = None;
     }
 
     fn give(&mut self, index: usize, job: Job) {
         self.releases |= matches!(job, Job::Release(..));
-        self.starved |= !self.hands[index].give(job);
+        if let Some(hand) = &self.hands[index] {
+            self.starved |= !hand.give(job);
+        }
     }
 
     fn interrupt(&mut self) {
@@ -257,7 +314,16 @@ impl HolderSurroundings for Here {
     }
 
     fn give_up_gate(&mut self) {
-        self.guarded.iter_mut().for_each(Guarded::give_up_gate);
+        self.guarded.iter_mut().for_each(Guardee::give_up_gate);
+    }
+
+    fn carry(&mut self, carried: &Carried) {
+        let guarded = self.guarded.iter_mut();
+        guarded.for_each(|guarded| guarded.carry(carried));
+    }
+
+    fn let_go(&mut self) {
+        self.guarded.iter_mut().for_each(Guardee::let_go);
     }
 
     fn not_before(&mut self, at: Moment) {
@@ -276,7 +342,7 @@ impl HolderSurroundings for Here {
     }
 
     fn terminate(&mut self) {
-        self.guarded.iter().for_each(Guarded::terminate);
+        self.guarded.iter().for_each(Guardee::terminate);
     }
 
     fn kill(&mut self, spare_aside: bool) {
@@ -286,7 +352,7 @@ impl HolderSurroundings for Here {
 
     fn run_on_request(&mut self) -> bool {
         let guarded = self.guarded.as_ref();
-        guarded.is_some_and(Guarded::run_on_request)
+        guarded.is_some_and(Guardee::run_on_request)
     }
 
     fn hands_on_value(&self) -> bool {
@@ -302,16 +368,15 @@ impl HolderSurroundings for Here {
     }
 
     fn rest(&mut self) -> Option<String> {
-        self.guarded.as_ref().and_then(Guarded::rest)
+        self.guarded.as_ref().and_then(Guardee::rest)
     }
 
     fn run_aside(&mut self) -> bool {
-        self.guarded.as_mut().is_some_and(Guarded::run_aside)
+        self.guarded.as_mut().is_some_and(Guardee::run_aside)
     }
 
     fn has_aside(&self) -> bool {
-        let on_loss = |guarded: &Guarded| guarded.on_loss.is_some();
-        self.guarded.as_ref().is_some_and(on_loss)
+        self.guarded.as_ref().is_some_and(Guardee::has_aside)
     }
 
     fn stop(&mut self) {

@@ -124,6 +124,11 @@ impl Joins {
         let _ = std::thread::Builder::new().spawn(look);
     }
 
+    /// Ends the connection to one of them.
+    pub(crate) fn hang_up(&mut self, number: usize) {
+        self.wires[number] = None;
+    }
+
     /// One was found: what is said from now on goes there.
     pub(crate) fn found(&mut self, number: usize, stream: UnixStream) {
         let no_waiting = stream.set_nonblocking(true);

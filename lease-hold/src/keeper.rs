@@ -4,8 +4,8 @@
 //! It is forked first of all, while there is one thread, and never executes anything. Its end is
 //! none of those that lease-hold waits for: that nothing else is left is still seen.
 
-use crate::cage::{Cage, Wish};
-use crate::carrier::Control;
+use crate::cage::Wish;
+use crate::carrier::{self, Control};
 use crate::fork;
 use anyhow::Context;
 use lease_core::clock::Moment;
@@ -18,7 +18,7 @@ use nix::unistd::{Pid, getppid, setsid, write};
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,8 @@ enum Word {
     Group,
     /// Of the command's process.
     Guarded(Carried),
+    /// Of a process that was adopted.
+    Adopted(Carried),
 }
 
 /// The process, as lease-hold sees it. It ends with this.
@@ -44,19 +46,24 @@ impl Keeper {
     /// Forks it; `None` where a namespace's init is to do this, as far as that is known yet. Call
     /// this while there is one thread.
     pub(crate) fn start(wish: Wish, run_dir: &Path) -> anyhow::Result<Option<Self>> {
-        if wish == Wish::Pidns {
-            return Ok(None);
+        match wish {
+            Wish::Pidns => Ok(None),
+            _ => Self::fork(run_dir).map(Some),
         }
+    }
+
+    /// Forks it. Call this while there is one thread.
+    pub(crate) fn fork(run_dir: &Path) -> anyhow::Result<Self> {
         let holder = std::process::id().cast_signed();
         let run_dir = std::path::absolute(run_dir).context("no working directory")?;
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
         ours.set_nonblocking(true).context("cannot make a socket")?;
         let work = || keep(theirs, holder, run_dir);
         let pid = fork::fork_unseen(work).context("cannot fork")?;
-        Ok(Some(Self {
+        Ok(Self {
             pid,
             wire: Wire::new(ours),
-        }))
+        })
     }
 
     /// Which one it is, for whoever sweeps.
@@ -64,19 +71,27 @@ impl Keeper {
         ProcessId::of(self.pid.as_raw())
     }
 
-    /// From now on something is guarded: this process and what it starts, in this cage.
-    pub(crate) fn carry(
+    /// From now on something is guarded: this process and what it starts, in this control group.
+    pub(crate) fn begin(
         &mut self,
         carried: &Carried,
-        (child, cage): (&OwnedFd, &Cage),
+        (process, group, adopted): (BorrowedFd<'_>, Option<BorrowedFd<'_>>, bool),
     ) -> anyhow::Result<()> {
-        if let Some(group) = cage.killer() {
-            let told = self.wire.send_with(&Word::Group, group.as_fd());
+        if let Some(group) = group {
+            let told = self.wire.send_with(&Word::Group, group);
             told.context(CANNOT_TALK)?;
         }
-        let word = Word::Guarded(carried.clone());
-        let told = self.wire.send_with(&word, child.as_fd());
+        let word = match adopted {
+            true => Word::Adopted(carried.clone()),
+            false => Word::Guarded(carried.clone()),
+        };
+        let told = self.wire.send_with(&word, process);
         told.context(CANNOT_TALK)
+    }
+
+    /// What is held has changed.
+    pub(crate) fn carry(&mut self, carried: &Carried) {
+        carrier::say_carried(&mut self.wire, carried);
     }
 
     /// Nothing is guarded any more: it ends. It is seen to have ended when this is dropped.
@@ -103,8 +118,9 @@ struct Target {
     group: Option<OwnedFd>,
     /// The command itself, whatever /proc shows.
     command: Option<OwnedFd>,
-    /// What descends from our lease-hold.
+    /// Our lease-hold: what descends from it, unless a process was adopted.
     holder: i32,
+    adopted: bool,
 }
 
 impl Target {
@@ -114,7 +130,13 @@ impl Target {
             let _ = write(group, b"1");
         }
         if let Some(command) = &self.command {
+            if self.adopted {
+                kill_family(command);
+            }
             let _ = pidfd_send_signal(command, Signal::KILL);
+        }
+        if self.adopted {
+            return;
         }
         // Its number may be another's once we are not its child any more.
         if getppid().as_raw() == self.holder {
@@ -123,6 +145,14 @@ impl Target {
             let alive = found.filter_map(ProcessId::open);
             alive.for_each(|process| process.kill());
         }
+    }
+}
+
+/// Kills what descends from a process that was adopted, while it lives.
+fn kill_family(command: &OwnedFd) {
+    let copy = command.try_clone().ok();
+    if let Some(process) = copy.and_then(Process::received) {
+        process.kill_family();
     }
 }
 
@@ -139,11 +169,16 @@ fn keep(control: UnixStream, holder: i32, run_dir: PathBuf) {
         group,
         command,
         holder,
+        adopted: false,
     };
     let carried = loop {
         match wire.receive() {
             Ok(Word::Group) => target.group = wire.take_descriptor(),
             Ok(Word::Guarded(carried)) => break carried,
+            Ok(Word::Adopted(carried)) => {
+                target.adopted = true;
+                break carried;
+            }
             Err(_) => return,
         }
     };

@@ -1,8 +1,11 @@
 //! Where other threads report to the main thread.
 
 use anyhow::Context;
+use lease_core::device::Device;
 use lease_core::holder::job::Answer;
 use lease_core::holder::surroundings::Event;
+use lease_core::opened::Opened;
+use lease_core::tool::Failure;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -14,6 +17,8 @@ use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 pub(crate) enum News {
     /// A lease-join listens again: which, and a connection to it.
     Found(usize, UnixStream),
+    /// The disks of an order are open.
+    Opened(Result<Vec<Opened<Device>>, Failure>),
     /// The worker of a resource is done.
     Done(usize, Answer),
     /// The file of the value was written, or read.

@@ -4,7 +4,6 @@
 //! waiting for a child fails for want of children, nothing is left. That is the proof; the sweep
 //! of /proc only finds whom to send a signal.
 
-use crate::command::Command;
 use lease_core::holder::surroundings::Event;
 use lease_core::id::escape;
 use lease_core::process::{self, ProcessId};
@@ -13,13 +12,14 @@ use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::Signal;
+use std::ffi::OsStr;
 
 /// Most processes that are named in one line.
 const NAMED_MAX: usize = 5;
 
 /// Fails where /proc is not that of our own PID namespace: what the command starts could not be
 /// found there.
-pub(crate) fn check_proc(command: &Command) -> Result<(), Failure> {
+pub(crate) fn check_proc(name: &OsStr) -> Result<(), Failure> {
     let why = match std::fs::read_to_string("/proc/self/status") {
         Ok(status) if shows_own(&status, Pid::this()) => return Ok(()),
         Ok(_) => "/proc shows another PID namespace than ours",
@@ -28,7 +28,7 @@ pub(crate) fn check_proc(command: &Command) -> Result<(), Failure> {
     let text = format!(
         "cannot guard {}: {why}; mount a /proc of this PID namespace first, as unshare \
          --mount-proc does",
-        show(&command.name)
+        show(name)
     );
     Err(Failure::new(Status::Refused, text))
 }

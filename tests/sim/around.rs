@@ -3,8 +3,9 @@
 
 use super::machine::Machine;
 use super::port::{File, Handle, Port};
+use lease_core::cgroup::Remains;
 use lease_core::clock::{Clock, Interrupted, Moment};
-use lease_core::contain::{Guarded, Remains};
+use lease_core::contain::Guarded;
 use lease_core::disk::{Disk, Fault};
 use lease_core::process::ProcessId;
 use lease_core::storage::{Access, Identity, OpenError, Presence, Storage, Volume};

@@ -3,6 +3,7 @@
 //! deadline, and the command.
 
 use super::around::{Around, Open, path_of};
+use super::carrying::{machine_of, renewals, run_init, run_keeper};
 use super::checker::Run;
 use super::clock::Face;
 use super::machine::{Connection, Machine, Membership};
@@ -17,16 +18,14 @@ use lease_core::delta::Tenure;
 use lease_core::failure::Failure;
 use lease_core::holder::acquire::Patience;
 use lease_core::holder::attempts;
-use lease_core::holder::carrier::{
-    Carried, CarriedHost, Carrier, CarrierSurroundings, LastMoment, Renewals,
-};
+use lease_core::holder::carrier::{Carried, CarriedHost, Renewals};
 use lease_core::holder::hub::Hub;
 use lease_core::holder::job::{Answer, Job};
 use lease_core::holder::session;
 use lease_core::holder::surroundings::{Event, HolderSurroundings, Unanswered};
 use lease_core::holder::wishes::Wishes;
 use lease_core::holder::worker::Worker;
-use lease_core::holder::{self, guard::Orders};
+use lease_core::holder::{self, guard::Manner};
 use lease_core::id::{Generation, Lver, Name};
 use lease_core::opened::{Look, Opened};
 use lease_core::quorum::{Quorum, Replica};
@@ -207,7 +206,7 @@ fn hold(here: &Around<'_>, who: (usize, i32), errand: &Errand) -> anyhow::Result
         }
         let mut process = Process::start(here.clone(), who, (&specs, errand));
         let resources = process.open()?;
-        let mut hub = Hub::start(process, resources, "command".into())?;
+        let mut hub = Hub::start(process, &[], resources, "command".into())?;
         hub.asking = Wishes::by(errand.request);
         Ok(Ok(hub))
     })?;
@@ -215,12 +214,13 @@ fn hold(here: &Around<'_>, who: (usize, i32), errand: &Errand) -> anyhow::Result
         Ok(held) => held,
         Err(end) => return Ok((false, end.exit(here, CONFLICT)?)),
     };
-    let orders = Orders {
+    let manner = Manner {
         kill_signal: SIGTERM,
         grace: None,
         end_rest: false,
+        adopted: false,
     };
-    let code = holder::run(hub, held, &orders);
+    let code = holder::run(hub, held, &manner);
     if let Err(why) = &code {
         here.say(&why.to_string());
     }
@@ -241,6 +241,10 @@ struct Process<'p> {
     /// Of each session: the way into the inbox, and the connection.
     lines: Vec<(usize, Option<u64>)>,
     workers: Vec<usize>,
+    /// Workers that have opened their disks, or are about to, and have no number yet.
+    opened: VecDeque<usize>,
+    /// What an order wants, and what was said of each.
+    ordered: Vec<(ResourceSpec, Option<Result<Asked, Failure>>)>,
     /// The clocks of the workers.
     faces: Rc<RefCell<Vec<Rc<Face>>>>,
     /// Whose lives the leases are held in.
@@ -261,22 +265,7 @@ impl<'p> Process<'p> {
         let machine = &here.machine;
         let inbox = machine.shared.mailbox();
         machine.inboxes.borrow_mut().insert(pid, inbox);
-        let faces: Rc<RefCell<Vec<Rc<Face>>>> = Rc::default();
-        let mut workers = Vec::new();
-        for (index, spec) in specs.iter().enumerate() {
-            let mailbox = machine.shared.mailbox();
-            workers.push(mailbox);
-            let (of, spec, faces) = (Rc::clone(machine), spec.clone(), Rc::clone(&faces));
-            let thread = move |port: &Port<'_>| {
-                faces.borrow_mut().push(port.face());
-                let here = Around { port, machine: of };
-                work(&here, (index, &spec), (mailbox, inbox));
-            };
-            let group = Group::Hold(holder);
-            let spawn = Wish::Spawn(machine.index, group, Box::new(thread));
-            machine.shared.wish(spawn);
-        }
-        Self {
+        let mut process = Self {
             holder,
             pid,
             specs: specs.to_vec(),
@@ -285,13 +274,59 @@ impl<'p> Process<'p> {
             inbox,
             early: VecDeque::new(),
             lines: Vec::new(),
-            workers,
-            faces,
+            workers: Vec::new(),
+            opened: VecDeque::new(),
+            ordered: Vec::new(),
+            faces: Rc::default(),
             hosts: Vec::new(),
             carried: None,
             tree: None,
             lvers: Vec::new(),
             here,
+        };
+        specs.iter().for_each(|spec| process.start_to_open(spec));
+        process
+    }
+
+    /// A worker begins to open its disks.
+    fn start_to_open(&mut self, spec: &ResourceSpec) {
+        let machine = self.machine();
+        let mailbox = machine.shared.mailbox();
+        let (of, spec, faces) = (Rc::clone(machine), spec.clone(), Rc::clone(&self.faces));
+        let (ticket, inbox) = (self.opened.len(), self.inbox);
+        let thread = move |port: &Port<'_>| {
+            faces.borrow_mut().push(port.face());
+            let here = Around { port, machine: of };
+            work(&here, (ticket, &spec), (mailbox, inbox));
+        };
+        self.spawn(Group::Hold(self.holder), thread);
+        self.opened.push_back(mailbox);
+    }
+
+    /// One of the disks that an order wants is open, or cannot be.
+    fn opened(&mut self, ticket: usize, result: Result<Asked, Failure>) -> Option<Event> {
+        self.ordered[ticket].1 = Some(result);
+        if self.ordered.iter().any(|(_, result)| result.is_none()) {
+            return None;
+        }
+        let all = std::mem::take(&mut self.ordered).into_iter();
+        let all = all.map(|(spec, result)| Some((spec, result?)));
+        let all = all
+            .flatten()
+            .map(|(spec, result)| result.map(|asked| (spec, asked)));
+        let all: Result<Vec<_>, Failure> = all.collect();
+        if all.is_err() {
+            self.close_opened();
+        }
+        Some(Event::Opened(all))
+    }
+
+    fn post_to_carrier(&self, letter: Letter) {
+        let machine = self.machine();
+        let trees = machine.trees.borrow();
+        let tree = self.tree.and_then(|tree| trees.get(&tree));
+        if let Some(carrier) = tree.and_then(|tree| tree.carrier) {
+            machine.shared.post(carrier, letter);
         }
     }
 
@@ -308,7 +343,7 @@ impl<'p> Process<'p> {
         let asked: Result<Vec<Asked>, Failure> = opened.into_iter().flatten().collect();
         let asked = asked.inspect_err(|_| {
             let shared = &self.here.machine.shared;
-            let workers = self.workers.iter();
+            let workers = self.opened.iter();
             workers.for_each(|worker| shared.post(*worker, Letter::Gone));
         })?;
         Ok(self.specs.iter().cloned().zip(asked).collect())
@@ -341,6 +376,7 @@ impl<'p> Process<'p> {
                 self.lines[session].1 = Some(number);
                 Some(Event::Found(session))
             }
+            Letter::Opened(ticket, result) => self.opened(ticket, *result),
             Letter::Done(index, answer) => Some(Event::Done(index, *answer)),
             Letter::Signal(number) => Some(Event::Signal(number, false)),
             Letter::Exited(code) => Some(Event::Exited(code)),
@@ -440,19 +476,25 @@ fn run_command(port: &Port<'_>, start: &Start, mailbox: usize) {
 
 // ---- the thread that does a resource's disk I/O
 
-fn work(here: &Around<'_>, (index, spec): (usize, &ResourceSpec), (mailbox, main): (usize, usize)) {
+fn work(
+    here: &Around<'_>,
+    (ticket, spec): (usize, &ResourceSpec),
+    (mailbox, main): (usize, usize),
+) {
     let shared = &here.machine.shared;
     let (opened, mut late) = open(here, spec);
     let asked = opened.as_ref().map(Opened::asked).map_err(Clone::clone);
-    shared.post(main, Letter::Opened(index, Box::new(asked)));
+    shared.post(main, Letter::Opened(ticket, Box::new(asked)));
     let Ok(opened) = opened else { return };
     let mut opened: Option<(Opened<Open<'_>>, Moment)> = Some((opened, here.now()));
     let mut worker = None;
+    let mut number = ticket;
     loop {
         here.port.listen(mailbox, here.now().after(FOR_LONG));
         while let Some(letter) = shared.take(mailbox) {
             match letter {
-                Letter::Host(welcome, tenure) => {
+                Letter::Host(index, welcome, tenure) => {
+                    number = index;
                     let host = (welcome, tenure);
                     let opened = opened.take();
                     worker = opened.map(|opened| Worker::new((here, here.clone()), opened, host));
@@ -462,7 +504,7 @@ fn work(here: &Around<'_>, (index, spec): (usize, &ResourceSpec), (mailbox, main
                     late();
                     let answer: Answer = worker.work(*job);
                     expect(here, spec, &answer);
-                    shared.post(main, Letter::Done(index, Box::new(answer)));
+                    shared.post(main, Letter::Done(number, Box::new(answer)));
                 }
                 _ => return,
             }
@@ -524,100 +566,6 @@ fn in_short(answer: &Answer) -> String {
             format!("released: {result:?}, {left:?}, {unwritten:?}")
         }
     }
-}
-
-// ---- who carries the last deadline
-
-struct Carrying<'p> {
-    here: Around<'p>,
-    mailbox: usize,
-    hosts: Vec<CarriedHost>,
-    open: bool,
-}
-
-impl CarrierSurroundings for Carrying<'_> {
-    fn now(&self) -> Moment {
-        self.here.now()
-    }
-
-    fn hear(&mut self) -> (bool, Option<LastMoment>) {
-        let mut last = None;
-        while let Some(letter) = self.here.machine.shared.take(self.mailbox) {
-            match letter {
-                Letter::LastMoment(at) => last = Some(LastMoment { at }),
-                _ => self.open = false,
-            }
-        }
-        (self.open, last)
-    }
-
-    fn renewals(&mut self) -> Option<Renewals> {
-        Some(renewals(&self.here.machine, &self.hosts))
-    }
-
-    fn wait(&mut self, until: Moment) -> bool {
-        self.here.port.listen(self.mailbox, until);
-        true
-    }
-}
-
-/// What lease-join's file says.
-fn renewals(machine: &Machine, hosts: &[CarriedHost]) -> Renewals {
-    let of = |host: &CarriedHost| {
-        let machine = machine_of(machine, host);
-        let run = machine.run.borrow();
-        let former = run.life.as_ref().map(|life| &life.former);
-        let former = former.filter(|former| former.generation == host.generation);
-        former.map(|former| former.renewed)
-    };
-    hosts.iter().map(of).collect()
-}
-
-/// The machine in the lockspace of a host id of its own.
-fn machine_of(machine: &Machine, host: &CarriedHost) -> Rc<Machine> {
-    machine.in_lockspace(lockspace_named(&host.lockspace))
-}
-
-fn carrier<'p>(
-    port: &'p Port<'p>,
-    machine: &Rc<Machine>,
-    carried: &Carried,
-    mailbox: usize,
-) -> Carrier<Carrying<'p>> {
-    let here = Around {
-        port,
-        machine: Rc::clone(machine),
-    };
-    let around = Carrying {
-        here,
-        mailbox,
-        hosts: carried.hosts.clone(),
-        open: true,
-    };
-    Carrier::new(around, carried)
-}
-
-/// The init of a PID namespace: it starts the command, and with it all ends.
-fn run_init(port: &Port<'_>, start: &Start, carried: &Carried, mailbox: usize) {
-    let mut carrier = carrier(port, &start.machine, carried, mailbox);
-    if carrier.is_over() {
-        return start.machine.tree_is_gone(start.tree);
-    }
-    Process::start_command(start);
-    carrier.carry();
-    start.machine.kill_tree(start.tree, true);
-}
-
-/// A process of lease-hold's own.
-fn run_keeper(
-    port: &Port<'_>,
-    (machine, carried): (&Rc<Machine>, &Carried),
-    (tree, holder): (i32, i32),
-    mailbox: usize,
-) {
-    // Whose number its lease-hold has is another's once that is dead.
-    carrier(port, machine, carried, mailbox)
-        .carry_and_kill(|| machine.kill_tree(tree, machine.lives(holder)));
 }
 
 // ---- the surroundings
@@ -701,6 +649,12 @@ impl<'p> HolderSurroundings for Process<'p> {
         });
     }
 
+    fn hang_up(&mut self, number: usize) {
+        if let Some(line) = self.lines[number].1.take() {
+            hang_up(&self.here.machine, line);
+        }
+    }
+
     fn leave_mark(&mut self, name: &Name, life: Generation, holder: HolderId, phases: &[Phase]) {
         let machine = self.machine().in_lockspace(lockspace_named(name));
         let mut run = machine.run.borrow_mut();
@@ -721,9 +675,34 @@ impl<'p> HolderSurroundings for Process<'p> {
         welcome: &Arc<Welcome>,
         tenure: &Arc<Tenure>,
     ) -> anyhow::Result<()> {
-        let host = Letter::Host(Arc::clone(welcome), Arc::clone(tenure));
-        self.here.machine.shared.post(self.workers[index], host);
+        let host = Letter::Host(index, Arc::clone(welcome), Arc::clone(tenure));
+        let worker = self.opened.pop_front();
+        let worker = worker.ok_or_else(|| anyhow::anyhow!("nothing is opened"))?;
+        self.workers
+            .resize(self.workers.len().max(index + 1), worker);
+        self.workers[index] = worker;
+        self.here.machine.shared.post(worker, host);
         Ok(())
+    }
+
+    fn open(&mut self, resources: Vec<ResourceArgument>) {
+        for resource in resources {
+            if let ResourceArgument::Placed(spec) = resource {
+                self.start_to_open(&spec);
+                self.ordered.push((spec, None));
+            }
+        }
+    }
+
+    fn close_opened(&mut self) {
+        let left = self.opened.drain(..);
+        let shared = &self.here.machine.shared;
+        left.for_each(|worker| shared.post(worker, Letter::Gone));
+    }
+
+    fn end_worker(&mut self, index: usize) {
+        let worker = self.workers[index];
+        self.here.machine.shared.post(worker, Letter::Gone);
     }
 
     fn give(&mut self, index: usize, job: Job) {
@@ -786,7 +765,8 @@ impl<'p> HolderSurroundings for Process<'p> {
             .and_then(|tree| tree.carrier);
         match (machine.setup.cage, carrier) {
             (Cage::Namespace, Some(mailbox)) => self.spawn(Group::Carrier(tree), move |port| {
-                run_init(port, &start, &carried, mailbox);
+                let whose = (&start.machine, &carried);
+                run_init(port, whose, (tree, mailbox), || Self::start_command(&start));
             }),
             _ => Self::start_command(&start),
         }
@@ -801,13 +781,14 @@ impl<'p> HolderSurroundings for Process<'p> {
     }
 
     fn not_before(&mut self, at: Moment) {
-        let machine = self.machine();
-        let trees = machine.trees.borrow();
-        let tree = self.tree.and_then(|tree| trees.get(&tree));
-        if let Some(carrier) = tree.and_then(|tree| tree.carrier) {
-            machine.shared.post(carrier, Letter::LastMoment(at));
-        }
+        self.post_to_carrier(Letter::LastMoment(at));
     }
+
+    fn carry(&mut self, carried: &Carried) {
+        self.post_to_carrier(Letter::Carried(Box::new(carried.clone())));
+    }
+
+    fn let_go(&mut self) {}
 
     fn signal(&mut self, number: i32) -> bool {
         let machine = self.machine();
@@ -881,6 +862,16 @@ fn connect(machine: &Machine, client: usize, pid: i32) -> Option<u64> {
     };
     machine.connections.borrow_mut().insert(number, connection);
     Some(number)
+}
+
+/// The connection ends on this side.
+fn hang_up(machine: &Machine, number: u64) {
+    let connection = machine.connections.borrow_mut().remove(&number);
+    if let Some(connection) = connection {
+        machine
+            .shared
+            .post(connection.server, Letter::Closed(number));
+    }
 }
 
 /// `false`: nobody is there any more.

@@ -8,6 +8,7 @@ use super::port::Body;
 use lease_core::clock::Moment;
 use lease_core::delta::{Calls, Tenure};
 use lease_core::failure::Failure;
+use lease_core::holder::carrier::Carried;
 use lease_core::holder::job::{Answer as JobAnswer, Job};
 use lease_core::host::giving_back::{Lease, Progress};
 use lease_core::host::heart::Beat;
@@ -69,6 +70,8 @@ pub enum Letter {
     Call(Calls),
     /// To a carrier: all is killed then.
     LastMoment(Moment),
+    /// To a carrier: what is held has changed.
+    Carried(Box<Carried>),
     /// To a lease-hold or its command: a signal.
     Signal(i32),
     /// The command has ended, with this exit code.
@@ -81,8 +84,8 @@ pub enum Letter {
     Found(usize, u64),
     /// The disks of a resource are open, or cannot be opened.
     Opened(usize, Box<Result<Asked, Failure>>),
-    /// To a worker: in whose name.
-    Host(Arc<Welcome>, Arc<Tenure>),
+    /// To a worker: its number, and in whose name.
+    Host(usize, Arc<Welcome>, Arc<Tenure>),
     /// To a worker: something to do.
     Job(Box<Job>),
     /// A worker is done.

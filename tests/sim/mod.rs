@@ -55,6 +55,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod around;
+pub mod carrying;
 pub mod checker;
 pub mod clock;
 pub mod disk;

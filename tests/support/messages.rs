@@ -3,6 +3,7 @@
 
 use crate::sim::RESOURCE_GEOMETRY;
 use fastrand::Rng;
+use lease_core::cgroup::Group;
 use lease_core::clock::Moment;
 use lease_core::contain::Containment;
 use lease_core::id::{Generation, HostId, Lver, Name};
@@ -10,12 +11,14 @@ use lease_core::liveness::{Sighting, Sightings};
 use lease_core::registry::message::{
     AreaId, Ask, Asked, HolderId, Left, Phase, Rival, Tell, Turn, Welcome,
 };
-use lease_core::spec::{Mode, Place};
+use lease_core::registry::order::{LeaseName, Order, OrderId, Outcome, Patience};
+use lease_core::spec::{Mode, NamedSpec, Place, ResourceArgument};
 use lease_core::storage::Identity;
 use lease_core::timing::Timing;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 fn number(rng: &mut Rng) -> u64 {
     match rng.u8(..3) {
@@ -120,17 +123,68 @@ fn asked(rng: &mut Rng) -> Asked {
 }
 
 fn containment(rng: &mut Rng) -> Containment {
-    match rng.u8(..3) {
+    match rng.u8(..5) {
         0 => Containment::Cgroup(path(rng)),
         1 => Containment::PidNamespace,
-        _ => Containment::Tree,
+        2 => Containment::Tree,
+        3 => Containment::Group(Group {
+            path: path(rng),
+            inode: number(rng),
+        }),
+        _ => Containment::Alone,
+    }
+}
+
+fn argument(rng: &mut Rng) -> ResourceArgument {
+    let (lockspace, mode) = (name(rng), [Mode::Exclusive, Mode::Shared][rng.usize(..2)]);
+    let spec = NamedSpec {
+        lockspace,
+        name: name(rng),
+        path: path(rng),
+        mode,
+    };
+    match rng.bool() {
+        true => ResourceArgument::Placed(spec.at(number(rng))),
+        false => ResourceArgument::Named(spec),
+    }
+}
+
+fn patience(rng: &mut Rng) -> Patience {
+    match rng.u8(..3) {
+        0 => Patience::None,
+        1 => Patience::UntilKnown,
+        _ => Patience::For(Duration::from_nanos(number(rng))),
+    }
+}
+
+fn order(rng: &mut Rng) -> Order {
+    let lease = |rng: &mut Rng| LeaseName {
+        lockspace: name(rng),
+        resource: name(rng),
+    };
+    match rng.bool() {
+        true => Order::Acquire {
+            resources: several(rng, argument),
+            patience: patience(rng),
+        },
+        false => Order::Release {
+            leases: several(rng, lease),
+        },
+    }
+}
+
+fn outcome(rng: &mut Rng) -> Outcome {
+    Outcome {
+        status: rng.u8(..),
+        sanlock: some(rng, |rng| rng.i32(..)),
+        text: text(rng),
     }
 }
 
 /// What a lease-hold says.
 pub fn ask(rng: &mut Rng) -> Ask {
     let index = rng.usize(..);
-    match rng.u8(..10) {
+    match rng.u8(..14) {
         0 => Ask::Register {
             command: text(rng),
             resources: several(rng, asked),
@@ -141,6 +195,7 @@ pub fn ask(rng: &mut Rng) -> Ask {
             generation: Generation(number(rng)),
             phases: several(rng, phase),
             late: several(rng, Rng::bool),
+            guards: rng.bool(),
         },
         3 => Ask::Acquire { index },
         4 => Ask::Acquired {
@@ -154,6 +209,20 @@ pub fn ask(rng: &mut Rng) -> Ask {
         6 => Ask::Gone,
         7 => Ask::Start { reads: rng.bool() },
         8 => Ask::Release { index },
+        9 => Ask::Yield { index },
+        10 => Ask::Claim {
+            index,
+            resource: asked(rng),
+        },
+        11 => Ask::Order {
+            id: OrderId(number(rng)),
+            to: rng.i32(..),
+            order: order(rng),
+        },
+        12 => Ask::Ordered {
+            id: OrderId(number(rng)),
+            outcome: outcome(rng),
+        },
         _ => Ask::Released {
             index,
             left: left(rng),
@@ -211,7 +280,7 @@ fn rival(rng: &mut Rng) -> Rival {
 /// What a lease-join says; all but the description, which is for people.
 pub fn tell(rng: &mut Rng) -> Tell {
     let index = rng.usize(..);
-    match rng.u8(..11) {
+    match rng.u8(..16) {
         0 => Tell::Registered(Box::new(welcome(rng))),
         1 => Tell::Resumed {
             renewed: moment(rng),
@@ -238,6 +307,21 @@ pub fn tell(rng: &mut Rng) -> Tell {
         },
         8 => Tell::Lost { why: text(rng) },
         9 => Tell::NotGuarded { why: text(rng) },
+        10 => Tell::Order {
+            id: OrderId(number(rng)),
+            order: order(rng),
+        },
+        11 => Tell::Withdrawn {
+            id: OrderId(number(rng)),
+        },
+        12 => Tell::Ordered {
+            outcome: outcome(rng),
+        },
+        13 => Tell::Claimed { index },
+        14 => Tell::NotClaimed {
+            index,
+            why: text(rng),
+        },
         _ => Tell::Stop,
     }
 }

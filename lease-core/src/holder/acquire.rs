@@ -9,12 +9,13 @@ use super::job::{Answer, HeldLease, Job};
 use super::report::{self, Block};
 use super::surroundings::{Event, HolderSurroundings};
 use super::trouble::{self, Trouble};
-use super::{asking, guard, release, signal};
+use super::{asking, last_look, release, signal};
 use crate::clock::Moment;
 use crate::failure::{Failure, Status};
 use crate::id::{Generation, Lver};
 use crate::record::holder_note::HolderNote;
 use crate::registry::message::{Left, Rival, Tell, Turn};
+pub use crate::registry::order::Patience;
 use crate::resource::{AcquireError, Attempt, Held, Refusal, Snapshot, Wanted};
 use crate::surroundings::Surroundings;
 use std::time::Duration;
@@ -22,17 +23,6 @@ use std::time::Duration;
 /// Whoever lets go at once is waited for in any case, but one and the same no longer than this: it
 /// may have been stopped.
 const PASSING_MAX: Duration = Duration::from_secs(10);
-
-/// For how long to try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// Not at all.
-    None,
-    /// Until it is known whether an owner is alive.
-    UntilKnown,
-    /// For this long, whoever holds it.
-    For(Duration),
-}
 
 /// Why nothing was acquired.
 #[derive(Debug)]
@@ -74,7 +64,8 @@ enum Progress {
     Replaced(String),
 }
 
-/// Acquires every resource, waiting as patiently as asked: with --wait until `give_up`.
+/// Acquires every resource that is wanted, waiting as patiently as asked: with --wait until
+/// `give_up`.
 pub fn acquire_all<A: HolderSurroundings>(
     hub: &mut Hub<A>,
     patience: Patience,
@@ -146,7 +137,7 @@ fn still_there<A: HolderSurroundings>(
     hub: &mut Hub<A>,
     held: Vec<HeldLease>,
 ) -> Result<Vec<HeldLease>, End> {
-    let Some(why) = guard::find_replaced(hub, &held) else {
+    let Some(why) = last_look::find_replaced(hub, &held) else {
         return Ok(held);
     };
     if let Some(failure) = release::give_back(hub, held, None).lease {
@@ -217,7 +208,7 @@ fn watched<A: HolderSurroundings>(hub: &mut Hub<A>, index: usize) -> Result<(), 
     });
     check_ending(hub)?;
     match result {
-        Some(Err(AcquireError::Lost)) if hub.holds() => Ok(()),
+        Some(Err(AcquireError::Lost)) if hub.holds_for(index) => Ok(()),
         // The next attempt finds out whether that is over.
         Some(Err(AcquireError::Disk(_))) => Ok(()),
         Some(Err(error)) => Err(End::Failed(report::failure(hub, index, &error))),
@@ -227,7 +218,7 @@ fn watched<A: HolderSurroundings>(hub: &mut Hub<A>, index: usize) -> Result<(), 
 
 fn check_ending<A: HolderSurroundings>(hub: &Hub<A>) -> Result<(), End> {
     let failed = |status, why: &str| {
-        let names: Vec<String> = (0..hub.resources()).map(|i| hub.name(i)).collect();
+        let names: Vec<String> = hub.wanted.iter().map(|index| hub.name(*index)).collect();
         let text = format!("cannot acquire {}: {why}", names.join(", "));
         Err(End::Failed(Failure::new(status, text)))
     };
@@ -242,6 +233,8 @@ fn check_ending<A: HolderSurroundings>(hub: &Hub<A>) -> Result<(), End> {
             let why = "lease-join is leaving the lockspace; start it again first";
             failed(Status::NotJoined, why)
         }
+        Some(Ending::Gone) => failed(Status::NoPath, &format!("{} has ended", hub.command)),
+        Some(Ending::Withdrawn) => failed(Status::Busy, "nobody waits for it any more"),
     }
 }
 
@@ -252,7 +245,7 @@ fn round<A: HolderSurroundings>(
     all_at_once: bool,
     give_up: Option<Moment>,
 ) -> Result<Result<Vec<HeldLease>, (usize, Block)>, End> {
-    let mut order: Vec<usize> = (0..hub.resources()).collect();
+    let mut order = hub.wanted.clone();
     order.sort_by_key(|index| {
         let (spec, _) = hub.of_resource(*index);
         (spec.lockspace, spec.name)
@@ -330,7 +323,10 @@ fn attempt<A: HolderSurroundings>(
     }
     while !running.is_empty() {
         let done = hub.wait_for(None, false, |_, event| match event {
-            Event::Done(index, answer) => Ok((index, answer)),
+            // What is guarded is looked at meanwhile.
+            Event::Done(index, answer) if running.iter().any(|(running, _)| *running == index) => {
+                Ok((index, answer))
+            }
             other => Err(other),
         });
         let Some((index, answer)) = done else {
@@ -339,7 +335,7 @@ fn attempt<A: HolderSurroundings>(
         let Some(place) = running.iter().position(|(running, _)| *running == index) else {
             continue;
         };
-        if was_stopped_in_doubt(hub, &answer) {
+        if was_stopped_in_doubt(hub, index, &answer) {
             let wanted = wanted(hub, index);
             hub.give(index, Job::Resolve(wanted, running[place].1));
         } else {
@@ -352,12 +348,16 @@ fn attempt<A: HolderSurroundings>(
 
 /// Whoever was stopped in the middle of its attempt, and believed that the host id is lost until it
 /// heard of the renewals, can bring it to an end: there is no other turn before that.
-fn was_stopped_in_doubt<A: HolderSurroundings>(hub: &mut Hub<A>, answer: &Answer) -> bool {
+fn was_stopped_in_doubt<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    index: usize,
+    answer: &Answer,
+) -> bool {
     let stopped = matches!(
         answer,
         Answer::Attempted(Err(AcquireError::Lost), left) if left.doubt && !left.late
     );
-    stopped && hub.ending.is_none() && hub.holds()
+    stopped && hub.ending.is_none() && hub.holds_for(index)
 }
 
 /// Asks lease-join for a turn on each. What is missing in the answer was not answered, because
@@ -414,7 +414,7 @@ fn conclude<A: HolderSurroundings>(hub: &mut Hub<A>, index: usize, answer: Answe
             (Progress::Blocked(Block::Late(until)), left)
         }
         Answer::Attempted(Err(AcquireError::Lost), left) | Answer::Resolved(left)
-            if hub.holds() =>
+            if hub.holds_for(index) =>
         {
             let in_doubt = left.doubt;
             (Progress::Blocked(Block::Stopped { in_doubt }), left)
@@ -442,7 +442,7 @@ fn conclude<A: HolderSurroundings>(hub: &mut Hub<A>, index: usize, answer: Answe
             let block = Block::Trouble { error, late };
             (Progress::Blocked(block), Left::NOTHING)
         }
-        Answer::Shared(Err(AcquireError::Lost)) if hub.holds() => {
+        Answer::Shared(Err(AcquireError::Lost)) if hub.holds_for(index) => {
             let in_doubt = false;
             (
                 Progress::Blocked(Block::Stopped { in_doubt }),

@@ -5,7 +5,7 @@
 //! word that is lost is no harm: it is said again, for 6t, and who is asked twice acts once.
 
 use super::hub::Hub;
-use super::job::{Answer, HeldLease, Job};
+use super::job::{Answer, Job};
 use super::report::Block;
 use super::surroundings::{Event, HolderSurroundings};
 use crate::id::{HostId, Lver};
@@ -75,13 +75,14 @@ impl Requests {
     pub(super) fn called<A: HolderSurroundings>(
         &mut self,
         hub: &mut Hub<A>,
-        held: &[HeldLease],
         (session, by): (usize, HostId),
     ) {
         self.by = Some(by);
-        for lease in held {
-            if hub.session_of_resource(lease.index) == session && self.looking.insert(lease.index) {
-                hub.give(lease.index, Job::LookForRequest(lease.held.clone()));
+        let held = hub.held.iter();
+        let held = held.map(|lease| (lease.index, lease.held.clone()));
+        for (index, held) in held.collect::<Vec<_>>() {
+            if hub.session_of_resource(index) == session && self.looking.insert(index) {
+                hub.give(index, Job::LookForRequest(held));
             }
         }
     }
@@ -94,6 +95,10 @@ impl Requests {
         result: &Result<Option<Request>, AcquireError>,
     ) -> Option<Force> {
         self.looking.remove(&index);
+        // What is not held any more is nothing that could be let go.
+        if !hub.held.iter().any(|lease| lease.index == index) {
+            return None;
+        }
         let request = (*result).as_ref().ok().copied().flatten()?;
         let force = request.force()?;
         let new = (index, request.lver, request.force_mode);

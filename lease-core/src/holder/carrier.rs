@@ -19,6 +19,16 @@ pub struct LastMoment {
     pub at: Moment,
 }
 
+/// What lease-hold says to a carrier.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Said {
+    /// What is held has changed.
+    Carried(Carried),
+    /// Renewals are known of.
+    Last(LastMoment),
+}
+
 /// What one has to know to carry the last deadline.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Carried {
@@ -49,9 +59,12 @@ pub trait CarrierSurroundings {
     /// Now.
     fn now(&self) -> Moment;
 
-    /// The last of what lease-hold has said since it was asked before, if anything; `false`: there
-    /// is no lease-hold any more.
-    fn hear(&mut self) -> (bool, Option<LastMoment>);
+    /// All that lease-hold has said since it was asked before; `false`: there is no lease-hold any
+    /// more.
+    fn hear(&mut self) -> (bool, Vec<Said>);
+
+    /// From now on, [`CarrierSurroundings::renewals`] tells of these hosts.
+    fn follow(&mut self, hosts: &[CarriedHost]);
 
     /// What the lease-joins' own files say, as far as they can be read in a moment.
     fn renewals(&mut self) -> Option<Renewals>;
@@ -76,12 +89,11 @@ impl<A: CarrierSurroundings> Carrier<A> {
     /// It hears of renewals from lease-hold. One that is stopped hears of none; then those count
     /// that lease-join's own files tell of.
     pub fn new(around: A, carried: &Carried) -> Self {
-        let early = carried.hosts.iter().map(|host| host.early).min();
         Self {
             around,
             hosts: carried.hosts.clone(),
             last: carried.last_moment,
-            early: early.unwrap_or_default(),
+            early: early(&carried.hosts),
             looked: Moment::default(),
         }
     }
@@ -145,9 +157,27 @@ impl<A: CarrierSurroundings> Carrier<A> {
     /// Whether there still is a lease-hold.
     fn is_needed(&mut self) -> bool {
         let (open, said) = self.around.hear();
-        if let Some(LastMoment { at }) = said {
-            self.last = at.max(self.last);
+        for one in said {
+            match one {
+                Said::Last(LastMoment { at }) => self.last = at.max(self.last),
+                Said::Carried(carried) => self.carry_these(carried),
+            }
         }
         open
     }
+
+    /// Other leases are held from now on: what was known of those before says nothing of them.
+    fn carry_these(&mut self, carried: Carried) {
+        self.around.follow(&carried.hosts);
+        self.early = early(&carried.hosts);
+        self.hosts = carried.hosts;
+        self.last = carried.last_moment;
+        self.looked = Moment::default();
+    }
+}
+
+/// How early the first of them may be lost.
+fn early(hosts: &[CarriedHost]) -> Duration {
+    let early = hosts.iter().map(|host| host.early).min();
+    early.unwrap_or_default()
 }

@@ -3,9 +3,13 @@
 //! What is to be done, and when, is decided by [`Deadline`]. The main thread does what it says.
 
 use super::asking::Requests;
+use super::ended::Ended;
 use super::environment;
-use super::hub::{Ending, Hub};
+use super::hub::{Care, Ending, Hub, NEVER, Stage};
 use super::job::{Answer, HeldLease, Job};
+use super::last_look::find_replaced;
+use super::not_run::{NO_RENEWAL, cannot_run, not_started, too_late};
+use super::order;
 use super::signal;
 use super::surroundings::{Event, HolderSurroundings};
 use crate::clock::Moment;
@@ -17,6 +21,7 @@ use crate::registry::message::{Ask, Tell};
 use crate::resource::AcquireError;
 use crate::surroundings::Surroundings;
 use nix::errno::Errno;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long the command of --on-loss is spared, whatever has to be killed.
@@ -24,20 +29,6 @@ const SPARED_FOR: Duration = Duration::from_secs(1);
 
 /// Between the end of the command and a word about what it has left: most of that ends with it.
 const REST_AFTER: Duration = Duration::from_secs(1);
-
-/// Why a lease is lost, if nobody has said more.
-const NO_RENEWAL: &str = "no renewal in time";
-
-/// How it ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// The command and all that it started are gone; its exit code.
-    Command(u8),
-    /// They are gone, and the lease was lost: why.
-    Lost(String),
-    /// The command was never run.
-    NotRun(Failure),
-}
 
 /// Fails if the grace that is asked for does not fit what a host of ours has promised: everything
 /// is dead before another host may take over, and lease-join kills at three quarters of that time.
@@ -62,21 +53,54 @@ pub fn check_grace<A: HolderSurroundings>(
 
 /// How a command is to be guarded.
 #[derive(Debug, Clone)]
-pub struct Orders {
+pub struct Manner {
     /// The signal that asks it to end when the lease is lost.
     pub kill_signal: i32,
     /// From there to SIGKILL; half of what there is, if nothing else is asked for.
     pub grace: Option<Duration>,
     /// What the command leaves behind is not waited for.
     pub end_rest: bool,
+    /// It ran before: who asks us to end has it let go, and no signal is handed on.
+    pub adopted: bool,
 }
 
-/// Runs the command under guard until it and all that it started are gone.
+/// Runs the command under guard until it and all that it started are gone, or what was adopted is
+/// let go. Returns what is held by then.
 pub fn run<A: HolderSurroundings>(
     hub: &mut Hub<A>,
+    held: Vec<HeldLease>,
+    manner: &Manner,
+) -> anyhow::Result<(Vec<HeldLease>, Ended)> {
+    if let Err(ended) = open_gate(hub, &held)? {
+        return Ok((held, ended));
+    }
+    hub.stage = Stage::Guarding;
+    hub.wanted.clear();
+    hub.not_before();
+    hub.held = held;
+    hub.care = Some(Box::new(Guard::new(manner)));
+    let ended = loop {
+        let due = hub.tend();
+        if let Some(ended) = hub.ended() {
+            break ended;
+        }
+        match hub.tickets.begin() {
+            Some(ticket) => order::carry_out(hub, &ticket),
+            None => {
+                let event = hub.next(due);
+                event.into_iter().for_each(|event| hub.pass_on(event));
+            }
+        }
+    };
+    (hub.stage, hub.care) = (Stage::Releasing, None);
+    Ok((std::mem::take(&mut hub.held), ended))
+}
+
+/// From here on it runs, if the outer and the inner result are fine.
+fn open_gate<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
     held: &[HeldLease],
-    orders: &Orders,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<Result<(), Ended>> {
     let (variables, carried) = (environment::variables(hub, held), hub.carried());
     let containment = hub.around.stand_at_gate(variables, &carried)?;
     let mut asked: Vec<usize> = (0..hub.sessions().len()).collect();
@@ -89,7 +113,7 @@ pub fn run<A: HolderSurroundings>(
         if let Err(ended) = wait_for_go(hub, asked.len()) {
             hub.withdraw_guard();
             hub.around.give_up_gate();
-            return Ok(ended);
+            return Ok(Err(ended));
         }
         asked.retain(|number| {
             let (session, around) = hub.session(*number);
@@ -98,14 +122,14 @@ pub fn run<A: HolderSurroundings>(
     }
     if let Err(ended) = look_once_more(hub, held) {
         hub.around.give_up_gate();
-        return Ok(ended);
+        return Ok(Err(ended));
     }
     if !hub.holds() {
         hub.around.give_up_gate();
-        return Ok(Ended::NotRun(too_late(hub, NO_RENEWAL)));
+        return Ok(Err(Ended::NotRun(too_late(hub, NO_RENEWAL))));
     }
     hub.around.open_gate()?;
-    Ok(Watch::new(hub, held, orders).run())
+    Ok(Ok(()))
 }
 
 /// Waits until so many lease-joins know of the child and say that their host id is as it was.
@@ -154,54 +178,10 @@ fn look_once_more<A: HolderSurroundings>(
     }
 }
 
-/// Why one of these leases stands where others do not look any more. `None` as well if something
-/// ends all.
-pub(super) fn find_replaced<A: HolderSurroundings>(
-    hub: &mut Hub<A>,
-    held: &[HeldLease],
-) -> Option<String> {
-    held.iter()
-        .for_each(|lease| hub.give(lease.index, Job::Look));
-    let mut found = None;
-    for _ in held {
-        let (index, result) = hub.wait_for(None, true, |_, event| match event {
-            Event::Done(index, Answer::Checked(result)) => Ok((index, result)),
-            other => Err(other),
-        })?;
-        if let Ok(Some(why)) = result {
-            found.get_or_insert(format!("{} {why}", hub.name(index)));
-        }
-    }
-    found
-}
-
-/// The lease was lost while the command stood at its gate.
-fn too_late<A>(hub: &Hub<A>, why: &str) -> Failure {
-    let why = format!("the lease was lost before it was started: {why}");
-    cannot_run(hub, Status::Lost, &why)
-}
-
-/// Something else came while the command stood at its gate.
-pub(super) fn not_started<A>(hub: &Hub<A>) -> Ended {
-    Ended::NotRun(match &hub.ending {
-        Some(Ending::Signal(number)) => return Ended::Command(signal::exit_code(*number)),
-        Some(Ending::Lost(why)) => too_late(hub, why),
-        _ => {
-            let why = "lease-join is leaving the lockspace; start it again first";
-            cannot_run(hub, Status::NotJoined, why)
-        }
-    })
-}
-
-fn cannot_run<A>(hub: &Hub<A>, status: Status, why: &str) -> Failure {
-    Failure::new(status, format!("cannot run {}: {why}", hub.command))
-}
-
-/// The main thread while the command runs.
-struct Watch<'a, A> {
-    hub: &'a mut Hub<A>,
-    held: &'a [HeldLease],
-    orders: &'a Orders,
+/// What is guarded, and how it stands.
+#[derive(Debug)]
+struct Guard {
+    manner: Manner,
     deadline: Deadline,
     /// Until when the command of --on-loss is spared.
     spared_until: Option<Moment>,
@@ -210,7 +190,7 @@ struct Watch<'a, A> {
     why: Option<String>,
     taken: bool,
     /// Resources whose worker is looking at the disk.
-    checking: Vec<bool>,
+    checking: BTreeSet<usize>,
     code: Option<u8>,
     /// Nothing is left of the command and of all that it started.
     gone: bool,
@@ -223,21 +203,22 @@ struct Watch<'a, A> {
     requests: Requests,
     /// When it was read of renewals.
     looked: Moment,
+    /// What was adopted is to be guarded no more.
+    let_go: bool,
+    /// lease-joins that want to be left, or have lost their host id.
+    parting: BTreeSet<usize>,
 }
 
-impl<'a, A: HolderSurroundings> Watch<'a, A> {
-    fn new(hub: &'a mut Hub<A>, held: &'a [HeldLease], orders: &'a Orders) -> Self {
-        let checking = vec![false; hub.resources()];
+impl Guard {
+    fn new(manner: &Manner) -> Self {
         Self {
-            hub,
-            held,
-            orders,
+            manner: manner.clone(),
             deadline: Deadline::Running,
             spared_until: None,
             stop: false,
             why: None,
             taken: false,
-            checking,
+            checking: BTreeSet::new(),
             code: None,
             gone: false,
             not_executed: None,
@@ -245,47 +226,30 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
             rest_at: None,
             requests: Requests::default(),
             looked: Moment::default(),
+            let_go: false,
+            parting: BTreeSet::new(),
         }
     }
 
-    fn run(mut self) -> Ended {
-        self.not_before();
-        loop {
-            let now = self.hub.now();
-            if !self.deadline.lost() {
-                self.hub.is_overdue(now);
-            }
-            let standing = self.standing(now);
-            let was_lost = self.deadline.lost();
-            let act = self.deadline.step(now, standing);
-            if self.deadline.lost() && !was_lost {
-                self.announce(now, standing);
-            }
-            match act {
-                Act::Nothing => {}
-                Act::Terminate => self.hub.around.terminate(),
-                Act::Kill => self.kill(now),
-            }
-            if self.gone {
-                return self.ended();
-            }
-            if self.rest_at.is_some_and(|at| now >= at) {
-                self.speak_of_the_rest();
-            }
-            self.look_for_renewals(now);
-            let due = self.deadline.due(standing);
-            let due = self.rest_at.map_or(due, |at| at.min(due));
-            let due = match self.deadline.lost() {
-                true => due,
-                false => due.min(self.hub.next_renewal(self.looked)),
-            };
-            let event = self.hub.next(Some(due));
-            event.into_iter().for_each(|event| self.hear(event));
-        }
+    /// Whether there is nothing more to guard. What has to end is not let go.
+    fn is_over(&self) -> bool {
+        self.gone || (self.let_go && self.deadline == Deadline::Running)
     }
 
-    fn standing(&self, now: Moment) -> Standing {
-        let (taken, stop, wanted) = (self.taken, self.stop, self.orders.grace);
+    /// Leaves those lease-joins that do not want us any more where nothing is held.
+    fn part<A: HolderSurroundings>(&mut self, hub: &mut Hub<A>) {
+        self.parting.retain(|number| {
+            let (session, around) = hub.session(*number);
+            let leave = !session.has_any();
+            if leave {
+                session.leave(around);
+            }
+            !leave
+        });
+    }
+
+    fn standing<A: HolderSurroundings>(&self, hub: &Hub<A>, now: Moment) -> Standing {
+        let (taken, stop, wanted) = (self.taken, self.stop, self.manner.grace);
         let of = |tenure: &Tenure| {
             let timing = tenure.timing();
             let expires = tenure.renewed().after(timing.lost_after());
@@ -297,11 +261,11 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
                 stop,
             }
         };
-        let sessions = self.hub.sessions().iter();
+        let sessions = hub.those_that_matter();
         let all = sessions.map(|session| of(&session.tenure));
         let first = all.min_by_key(|s| (!s.taken, s.expires));
         first.unwrap_or(Standing {
-            expires: now,
+            expires: NEVER,
             grace: Duration::ZERO,
             taken,
             stop,
@@ -309,9 +273,13 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
     }
 
     /// The lease is lost: says so, and has it said. When it was taken there is no time for that.
-    fn announce(&mut self, now: Moment, standing: Standing) {
-        let last = self.hub.last_moment();
-        let hub = &mut self.hub;
+    fn announce<A: HolderSurroundings>(
+        &mut self,
+        hub: &mut Hub<A>,
+        now: Moment,
+        standing: Standing,
+    ) {
+        let last = hub.last_moment();
         if !standing.taken && hub.around.has_aside() {
             if now >= last {
                 let text = "it is too late for the command of --on-loss";
@@ -325,131 +293,152 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
         hub.around.machine().say(&text);
     }
 
-    fn kill(&mut self, now: Moment) {
+    fn kill<A: HolderSurroundings>(&mut self, hub: &mut Hub<A>, now: Moment) {
         let spare = self.spared_until.is_some_and(|until| now < until);
-        self.hub.around.kill(spare);
+        hub.around.kill(spare);
     }
 
     /// A renewal is read of when it is due.
-    fn look_for_renewals(&mut self, now: Moment) {
-        if self.deadline.lost() || now < self.hub.next_renewal(self.looked) {
+    fn look_for_renewals<A: HolderSurroundings>(&mut self, hub: &mut Hub<A>, now: Moment) {
+        if self.deadline.lost() || now < hub.next_renewal(self.looked) {
             return;
         }
         self.looked = now;
-        if self.hub.look_for_renewals() {
-            self.not_before();
-            self.check_disk();
+        if hub.look_for_renewals() {
+            hub.not_before();
+            self.check_disk(hub);
         }
     }
 
-    /// Whoever carries the last deadline hears of the renewals.
-    fn not_before(&mut self) {
-        let at = self.hub.last_moment();
-        self.hub.around.not_before(at);
-    }
-
-    fn hear(&mut self, event: Event) {
-        match event {
-            Event::Signal(number, from_terminal) => self.forward(number, from_terminal),
-            Event::Told(_, Tell::Renewed { .. }) => {
+    fn hear_lease_join<A: HolderSurroundings>(
+        &mut self,
+        hub: &mut Hub<A>,
+        session: usize,
+        tell: Tell,
+    ) {
+        match tell {
+            Tell::Renewed { .. } => {
                 // From now on it is read of, where that can be.
-                self.looked = self.hub.now();
-                self.hub.look_for_renewals();
-                self.not_before();
-                self.check_disk();
+                self.looked = hub.now();
+                hub.look_for_renewals();
+                hub.not_before();
+                self.check_disk(hub);
             }
-            Event::Told(_, Tell::Lost { why }) => {
-                self.why.get_or_insert(why);
+            Tell::Lost { why } => {
+                if hub.sessions()[session].is_needed() {
+                    self.why.get_or_insert(why);
+                }
+                self.parting.insert(session);
             }
-            Event::Told(_, Tell::Stop) => self.stop = true,
-            Event::Told(session, Tell::Asked { by }) => {
-                self.requests.called(self.hub, self.held, (session, by));
-            }
-            Event::Done(index, Answer::RequestSeen(result)) => {
-                match self.requests.seen(self.hub, index, &result) {
-                    Some(Force::Kill) => self.end_by_force(),
-                    Some(Force::Stop) => self.stop_as_it_wishes(),
-                    None => {}
+            Tell::Stop => {
+                self.stop |= hub.sessions()[session].is_needed();
+                self.parting.insert(session);
+                if hub.sessions()[session].has_any() && !self.stop {
+                    hub.ending.get_or_insert(Ending::NotJoined);
                 }
             }
-            Event::Done(index, Answer::Checked(result)) => self.checked(index, result),
-            Event::Exited(code) => self.code = self.exited(code),
-            Event::TreeGone => self.gone = true,
-            // Whoever is to end the command does not stop.
-            Event::Stopped(signal) if self.deadline == Deadline::Running => {
-                self.hub.around.follow_stop(signal);
+            Tell::Asked { by } => self.requests.called(hub, (session, by)),
+            Tell::Order { id, order } => order::hear(hub, (session, id), order),
+            Tell::Withdrawn { id } if hub.tickets.withdraw(id) => {
+                hub.ending.get_or_insert(Ending::Withdrawn);
             }
-            Event::NotExecuted(errno) => self.not_executed = Some(errno),
             _ => {}
         }
     }
 
     /// Somebody wants the lease, whatever the command is at. What is not dead by this is killed
     /// again some seconds later.
-    fn end_by_force(&mut self) {
+    fn end_by_force<A: HolderSurroundings>(&mut self, hub: &mut Hub<A>) {
         self.stop = true;
-        self.hub.around.kill(false);
+        hub.around.kill(false);
     }
 
     /// Somebody wants the lease: the command may take as long as it likes.
-    fn stop_as_it_wishes(&mut self) {
-        if self.deadline == Deadline::Running && !self.hub.around.run_on_request() {
-            self.forward(self.orders.kill_signal, false);
+    fn stop_as_it_wishes<A: HolderSurroundings>(&mut self, hub: &mut Hub<A>) {
+        if self.deadline != Deadline::Running || hub.around.run_on_request() {
+            return;
+        }
+        let signal = self.manner.kill_signal;
+        match self.manner.adopted {
+            true => drop(hub.around.signal(signal)),
+            false => self.forward(hub, signal, false),
         }
     }
 
     /// The command itself has ended. What it has left is waited for, unless all was asked to end.
-    fn exited(&mut self, code: u8) -> Option<u8> {
-        self.rest_at = Some(self.hub.now().after(REST_AFTER));
-        self.stop |= self.asked_to_end || self.orders.end_rest;
+    fn exited<A: HolderSurroundings>(&mut self, hub: &Hub<A>, code: u8) -> Option<u8> {
+        self.rest_at = Some(hub.now().after(REST_AFTER));
+        self.stop |= self.asked_to_end || self.manner.end_rest;
         Some(code)
     }
 
     /// Somebody may wonder why we are still here.
-    fn speak_of_the_rest(&mut self) {
+    fn speak_of_the_rest<A: HolderSurroundings>(&mut self, hub: &mut Hub<A>) {
         self.rest_at = None;
         let verb = match self.deadline {
             Deadline::Running => "waiting for",
             Deadline::Ending { .. } | Deadline::Killing { .. } => "ending",
         };
-        if let (Some(code), Some(rest)) = (self.code, self.hub.around.rest()) {
-            let command = &self.hub.command;
+        if let (Some(code), Some(rest)) = (self.code, hub.around.rest()) {
+            let command = &hub.command;
             let text = format!("{command} has ended ({code}); {verb} {rest}");
-            self.hub.around.machine().say(&text);
+            hub.around.machine().say(&text);
         }
     }
 
     /// To the command; to what it left behind, once it is gone. What is asked to end has to: when
     /// the command itself has ended, what it left is given some seconds.
-    fn forward(&mut self, number: i32, from_terminal: bool) {
+    fn forward<A: HolderSurroundings>(
+        &mut self,
+        hub: &mut Hub<A>,
+        number: i32,
+        from_terminal: bool,
+    ) {
         let asks_to_end = signal::ends_waiting(number);
+        if self.manner.adopted {
+            self.let_go |= asks_to_end;
+            if signal::stops(number) {
+                hub.around.stop();
+            }
+            return;
+        }
         if asks_to_end && self.code.is_some() {
             self.stop = true;
         }
         // What has to end now is told so anyhow.
-        if from_terminal || (self.stop && number == self.orders.kill_signal) {
+        if from_terminal || (self.stop && number == self.manner.kill_signal) {
             return;
         }
         self.asked_to_end |= asks_to_end;
-        let around = &mut self.hub.around;
+        let around = &mut hub.around;
         if self.code.is_some() || !around.signal(number) {
             around.signal_rest(number);
         }
     }
 
     /// At each renewal, every lease is looked at on the disk.
-    fn check_disk(&mut self) {
-        for lease in self.held {
-            if !self.checking[lease.index] {
-                self.checking[lease.index] = true;
-                self.hub.give(lease.index, Job::Check(lease.held.clone()));
+    fn check_disk<A: HolderSurroundings>(&mut self, hub: &mut Hub<A>) {
+        let held = hub.held.iter();
+        let held = held.map(|lease| (lease.index, lease.held.clone()));
+        for (index, held) in held.collect::<Vec<_>>() {
+            if self.checking.insert(index) {
+                hub.give(index, Job::Check(held));
             }
         }
     }
 
-    fn checked(&mut self, index: usize, result: Result<Option<String>, AcquireError>) {
-        self.checking[index] = false;
-        let name = self.hub.name(index);
+    fn checked<A: HolderSurroundings>(
+        &mut self,
+        hub: &Hub<A>,
+        index: usize,
+        result: Result<Option<String>, AcquireError>,
+    ) {
+        self.checking.remove(&index);
+        // What is being given back is not missed.
+        if !hub.held.iter().any(|lease| lease.index == index) {
+            return;
+        }
+        let name = hub.name(index);
         let why = match result {
             // The storage did not answer, or the host id is lost: not for this look to say.
             Ok(None) | Err(AcquireError::Disk(_) | AcquireError::Lost) => return,
@@ -459,14 +448,88 @@ impl<'a, A: HolderSurroundings> Watch<'a, A> {
         self.taken = true;
         self.why.get_or_insert(why);
     }
+}
 
-    fn ended(self) -> Ended {
-        let not_run = |status, errno: Errno| cannot_run(self.hub, status, errno.desc());
-        match (self.not_executed, self.deadline.lost()) {
-            (_, true) => Ended::Lost(self.why.unwrap_or_else(|| NO_RENEWAL.into())),
+impl<A: HolderSurroundings> Care<A> for Guard {
+    fn tend(&mut self, hub: &mut Hub<A>) -> Moment {
+        let now = hub.now();
+        if !self.deadline.lost() {
+            hub.is_overdue(now);
+        }
+        self.part(hub);
+        let standing = self.standing(hub, now);
+        let was_lost = self.deadline.lost();
+        let act = self.deadline.step(now, standing);
+        if self.deadline.lost() && !was_lost {
+            self.announce(hub, now, standing);
+        }
+        match act {
+            Act::Nothing => {}
+            Act::Terminate => hub.around.terminate(),
+            Act::Kill => self.kill(hub, now),
+        }
+        if self.rest_at.is_some_and(|at| now >= at) && !self.gone {
+            self.speak_of_the_rest(hub);
+        }
+        self.look_for_renewals(hub, now);
+        let due = self.deadline.due(standing);
+        let due = self.rest_at.map_or(due, |at| at.min(due));
+        match self.deadline.lost() {
+            true => due,
+            false => due.min(hub.next_renewal(self.looked)),
+        }
+    }
+
+    fn hear(&mut self, hub: &mut Hub<A>, event: Event) {
+        match event {
+            Event::Signal(number, from_terminal) => self.forward(hub, number, from_terminal),
+            Event::Told(session, tell) => self.hear_lease_join(hub, session, tell),
+            Event::Done(index, Answer::Checked(result)) => self.checked(hub, index, result),
+            Event::Done(index, Answer::RequestSeen(result)) => {
+                match self.requests.seen(hub, index, &result) {
+                    Some(Force::Kill) => self.end_by_force(hub),
+                    Some(Force::Stop) => self.stop_as_it_wishes(hub),
+                    None => {}
+                }
+            }
+            Event::Exited(code) => self.code = self.exited(hub, code),
+            Event::TreeGone => self.gone = true,
+            // Whoever is to end the command does not stop.
+            Event::Stopped(signal) if self.deadline == Deadline::Running => {
+                hub.around.follow_stop(signal);
+            }
+            Event::NotExecuted(errno) => self.not_executed = Some(errno),
+            _ => {}
+        }
+    }
+
+    fn ends_orders(&self) -> Option<Ending> {
+        let lost = || self.why.clone().unwrap_or_else(|| NO_RENEWAL.into());
+        match self.deadline {
+            _ if self.is_over() => Some(Ending::Gone),
+            Deadline::Running => None,
+            _ if self.deadline.lost() => Some(Ending::Lost(lost())),
+            _ => Some(Ending::NotJoined),
+        }
+    }
+
+    fn ended(&self, hub: &mut Hub<A>) -> Option<Ended> {
+        if !self.is_over() {
+            return None;
+        }
+        if !self.gone {
+            hub.around.let_go();
+            return Some(Ended::LetGo);
+        }
+        let not_run = |status, errno: Errno| cannot_run(hub, status, errno.desc());
+        Some(match (self.not_executed, self.deadline.lost()) {
+            (_, true) => {
+                let why = self.why.clone();
+                Ended::Lost(why.unwrap_or_else(|| NO_RENEWAL.into()))
+            }
             (Some(errno @ Errno::ENOENT), _) => Ended::NotRun(not_run(Status::NoCommand, errno)),
             (Some(errno), _) => Ended::NotRun(not_run(Status::CannotExecute, errno)),
             (None, _) => Ended::Command(self.code.unwrap_or(Status::Internal.code())),
-        }
+        })
     }
 }

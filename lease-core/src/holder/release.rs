@@ -3,7 +3,8 @@
 use super::hub::Hub;
 use super::job::{Answer, HeldLease, Job};
 use super::surroundings::{Event, HolderSurroundings};
-use super::value;
+use super::value::{self, Block};
+use crate::clock::Moment;
 use crate::failure::{Failure, Status};
 use crate::registry::message::{Left, Tell};
 use crate::spec::Mode;
@@ -24,12 +25,11 @@ pub(crate) struct Undone {
     pub(crate) value: Option<Failure>,
 }
 
-/// Releases all of them, at the same time; of a single one, after this is written to its value
-/// block.
+/// Releases all of them, at the same time; the one of a value after that is written to its block.
 pub(crate) fn give_back<A: HolderSurroundings>(
     hub: &mut Hub<A>,
     held: Vec<HeldLease>,
-    mut value: Option<Vec<u8>>,
+    mut value: Option<Block>,
 ) -> Undone {
     let alone_at = hub.now().after(ALONE_AFTER);
     let mut waiting = held;
@@ -40,25 +40,24 @@ pub(crate) fn give_back<A: HolderSurroundings>(
     let mut undone = Undone::default();
     while running > 0 || !waiting.is_empty() {
         let now = hub.now();
-        if hub.is_overdue(now) {
-            let first = waiting.drain(..).next().map(|lease| lease.index);
-            let value = value.take().and(first);
-            undone.value = value
-                .map(|index| value::too_late(hub, index))
-                .or(undone.value);
-            let late = first.map(|index| too_late(hub, index));
-            undone.lease = undone.lease.or(late);
+        if let Some(late) = drop_late(hub, &mut waiting, now) {
+            let of_value = |value: &Block| !waiting.iter().any(|lease| lease.index == value.index);
+            let unsaid = value.take_if(|value| of_value(value));
+            let unsaid = unsaid.map(|value| value::too_late(hub, value.index));
+            undone.value = undone.value.or(unsaid);
+            undone.lease = undone.lease.or(Some(late));
         }
         if now >= alone_at {
             running += release_alone(hub, &mut waiting, &mut value);
         }
-        match hub.next(Some(now.after(LOOK_AROUND))) {
+        match hub.next_while_releasing(now.after(LOOK_AROUND)) {
             Some(Event::Told(session, Tell::ReleaseTurn { index, last })) => {
                 let index = hub.resource_of(session, index);
                 let place = waiting.iter().position(|lease| Some(lease.index) == index);
                 let lease = place.map(|place| waiting.remove(place));
                 if let (Some(lease), true) = (lease, last) {
-                    hub.give(lease.index, Job::Release(lease.held, value.take()));
+                    let value = bytes_for(&mut value, lease.index);
+                    hub.give(lease.index, Job::Release(lease.held, value));
                     running += 1;
                 }
             }
@@ -69,10 +68,26 @@ pub(crate) fn give_back<A: HolderSurroundings>(
                 let failure = released(hub, index, result.map_err(|e| e.to_string()), left);
                 undone.lease = undone.lease.or(failure);
             }
-            _ => {}
+            Some(other) => hub.pass_on_while_releasing(other),
+            None => {}
         }
     }
     undone
+}
+
+/// Those whose host id is lost by now are released no more: says that of the first.
+fn drop_late<A: HolderSurroundings>(
+    hub: &mut Hub<A>,
+    waiting: &mut Vec<HeldLease>,
+    now: Moment,
+) -> Option<Failure> {
+    let mut late = Vec::new();
+    waiting.retain(|lease| {
+        let is_late = hub.is_overdue_for(lease.index, now);
+        late.extend(is_late.then_some(lease.index));
+        !is_late
+    });
+    late.first().map(|index| too_late(hub, *index))
 }
 
 /// Without a lease-join nobody gives turns, and nobody else on this host can have one. A shared
@@ -81,7 +96,7 @@ pub(crate) fn give_back<A: HolderSurroundings>(
 fn release_alone<A: HolderSurroundings>(
     hub: &mut Hub<A>,
     waiting: &mut Vec<HeldLease>,
-    value: &mut Option<Vec<u8>>,
+    value: &mut Option<Block>,
 ) -> usize {
     let mut running = 0;
     for lease in std::mem::take(waiting) {
@@ -89,7 +104,8 @@ fn release_alone<A: HolderSurroundings>(
             waiting.push(lease);
         } else if lease.held.mode == Mode::Exclusive {
             hub.release_alone(lease.index);
-            hub.give(lease.index, Job::Release(lease.held, value.take()));
+            let value = bytes_for(value, lease.index);
+            hub.give(lease.index, Job::Release(lease.held, value));
             running += 1;
         } else {
             let name = hub.name(lease.index);
@@ -98,6 +114,12 @@ fn release_alone<A: HolderSurroundings>(
         }
     }
     running
+}
+
+/// What is to be written to the block of this resource.
+fn bytes_for(value: &mut Option<Block>, index: usize) -> Option<Vec<u8>> {
+    let its = value.take_if(|value| value.index == index);
+    its.map(|value| value.bytes)
 }
 
 fn too_late<A: HolderSurroundings>(hub: &Hub<A>, index: usize) -> Failure {

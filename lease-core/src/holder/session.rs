@@ -8,6 +8,7 @@ use crate::delta::Tenure;
 use crate::failure::{Failure, Status, show};
 use crate::id::{HostId, Lver, Name};
 use crate::registry::message::{Ask, Asked, Left, Phase, Tell, Welcome};
+use crate::registry::order::{OrderId, Outcome};
 use crate::surroundings::Surroundings;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ enum Link {
     /// It was asked to go on as before, and has not answered yet.
     Resuming,
     Down,
+    /// We have left it, holding nothing.
+    Left,
 }
 
 /// A registration with one lease-join.
@@ -43,6 +46,8 @@ pub struct Session {
     unanswered: Vec<Ask>,
     /// lease-join knows that it need not tell us of renewals.
     reads: bool,
+    /// What is guarded may run.
+    guards: bool,
 }
 
 impl Session {
@@ -82,6 +87,7 @@ impl Session {
             late: vec![false; count],
             unanswered: Vec::new(),
             reads: false,
+            guards: false,
         })
     }
 
@@ -98,7 +104,37 @@ impl Session {
 
     /// Whether there is a lease-join.
     pub fn is_alive(&self) -> bool {
-        self.link != Link::Down
+        matches!(self.link, Link::Up | Link::Resuming)
+    }
+
+    /// Whether anything is held here, or was in the middle of being given back.
+    pub fn has_any(&self) -> bool {
+        self.phases.iter().any(|phase| *phase != Phase::Idle)
+    }
+
+    /// Whether what is guarded needs a lease that is held here.
+    pub fn is_needed(&self) -> bool {
+        let held = |phase: &Phase| matches!(phase, Phase::Held(_));
+        self.phases.iter().any(held)
+    }
+
+    /// Which number another resource would have: that of one that is not held any more, and that
+    /// nothing may land on.
+    pub fn free_index(&self, is_used: impl Fn(usize) -> bool) -> usize {
+        let all = 0..self.phases.len();
+        let idle = |index: &usize| self.phases[*index] == Phase::Idle && !self.late[*index];
+        let mut free = all.filter(|index| idle(index) && !is_used(*index));
+        free.next().unwrap_or(self.phases.len())
+    }
+
+    /// Whether we have left it.
+    pub fn is_left(&self) -> bool {
+        self.link == Link::Left
+    }
+
+    /// No lease-join is asked again for this resource.
+    pub fn withdraw_claim(&mut self, index: usize) {
+        self.answered(|ask| matches!(ask, Ask::Claim { index: i, .. } if *i == index));
     }
 
     fn say(&self, around: &mut impl HolderSurroundings, ask: &Ask) -> bool {
@@ -111,6 +147,12 @@ impl Session {
         if self.link == Link::Up {
             self.say(around, &ask);
         }
+        match ask {
+            Ask::Guard { .. } => self.guards = true,
+            // Whoever gives one back for good has seen the end of what was guarded.
+            Ask::Release { .. } => self.guards = false,
+            _ => {}
+        }
         self.unanswered.push(ask);
     }
 
@@ -118,12 +160,25 @@ impl Session {
     /// is given up.
     pub fn withdraw_guard(&mut self) {
         self.answered(|ask| matches!(ask, Ask::Guard { .. }));
+        self.guards = false;
+    }
+
+    /// Nothing is held here, and nothing will be: lease-join need not care for us.
+    pub fn leave(&mut self, around: &mut impl HolderSurroundings) {
+        self.link = Link::Left;
+        self.unanswered.clear();
+        around.hang_up(self.number);
+    }
+
+    /// Says what came of an order. Whoever gave it asks again, should this not be heard.
+    pub fn ordered(&self, around: &mut impl HolderSurroundings, id: OrderId, outcome: Outcome) {
+        self.say(around, &Ask::Ordered { id, outcome });
     }
 
     /// A resource is released without a lease-join: the next one gives no turn for it.
     pub fn releases_alone(&mut self, index: usize) {
         self.phases[index] = Phase::Releasing;
-        self.answered(|ask| matches!(ask, Ask::Release { index: i } if *i == index));
+        self.answered(|ask| is_to_release(ask, index));
     }
 
     /// Says that the command starts. `false`: it must not, for lease-join may not hear of that.
@@ -175,6 +230,9 @@ impl Session {
 
     /// Says that all is gone; and to the next lease-join, if there is none, what was not released.
     pub fn gone(&self, around: &mut impl HolderSurroundings) {
+        if self.link == Link::Left {
+            return;
+        }
         if !self.say(around, &Ask::Gone) {
             let Welcome {
                 holder, generation, ..
@@ -218,15 +276,27 @@ impl Session {
             }
             Tell::ReleaseTurn { index, last } => {
                 self.phases[*index] = if *last { Phase::Releasing } else { Phase::Idle };
-                self.answered(|ask| matches!(ask, Ask::Release { index: i } if i == index));
+                self.answered(|ask| is_to_release(ask, *index));
             }
-            Tell::Go { .. } | Tell::NotGuarded { .. } => self.withdraw_guard(),
+            Tell::Claimed { index } => {
+                self.answered(|ask| matches!(ask, Ask::Claim { index: i, .. } if i == index));
+                if *index == self.phases.len() {
+                    self.phases.push(Phase::Idle);
+                    self.late.push(false);
+                }
+            }
+            Tell::NotClaimed { index, .. } => {
+                self.answered(|ask| matches!(ask, Ask::Claim { index: i, .. } if i == index));
+            }
+            Tell::Go { .. } => self.answered(|ask| matches!(ask, Ask::Guard { .. })),
+            Tell::NotGuarded { .. } => self.withdraw_guard(),
             Tell::Registered(_)
             | Tell::Described(_)
             | Tell::EventSet(_)
             | Tell::Event(_)
             | Tell::Asked { .. }
             | Tell::Stop => {}
+            Tell::Order { .. } | Tell::Withdrawn { .. } | Tell::Ordered { .. } => {}
         }
     }
 
@@ -237,6 +307,9 @@ impl Session {
     /// The connection has ended: without lease-join nothing is renewed. Looks for another one that
     /// goes on in its place, until there is one or it is too late.
     pub fn ended(&mut self, around: &mut impl HolderSurroundings) {
+        if self.link == Link::Left {
+            return;
+        }
         let lockspace = self.name();
         let before = std::mem::replace(&mut self.link, Link::Down);
         if before != Link::Resuming && !self.tenure.is_lost() {
@@ -261,6 +334,7 @@ impl Session {
             generation,
             phases: self.phases.clone(),
             late: self.late.clone(),
+            guards: self.guards,
         };
         (self.link, self.reads) = (Link::Resuming, false);
         if !around.ask(self.number, &ask) {
@@ -279,7 +353,8 @@ impl Session {
         }
     }
 
-    fn name(&self) -> Name {
+    /// Its lockspace.
+    pub fn name(&self) -> Name {
         self.welcome.lockspace
     }
 }
@@ -297,6 +372,14 @@ fn ending(lockspace: &Name, how: &str) -> Failure {
     let text =
         format!("lease-join of lockspace {lockspace} {how}; start it again when it has ended");
     Failure::new(Status::NotJoined, text)
+}
+
+/// Whether it is the question for a turn to release this resource.
+fn is_to_release(ask: &Ask, index: usize) -> bool {
+    match ask {
+        Ask::Release { index: i } | Ask::Yield { index: i } => *i == index,
+        _ => false,
+    }
 }
 
 /// What is done with a resource that is not held.

@@ -7,7 +7,8 @@ use crate::contain::Containment;
 use crate::delta::Tenure;
 use crate::failure::Failure;
 use crate::id::{Generation, Name};
-use crate::registry::message::{Ask, HolderId, Phase, Tell, Welcome};
+use crate::registry::message::{Ask, Asked, HolderId, Phase, Tell, Welcome};
+use crate::spec::{ResourceArgument, ResourceSpec};
 use crate::surroundings::Surroundings;
 use nix::errno::Errno;
 use std::path::Path;
@@ -25,6 +26,8 @@ pub enum Event {
     Found(usize),
     /// A signal came; `true`: from the terminal, so the command has it too.
     Signal(i32, bool),
+    /// To [`HolderSurroundings::open`]: the resources in their order.
+    Opened(Result<Vec<(ResourceSpec, Asked)>, Failure>),
     /// The worker of a resource is done.
     Done(usize, Answer),
     /// The command could not be executed.
@@ -100,6 +103,9 @@ pub trait HolderSurroundings {
     /// said after that goes there.
     fn look_for(&mut self, number: usize, lockspace: &Name, tenure: &Arc<Tenure>);
 
+    /// Ends the connection to a lease-join. Nothing is heard of it any more.
+    fn hang_up(&mut self, number: usize);
+
     /// Leaves word for the next lease-join: nothing runs any more, and this is what was done last.
     fn leave_mark(
         &mut self,
@@ -116,6 +122,17 @@ pub trait HolderSurroundings {
     fn renewals(&mut self) -> Option<Renewals>;
 
     // ---- workers
+
+    /// Opens the disks of resources that an order names, all or none; [`Event::Opened`] follows.
+    /// Their workers are to be started in the same order.
+    fn open(&mut self, resources: Vec<ResourceArgument>);
+
+    /// What was opened and has no worker is closed.
+    fn close_opened(&mut self);
+
+    /// The worker of a resource ends when it has done what it was given. Another one may have its
+    /// number.
+    fn end_worker(&mut self, index: usize);
 
     /// Starts the worker of a resource, in the name of this host.
     fn start_worker(
@@ -150,6 +167,12 @@ pub trait HolderSurroundings {
 
     /// Tells who carries the last deadline that nothing need be killed before this moment.
     fn not_before(&mut self, at: Moment);
+
+    /// Tells who carries the last deadline what is held from now on.
+    fn carry(&mut self, carried: &Carried);
+
+    /// What was adopted is guarded no more: from now on nobody on our side ends it.
+    fn let_go(&mut self);
 
     /// Sends a signal to the command. `false`: it is gone.
     fn signal(&mut self, number: i32) -> bool;

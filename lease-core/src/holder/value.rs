@@ -5,11 +5,13 @@
 //! before it runs. What cannot be handed on is said, and is the exit code of a command that has
 //! succeeded. Only a write that may still land keeps the lease from being released.
 
-use super::guard;
+use super::ended::Ended;
 use super::hub::Hub;
 use super::job::{Answer, HeldLease, Job};
+use super::not_run;
 use super::surroundings::{Event, HolderSurroundings};
 use crate::failure::{Failure, Status};
+use crate::id::Lver;
 use crate::registry::message::Left;
 use crate::resource::AcquireError;
 use crate::spec::Mode;
@@ -25,13 +27,24 @@ pub(super) struct Given {
     value: Vec<u8>,
     /// Bytes of a value block.
     most: usize,
+    /// Of which lease, and of which version of that.
+    lease: (String, Lver),
+}
+
+/// What is to be written to a value block.
+#[derive(Debug)]
+pub(crate) struct Block {
+    /// Of which resource.
+    pub(crate) index: usize,
+    /// All of it.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Reads the value block, and writes the file. `None`: nothing of the kind is asked for.
 pub(super) fn give<A: HolderSurroundings>(
     hub: &mut Hub<A>,
     held: &[HeldLease],
-) -> Result<Option<Given>, guard::Ended> {
+) -> Result<Option<Given>, Ended> {
     let Some(lease) = held.first().filter(|_| hub.around.hands_on_value()) else {
         return Ok(None);
     };
@@ -43,8 +56,8 @@ pub(super) fn give<A: HolderSurroundings>(
     });
     let block = match read {
         Some(Ok(block)) => block,
-        Some(Err(error)) => return Err(guard::Ended::NotRun(unread(hub, index, &error))),
-        None => return Err(guard::not_started(hub)),
+        Some(Err(error)) => return Err(Ended::NotRun(unread(hub, index, &error))),
+        None => return Err(not_run::not_started(hub)),
     };
     let value = without_zeros(&block).to_vec();
     hub.around.give_value(value.clone());
@@ -52,26 +65,27 @@ pub(super) fn give<A: HolderSurroundings>(
         Event::ValueGiven(result) => Ok(result),
         other => Err(other),
     });
-    let most = block.len();
+    let (most, lease) = (block.len(), (hub.name(index), lease.held.lver));
     match given {
-        Some(Ok(())) => Ok(Some(Given { value, most })),
-        Some(Err(failure)) => Err(guard::Ended::NotRun(failure)),
-        None => Err(guard::not_started(hub)),
+        Some(Ok(())) => Ok(Some(Given { value, most, lease })),
+        Some(Err(failure)) => Err(Ended::NotRun(failure)),
+        None => Err(not_run::not_started(hub)),
     }
 }
 
 /// Reads the file after the command: the block that is to be written, if it is another than before.
-/// Of a shared lease it is only read.
+/// Of a shared lease it is only read; of one that was released meanwhile it stays what it was.
 pub(super) fn take<A: HolderSurroundings>(
     hub: &mut Hub<A>,
     held: &[HeldLease],
     given: &Given,
-) -> Result<Option<Vec<u8>>, Failure> {
+) -> Result<Option<Block>, Failure> {
     let exclusive = |lease: &&HeldLease| lease.held.mode == Mode::Exclusive;
-    let Some(lease) = held.first().filter(exclusive) else {
+    let same = |lease: &&HeldLease| given.lease == (hub.name(lease.index), lease.held.lver);
+    let Some(lease) = held.iter().filter(same).find(exclusive) else {
         return Ok(None);
     };
-    let (name, most) = (hub.name(lease.index), given.most);
+    let (index, name, most) = (lease.index, hub.name(lease.index), given.most);
     let taken = read_file(hub, most);
     let mut value = taken.map_err(|why| not_handed_on(&name, why.status, &why.text))?;
     if without_zeros(&value) == given.value {
@@ -82,7 +96,10 @@ pub(super) fn take<A: HolderSurroundings>(
         return Err(not_handed_on(&name, Status::Invalid, &why));
     }
     value.resize(most, 0);
-    Ok(Some(value))
+    Ok(Some(Block {
+        index,
+        bytes: value,
+    }))
 }
 
 /// What stands in the file. No signal cuts this short: whoever ends the command sends some.

@@ -16,6 +16,8 @@ pub(super) enum Course {
     Listen,
     /// Other hosts are called on its behalf.
     Call,
+    /// It is handed on to the holder that it is for.
+    HandOn,
     /// It becomes a holder.
     Register,
     /// It goes on as the holder that it was.
@@ -42,19 +44,23 @@ pub(super) fn course(stage: &Stage, registered: bool, ask: &Ask) -> Course {
             Some(farewell) => Course::Refuse(farewell),
         },
         (Ask::Resume { .. }, false) => Course::Resume,
-        (Ask::Register { .. } | Ask::Resume { .. } | Ask::Listen, true) | (_, false) => {
-            Course::OutOfOrder
+        (Ask::Order { .. }, false) => Course::HandOn,
+        (Ask::Register { .. } | Ask::Resume { .. } | Ask::Order { .. } | Ask::Listen, true)
+        | (_, false) => Course::OutOfOrder,
+        (Ask::Acquire { .. } | Ask::Claim { .. } | Ask::Guard { .. }, true) => {
+            match stage.farewell() {
+                None => Course::Judge,
+                Some(farewell) => Course::Farewell(farewell),
+            }
         }
-        (Ask::Acquire { .. } | Ask::Guard { .. }, true) => match stage.farewell() {
-            None => Course::Judge,
-            Some(farewell) => Course::Farewell(farewell),
-        },
         (
             Ask::Acquired { .. }
             | Ask::Start { .. }
             | Ask::Gone
             | Ask::Release { .. }
-            | Ask::Released { .. },
+            | Ask::Yield { .. }
+            | Ask::Released { .. }
+            | Ask::Ordered { .. },
             true,
         ) => Course::Judge,
     }
@@ -65,19 +71,45 @@ mod tests {
     use super::*;
     use crate::clock::Moment;
     use crate::contain::Containment;
-    use crate::id::Generation;
+    use crate::id::{Generation, Name};
+    use crate::registry::order::{Order, OrderId, Outcome};
     use crate::registry::{
         self,
-        message::{HolderId, Left},
+        message::{Asked, HolderId, Left},
     };
+    use crate::spec::Mode;
 
     const AT: Moment = Moment(1);
+
+    /// One is given, one resource more is wanted for it, and it is carried out.
+    fn of_orders() -> [Ask; 3] {
+        let id = OrderId(1);
+        let resource = Asked {
+            resource: Name::new(b"R").unwrap(),
+            mode: Mode::Exclusive,
+            areas: Vec::new(),
+            places: Vec::new(),
+            spec: String::new(),
+        };
+        let given = Ask::Order {
+            id,
+            to: 1,
+            order: Order::Release { leases: Vec::new() },
+        };
+        let index = 0;
+        let outcome = Outcome::done();
+        [
+            given,
+            Ask::Claim { index, resource },
+            Ask::Ordered { id, outcome },
+        ]
+    }
 
     /// What becomes of it while serving, while leaving (whether holders are left or not), and once
     /// the host id is lost: of a stranger, and of a holder.
     #[test]
     fn what_becomes_of_each_message() {
-        use Course::{Describe, Judge, OutOfOrder, Register, Resume};
+        use Course::{Describe, HandOn, Judge, OutOfOrder, Register, Resume};
         let why = || "taken".to_owned();
         let tell_lost = || Tell::Lost { why: why() };
         let (stop, lost) = (
@@ -99,7 +131,9 @@ mod tests {
             generation: Generation(1),
             phases: Vec::new(),
             late: Vec::new(),
+            guards: true,
         };
+        let [order, claim, ordered] = of_orders();
         let guard = Ask::Guard {
             containment: Containment::Tree,
         };
@@ -114,13 +148,17 @@ mod tests {
             (Ask::Describe, always(Describe), always(Describe)),
             (register, refused, never()),
             (resume, always(Resume), never()),
+            (order, always(HandOn), never()),
+            (claim, never(), [Judge, stop(), lost()]),
             (Ask::Acquire { index }, never(), [Judge, stop(), lost()]),
             (guard, never(), [Judge, stop(), lost()]),
             (acquired, never(), always(Judge)),
             (Ask::Start { reads: true }, never(), always(Judge)),
             (Ask::Gone, never(), always(Judge)),
             (Ask::Release { index }, never(), always(Judge)),
+            (Ask::Yield { index }, never(), always(Judge)),
             (Ask::Released { index, left }, never(), always(Judge)),
+            (ordered, never(), always(Judge)),
         ];
         let stopping = Stage::Stopping {
             strike_at: AT,

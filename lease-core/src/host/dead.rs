@@ -3,7 +3,7 @@
 
 use super::giving_back::Lease;
 use super::victim::Victim;
-use crate::contain::Remains;
+use crate::cgroup::Remains;
 use crate::registry::message::{HolderId, Phase};
 use crate::registry::table::Table;
 use crate::surroundings::Surroundings;

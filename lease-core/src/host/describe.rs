@@ -3,7 +3,9 @@
 use super::server::Server;
 use super::surroundings::HostSurroundings;
 use crate::clock::Moment;
-use crate::registry::message::{DescribedClaim, DescribedHolder, DescribedHost, Description};
+use crate::registry::message::{
+    DescribedClaim, DescribedHolder, DescribedHost, Description, Phase,
+};
 use crate::registry::table::{Holder, Link};
 
 impl<S: HostSurroundings> Server<'_, S> {
@@ -54,7 +56,10 @@ fn describe_holder(holder: &Holder) -> DescribedHolder {
         Link::Crashed => "crashed",
         Link::Unproven => "unproven",
     };
-    let resources = holder.claims.iter().map(|claim| DescribedClaim {
+    // What was released under what runs on is nobody's any more.
+    let claims = holder.claims.iter();
+    let claims = claims.filter(|claim| holder.guarded.is_none() || claim.phase != Phase::Idle);
+    let resources = claims.map(|claim| DescribedClaim {
         resource: claim.asked.resource,
         spec: claim.asked.spec.clone(),
         mode: claim.asked.mode,

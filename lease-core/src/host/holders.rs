@@ -36,6 +36,7 @@ impl<S: HostSurroundings> Server<'_, S> {
                 self.peers.stays(peer);
                 return self.signals.listen(peer);
             }
+            Course::HandOn => return self.hear_order(peer, ask),
             Course::Refuse(tell) => {
                 self.s.tell(peer, &tell);
                 return self.close(peer);
@@ -97,6 +98,12 @@ impl<S: HostSurroundings> Server<'_, S> {
                 known.victim.nothing_runs();
                 Ok(answers)
             }
+            Ask::Yield { index } => self.table.give_up(id, index),
+            Ask::Claim { index, resource } => Ok(vec![self.table.claim_more(id, index, resource)?]),
+            Ask::Ordered { id, outcome } => {
+                self.answer_order(id, &outcome);
+                Ok(Vec::new())
+            }
             Ask::Released { index, left } => {
                 let left = self.table.as_left(id, index, left, now);
                 self.table.released(id, index, left, late_until)
@@ -106,7 +113,8 @@ impl<S: HostSurroundings> Server<'_, S> {
             | Ask::Listen
             | Ask::Call { .. }
             | Ask::Register { .. }
-            | Ask::Resume { .. } => Err(OutOfOrder),
+            | Ask::Resume { .. }
+            | Ask::Order { .. } => Err(OutOfOrder),
         }
     }
 
@@ -136,7 +144,7 @@ impl<S: HostSurroundings> Server<'_, S> {
         }
         let known = self.peers.get_mut(peer).ok_or(OutOfOrder)?;
         self.table.guard(id, guarded.clone())?;
-        known.at_gate = guarded.containment == Containment::Tree;
+        known.at_gate = guarded.containment.starts_at_gate();
         known.victim.starts(guarded, first);
         Ok(Tell::Go {
             generation: self.generation(),
@@ -191,6 +199,7 @@ impl<S: HostSurroundings> Server<'_, S> {
             generation,
             phases,
             late,
+            guards,
         } = ask
         else {
             return Err(OutOfOrder);
@@ -203,7 +212,7 @@ impl<S: HostSurroundings> Server<'_, S> {
         let late_until = self.late_until();
         let process = self.s.around().id_of(&own);
         self.table
-            .resume(id, process, (&phases, &late), late_until)?;
+            .resume(id, process, (&phases, &late, guards), late_until)?;
         let mut victim = self.dead.comes_back(id).ok_or(OutOfOrder)?;
         victim.holder = Some(own);
         let known = self.table.holder(id).ok_or(OutOfOrder)?;
@@ -214,6 +223,7 @@ impl<S: HostSurroundings> Server<'_, S> {
         if let Some(farewell) = self.stage.farewell() {
             self.s.tell(peer, &farewell);
         }
+        self.hand_orders_on(id);
         let renewed = self.tenure().renewed();
         Ok(vec![(id, Tell::Resumed { renewed })])
     }
@@ -241,6 +251,10 @@ impl<S: HostSurroundings> Server<'_, S> {
 fn out_of_reach(guarded: &Guarded) -> String {
     let what = match &guarded.containment {
         Containment::Cgroup(path) => format!("control group {}", path.display()),
+        Containment::Group(group) => group.to_string(),
+        Containment::Alone => {
+            return "lease-join may not send it a signal; run lease-join as root".to_owned();
+        }
         Containment::PidNamespace | Containment::Tree => "its containment".into(),
     };
     format!(

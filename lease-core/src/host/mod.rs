@@ -24,6 +24,7 @@ pub mod kept;
 mod leaving;
 pub mod memory;
 mod names;
+mod orders;
 mod outbox;
 mod peers;
 mod server;

@@ -4,6 +4,7 @@ use super::surroundings::PeerId;
 use super::victim::Victim;
 use crate::clock::Moment;
 use crate::registry::message::HolderId;
+use crate::registry::order::{Order, OrderId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -27,6 +28,19 @@ pub(super) struct Peer<P> {
     pub(super) at_gate: bool,
     /// It reads of renewals by itself.
     pub(super) reads: bool,
+    /// The order that it has given, and waits for.
+    pub(super) order: Option<Given>,
+}
+
+/// An order that somebody waits for.
+#[derive(Debug, Clone)]
+pub(super) struct Given {
+    /// Its name.
+    pub(super) id: OrderId,
+    /// Whom it is for.
+    pub(super) holder: HolderId,
+    /// What is to change.
+    pub(super) order: Order,
 }
 
 impl<P> Peer<P> {
@@ -62,6 +76,7 @@ impl<P> Peers<P> {
             victim: Victim::unknown(),
             at_gate: false,
             reads: false,
+            order: None,
         };
         self.peers.insert(peer, stranger);
     }
@@ -85,6 +100,12 @@ impl<P> Peers<P> {
         if let Some(known) = self.peers.get_mut(&peer) {
             known.since = FOREVER;
         }
+    }
+
+    /// Those who wait for what comes of an order.
+    pub(super) fn who_order(&self) -> impl Iterator<Item = (PeerId, &Given)> {
+        let strangers = self.strangers();
+        strangers.filter_map(|(id, peer)| Some((id, peer.order.as_ref()?)))
     }
 
     /// It is not connected any more. Whose registration it had, and what that holder has started.
@@ -127,14 +148,15 @@ impl<P> Peers<P> {
 
     /// Who has not registered for too long.
     pub(super) fn too_late(&self, now: Moment) -> Vec<PeerId> {
-        let late = |peer: &Peer<P>| now.since(peer.since) > REGISTER_WITHIN;
+        let late = |peer: &Peer<P>| peer.order.is_none() && now.since(peer.since) > REGISTER_WITHIN;
         let strangers = self.strangers().filter(|(_, peer)| late(peer));
         strangers.map(|(id, _)| id).collect()
     }
 
     /// When the next one has not.
     pub(super) fn next_too_late(&self) -> Option<Moment> {
-        let first = self.strangers().map(|(_, peer)| peer.since).min();
+        let idle = self.strangers().filter(|(_, peer)| peer.order.is_none());
+        let first = idle.map(|(_, peer)| peer.since).min();
         first.map(|since| since.after(REGISTER_WITHIN))
     }
 

@@ -14,8 +14,8 @@ use super::stage::Stage;
 use super::surroundings::{Event, HostSurroundings, PeerId, ProcessOf, VolumeOf};
 use super::victim::Victim;
 use super::watchdog::{Watchdog, leave_as_found};
+use crate::cgroup::Remains;
 use crate::clock::{Clock, Moment};
-use crate::contain::Remains;
 use crate::delta::Tenure;
 use crate::failure::{Failure, Status};
 use crate::id::{Generation, HostId};
@@ -413,8 +413,12 @@ impl<S: HostSurroundings> Server<'_, S> {
     /// opens the gate only after it has said so, on a connection that it knows to be open.
     fn hear_the_end_of(&mut self, peer: PeerId, whole: bool) {
         self.signals.forget(peer);
-        let at_gate = self.peers.get_mut(peer).is_some_and(|known| known.at_gate);
-        let Some((id, mut victim)) = self.peers.remove(peer) else {
+        let known = self.peers.get_mut(peer);
+        let at_gate = known.as_ref().is_some_and(|known| known.at_gate);
+        let given = known.and_then(|known| known.order.take());
+        let removed = self.peers.remove(peer);
+        given.iter().for_each(|given| self.withdraw(given));
+        let Some((id, mut victim)) = removed else {
             return;
         };
         if whole && at_gate {
@@ -425,6 +429,7 @@ impl<S: HostSurroundings> Server<'_, S> {
 
     /// A holder has ended: what it left is to be cleared.
     fn ended(&mut self, id: HolderId, victim: Victim<ProcessOf<S>>) {
+        self.end_orders_of(id);
         let (left, answers) = self.table.disconnected(id);
         if let Some(holder) = left {
             let (name, leases) = (name_of(holder), leases_of(holder));
@@ -487,14 +492,23 @@ impl<S: HostSurroundings> Server<'_, S> {
 
     /// Whoever has not gone by the time at which it had to is killed, with all that it started;
     /// its connection ends by that.
-    fn strike_those_who_stay(&self) {
+    fn strike_those_who_stay(&mut self) {
         let strike_at = self.stage.strike_at();
         if strike_at.is_some_and(|strike_at| self.now() >= strike_at) {
+            self.close_those_without_a_lease();
             for victim in self.peers.victims() {
                 victim.strike(self.s.around());
             }
             self.dead.strike_awaited(self.s.around());
         }
+    }
+
+    /// What has no lease has none to lose.
+    fn close_those_without_a_lease(&mut self) {
+        let idle = |(_, holder): &(HolderId, &Holder)| holder.is_idle();
+        let idle = self.table.holders().filter(idle).map(|(id, _)| id);
+        let peers: Vec<PeerId> = idle.filter_map(|id| self.peers.of(id)).collect();
+        peers.into_iter().for_each(|peer| self.close(peer));
     }
 
     fn bury_those_who_do_not_come_back(&mut self) {

@@ -1,6 +1,7 @@
 //! A holder that is to die, with what it started.
 
-use crate::contain::{Containment, Guarded, Remains};
+use crate::cgroup::Remains;
+use crate::contain::{Containment, Guarded};
 use crate::registry::table::Holder;
 use crate::surroundings::Surroundings;
 

@@ -1,5 +1,6 @@
 //! The messages, one JSON object a line.
 
+use super::order::{Order, OrderId, Outcome};
 use crate::clock::Moment;
 use crate::contain::Containment;
 use crate::id::{Generation, HostId, Lver, Name};
@@ -87,6 +88,34 @@ pub enum Ask {
         phases: Vec<Phase>,
         /// On which of them a write may still land.
         late: Vec<bool>,
+        /// What it guards may run: so it is, if nothing is said of that.
+        #[serde(default = "may_run")]
+        guards: bool,
+    },
+    /// Instead of [`Ask::Register`], by anybody: an order for a holder. Asked again after
+    /// lease-join was restarted, it is the same one.
+    Order {
+        /// Its name.
+        id: OrderId,
+        /// The guarded process, or the lease-hold that guards it.
+        to: i32,
+        /// What is to change.
+        order: Order,
+    },
+    /// What came of an order.
+    Ordered {
+        /// Its name.
+        id: OrderId,
+        /// What.
+        outcome: Outcome,
+    },
+    /// One resource more is wanted, under this number: the next one, or that of one that is not
+    /// held any more.
+    Claim {
+        /// Its number.
+        index: usize,
+        /// What is wanted.
+        resource: Asked,
     },
     /// May the disk be written to acquire this resource?
     Acquire {
@@ -129,6 +158,11 @@ pub enum Ask {
         /// Which resource.
         index: usize,
     },
+    /// As [`Ask::Release`], but what is guarded runs on, and has no need of this any more.
+    Yield {
+        /// Which resource.
+        index: usize,
+    },
     /// How that went.
     Released {
         /// Which resource.
@@ -136,6 +170,10 @@ pub enum Ask {
         /// What is left behind on the disk.
         left: Left,
     },
+}
+
+fn may_run() -> bool {
+    true
 }
 
 /// What an acquire or a release leaves behind on the disk.
@@ -208,7 +246,36 @@ pub enum Tell {
         /// Why, for people.
         why: String,
     },
-    /// The answer to [`Ask::Release`].
+    /// An order for this holder.
+    Order {
+        /// Its name.
+        id: OrderId,
+        /// What is to change.
+        order: Order,
+    },
+    /// Nobody waits any more for what comes of this order.
+    Withdrawn {
+        /// Its name.
+        id: OrderId,
+    },
+    /// The answer to [`Ask::Order`]: what came of it. The connection ends.
+    Ordered {
+        /// What.
+        outcome: Outcome,
+    },
+    /// The answer to [`Ask::Claim`].
+    Claimed {
+        /// Its number.
+        index: usize,
+    },
+    /// The answer to [`Ask::Claim`]: it cannot be.
+    NotClaimed {
+        /// Its number.
+        index: usize,
+        /// Why, for people.
+        why: String,
+    },
+    /// The answer to [`Ask::Release`] and [`Ask::Yield`].
     ReleaseTurn {
         /// Which resource.
         index: usize,

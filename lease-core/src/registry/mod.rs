@@ -7,8 +7,10 @@
 //! judged in [`table`], which knows no socket and no file.
 
 pub mod asking;
+pub mod client;
 pub mod journal;
 pub mod message;
+pub mod order;
 pub mod place;
 pub mod table;
 pub mod wire;

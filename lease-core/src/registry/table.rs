@@ -21,7 +21,7 @@ use crate::spec::Mode;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Most resources of one holder.
+/// Most resources of one holder, at one time.
 pub const RESOURCES_MAX: usize = 64;
 
 /// One resource of a holder.
@@ -81,6 +81,11 @@ impl Holder {
     /// Whether it has ended without a release.
     pub fn ended(&self) -> bool {
         matches!(self.link, Link::Crashed | Link::Unproven)
+    }
+
+    /// Whether nothing is done with any of its resources.
+    pub fn is_idle(&self) -> bool {
+        self.claims.iter().all(|claim| claim.phase == Phase::Idle)
     }
 
     /// Whether it holds all its resources: only then does it run anything.
@@ -169,8 +174,8 @@ impl Table {
         since: u64,
         resources: Vec<Asked>,
     ) -> Result<HolderId, String> {
-        if resources.is_empty() || resources.len() > RESOURCES_MAX {
-            return Err(format!("a holder has 1 to {RESOURCES_MAX} resources"));
+        if resources.len() > RESOURCES_MAX {
+            return Err(format!("a holder has at most {RESOURCES_MAX} resources"));
         }
         for (i, asked) in resources.iter().enumerate() {
             if let Some(twice) = resources[..i]
@@ -210,6 +215,51 @@ impl Table {
         let last = self.holders.last().map_or(0, |id| id.0);
         let next = self.next.max(last).checked_add(1);
         next.ok_or_else(|| "the numbers of holders are used up".into())
+    }
+
+    /// One resource more is wanted, under the next number or that of one that is not held any more.
+    /// Refused, in words: too many, or one of them twice.
+    pub fn claim_more(
+        &mut self,
+        id: HolderId,
+        index: usize,
+        asked: Asked,
+    ) -> Result<Answer, OutOfOrder> {
+        let holder = self.holders.get(id).ok_or(OutOfOrder)?;
+        let reused = holder.claims.get(index).map(|claim| claim.phase);
+        if index > holder.claims.len() || reused.is_some_and(|phase| phase != Phase::Idle) {
+            return Err(OutOfOrder);
+        }
+        let others = holder.claims.iter().enumerate();
+        let others = others.filter(|(i, claim)| *i != index && claim.phase != Phase::Idle);
+        let others: Vec<&Claimed> = others.map(|(_, claim)| claim).collect();
+        let twice = others
+            .iter()
+            .find(|claim| overlap(&claim.asked.areas, &asked.areas));
+        let why = match twice {
+            Some(twice) => Some(format!(
+                "{} and {} are the same resource",
+                twice.asked.spec, asked.spec
+            )),
+            None if others.len() >= RESOURCES_MAX => {
+                Some(format!("a holder has at most {RESOURCES_MAX} resources"))
+            }
+            None => None,
+        };
+        if let Some(why) = why {
+            return Ok((id, Tell::NotClaimed { index, why }));
+        }
+        let holder = self.holders.get_mut(id).ok_or(OutOfOrder)?;
+        let claim = Claimed {
+            asked,
+            phase: Phase::Idle,
+            shaken: false,
+        };
+        match holder.claims.get_mut(index) {
+            Some(free) => *free = claim,
+            None => holder.claims.push(claim),
+        }
+        Ok((id, Tell::Claimed { index }))
     }
 
     /// May this holder write to the disk to acquire? A turn, or who is in the way.
@@ -300,15 +350,19 @@ impl Table {
         &mut self,
         id: HolderId,
         process: ProcessId,
-        (phases, late): (&[Phase], &[bool]),
+        (phases, late, guards): (&[Phase], &[bool], bool),
         late_until: Moment,
     ) -> Result<(), OutOfOrder> {
         let standing = self.standing(id, phases);
         let holder = self.holders.get_mut(id).ok_or(OutOfOrder)?;
-        let all = [phases.len(), late.len()] == [holder.claims.len(); 2];
+        // It has not heard that it may have those beyond: so it has none of them.
+        let mut unheard = holder.claims.iter().skip(phases.len());
+        let idle = unheard.all(|claim| claim.phase == Phase::Idle);
+        let all = phases.len() == late.len() && phases.len() <= holder.claims.len() && idle;
         if holder.link != Link::Awaited || holder.process != process || !all {
             return Err(OutOfOrder);
         }
+        holder.claims.truncate(phases.len());
         holder.link = Link::Connected;
         for ((claim, (phase, shaken)), late) in holder.claims.iter_mut().zip(standing).zip(late) {
             (claim.phase, claim.shaken) = (phase, shaken);
@@ -316,7 +370,7 @@ impl Table {
                 self.late.add(id, &claim.asked.areas, late_until);
             }
         }
-        if !holder.holds_all() {
+        if !guards {
             holder.guarded = None;
         }
         Ok(())
@@ -325,15 +379,32 @@ impl Table {
     /// A holder wants to release, so it has seen the end of all that it started: nobody else has to
     /// prove that. Its turn comes when nobody else on this host writes to the resource.
     pub fn release(&mut self, id: HolderId, index: usize) -> Result<Vec<Answer>, OutOfOrder> {
+        let answers = self.give_up(id, index)?;
+        if let Some(holder) = self.holders.get_mut(id) {
+            holder.guarded = None;
+        }
+        Ok(answers)
+    }
+
+    /// As [`Table::release`], of a holder whose guarded process runs on.
+    pub fn give_up(&mut self, id: HolderId, index: usize) -> Result<Vec<Answer>, OutOfOrder> {
         let claim = self.claim_mut(id, index)?;
         let Phase::Held(lver) = claim.phase else {
             return Err(OutOfOrder);
         };
         claim.phase = Phase::Leaving(lver);
-        if let Some(holder) = self.holders.get_mut(id) {
-            holder.guarded = None;
-        }
         Ok(self.turns_to_release())
+    }
+
+    /// The holders that guard this process, or are it.
+    pub fn that_guard(&self, pid: i32) -> Vec<HolderId> {
+        let guards = |holder: &Holder| {
+            let guarded = holder.guarded.as_ref();
+            let guarded = guarded.is_some_and(|guarded| guarded.process.pid == pid);
+            !holder.ended() && (guarded || (holder.process.pid == pid && holder.guarded.is_some()))
+        };
+        let found = self.holders.iter().filter(|(_, holder)| guards(holder));
+        found.map(|(id, _)| id).collect()
     }
 
     /// What a holder has left of a resource, with what it cannot know: where a write of another
@@ -388,8 +459,7 @@ impl Table {
     /// The connection has ended, or an awaited holder is dead. Returns the holder if it left
     /// something behind: it stays here until [`Table::proven_gone`] and what follows.
     pub fn disconnected(&mut self, id: HolderId) -> (Option<&Holder>, Vec<Answer>) {
-        let idle = |holder: &Holder| holder.claims.iter().all(|c| c.phase == Phase::Idle);
-        if self.holders.get(id).is_none_or(idle) {
+        if self.holders.get(id).is_none_or(Holder::is_idle) {
             self.holders.remove(id);
             return (None, self.turns_to_release());
         }
@@ -460,8 +530,7 @@ impl Table {
 
     /// Forgets a crashed holder that has nothing left. Whether it did.
     pub fn forget(&mut self, id: HolderId) -> bool {
-        let done =
-            |h: &Holder| h.link == Link::Crashed && h.claims.iter().all(|c| c.phase == Phase::Idle);
+        let done = |h: &Holder| h.link == Link::Crashed && h.is_idle();
         let forgotten = self.holders.get(id).is_some_and(done);
         if forgotten {
             self.holders.remove(id);

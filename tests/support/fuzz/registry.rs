@@ -456,7 +456,7 @@ impl Play {
         let process = self.table.holder(id).map(|holder| holder.process);
         let process = process.unwrap_or(process_of_nobody());
         let late_until = Moment(self.now + 100);
-        let standing = (&phases[..], &late[..]);
+        let standing = (&phases[..], &late[..], how & 8 != 0);
         self.table.resume(id, process, standing, late_until)
     }
 
