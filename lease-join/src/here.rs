@@ -192,7 +192,8 @@ impl HostSurroundings for Here {
         let listener = self.seat.place.listen(&self.seat.lock);
         let listener = listener.and_then(|it| it.set_nonblocking(true).map(|()| it));
         let listener = listener.map_err(internal("cannot listen for lease-hold"))?;
-        self.peers = Some(Peers::new(listener));
+        let peers = Peers::new(listener);
+        self.peers = Some(peers.map_err(internal("cannot listen for lease-hold"))?);
         Ok(())
     }
 

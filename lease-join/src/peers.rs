@@ -5,7 +5,9 @@ use lease_core::host::surroundings::{Beside, Event, PeerId};
 use lease_core::process::Process;
 use lease_core::registry::message::{Ask, Tell};
 use lease_core::registry::wire::Wire;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::collections::{BTreeMap, VecDeque};
@@ -48,6 +50,8 @@ enum Heard {
 #[derive(Debug)]
 pub(crate) struct Peers {
     listener: UnixListener,
+    /// What tells which of them have said something: those that are idle cost nothing.
+    said: Epoll,
     peers: BTreeMap<PeerId, Peer>,
     next: u64,
     most: usize,
@@ -71,8 +75,9 @@ fn raise_descriptor_limit() -> usize {
 
 impl Peers {
     /// Nobody has connected yet.
-    pub(crate) fn new(listener: UnixListener) -> Self {
-        Self {
+    pub(crate) fn new(listener: UnixListener) -> Result<Self, Errno> {
+        Ok(Self {
+            said: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             listener,
             peers: BTreeMap::new(),
             next: 0,
@@ -80,31 +85,44 @@ impl Peers {
             deaf_until: Moment::default(),
             may_be_new: false,
             turns: VecDeque::new(),
-        }
+        })
     }
 
-    /// What tells of news: first of new connections, then of each peer in turn.
+    /// What tells of news: of new connections, of peers that have said something, and of those that
+    /// read again.
     pub(crate) fn news(&self) -> Vec<PollFd<'_>> {
         let calls = match BootClock::boot_time() >= self.deaf_until {
             true => PollFlags::POLLIN,
             false => PollFlags::empty(),
         };
-        let mut fds = vec![PollFd::new(self.listener.as_fd(), calls)];
-        for peer in self.peers.values() {
-            let mut flags = PollFlags::POLLIN;
-            flags.set(PollFlags::POLLOUT, peer.wire.is_behind());
-            fds.push(PollFd::new(peer.wire.stream().as_fd(), flags));
-        }
+        let mut fds = vec![
+            PollFd::new(self.listener.as_fd(), calls),
+            PollFd::new(self.said.0.as_fd(), PollFlags::POLLIN),
+        ];
+        let behind = self.behind().map(|(_, peer)| peer.wire.stream().as_fd());
+        fds.extend(behind.map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
         fds
     }
 
-    /// A new round: who has news of those that [`Peers::news`] names is heard. For one that is
-    /// idle nothing is done, not even a system call.
+    fn behind(&self) -> impl Iterator<Item = (&PeerId, &Peer)> {
+        let peers = self.peers.iter();
+        peers.filter(|(_, peer)| peer.wire.is_behind())
+    }
+
+    /// A new round: who has news, as [`Peers::news`] told, is heard. For one that is idle nothing
+    /// is done, not even a system call.
     pub(crate) fn begin_round(&mut self, has_news: &[bool]) {
         self.may_be_new = has_news.first().is_some_and(|is_new| *is_new);
-        let peers = self.peers.keys().zip(has_news.iter().skip(1));
-        let called = peers.filter(|(_, has_news)| **has_news);
-        self.turns = called.map(|(peer, _)| *peer).collect();
+        let behind = self.behind().zip(has_news.iter().skip(2));
+        let called = behind.filter(|(_, has_news)| **has_news);
+        self.turns = called.map(|((peer, _), _)| *peer).collect();
+        if has_news.get(1).is_some_and(|said| *said) {
+            let mut said = vec![EpollEvent::empty(); self.peers.len().max(1)];
+            // What is not heard of now is at the next round.
+            let count = self.said.wait(&mut said, EpollTimeout::ZERO).unwrap_or(0);
+            let said = said.iter().take(count).map(|event| PeerId(event.data()));
+            self.turns.extend(said);
+        }
     }
 
     /// The next that is heard in this round.
@@ -147,6 +165,9 @@ impl Peers {
         stream.set_nonblocking(true).ok()?;
         self.next += 1;
         let peer = PeerId(self.next);
+        // It ends there when it is closed.
+        let calls = EpollEvent::new(EpollFlags::EPOLLIN, self.next);
+        self.said.add(&stream, calls).ok()?;
         let (wire, heard) = (Wire::new(stream), None);
         self.peers.insert(peer, Peer { wire, heard });
         self.turns.push_back(peer);
