@@ -8,9 +8,9 @@ use crate::notify::Notify;
 use crate::peers::Peers;
 use crate::scribe::Scribe;
 use crate::seat::{self, Seat};
+use crate::shares::Shares;
 use crate::signals::Signals;
 use crate::undertaker::Undertaker;
-use crate::watchdog::{KernelDevice, refused};
 use anyhow::Context;
 use lease_core::clock::{Clock, Moment};
 use lease_core::delta::Calls;
@@ -106,7 +106,7 @@ fn internal<E: Display>(what: &'static str) -> impl Fn(E) -> Failure {
 
 impl HostSurroundings for Here {
     type Around = Machine;
-    type Watchdog = KernelDevice;
+    type Watchdog = Shares;
 
     const STRIKE_EVERY: Duration = Duration::from_millis(50);
 
@@ -131,12 +131,13 @@ impl HostSurroundings for Here {
         path.map(|path| show(path.as_os_str()))
     }
 
-    fn arm_watchdog(&self, timing: Timing) -> Result<Option<Watchdog<KernelDevice>>, Failure> {
+    fn arm_watchdog(&self, timing: Timing) -> Result<Option<Watchdog<Shares>>, Failure> {
         let Some(path) = &self.watchdog else {
             return Ok(None);
         };
-        let armed = Watchdog::arm(KernelDevice::open(path, timing)?, timing);
-        armed.map(Some).map_err(|why| refused(path, &why))
+        let lockspace = (self.seat.run_dir.as_path(), self.seat.lockspace);
+        let shares = Shares::of(path, lockspace, host::boot_id()?, timing)?;
+        Watchdog::arm(shares, timing, &self.machine).map(Some)
     }
 
     fn machine_id(&self) -> MachineId {

@@ -11,6 +11,7 @@ mod peers;
 mod sanlock;
 mod scribe;
 mod seat;
+mod shares;
 mod signals;
 mod undertaker;
 mod watchdog;

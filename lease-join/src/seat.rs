@@ -7,11 +7,15 @@ use lease_core::registry::journal;
 use lease_core::registry::place::{Kept, Lock, Place};
 use lease_core::tool::{Failure, Status, show};
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The lockspace's directory on this host, and the proof that it is ours alone.
 #[derive(Debug)]
 pub(crate) struct Seat {
+    /// The run directory.
+    pub(crate) run_dir: PathBuf,
+    /// The lockspace.
+    pub(crate) lockspace: Name,
     /// The directory.
     pub(crate) place: Place,
     /// Held until the process ends.
@@ -34,7 +38,12 @@ pub(crate) fn take(run_dir: &Path, name: &Name) -> Result<Seat, Failure> {
         errno => failed(Status::CannotCreate, errno.desc()),
     })?;
     match place.lock() {
-        Ok(Some(lock)) => Ok(Seat { place, lock }),
+        Ok(Some(lock)) => Ok(Seat {
+            run_dir: run_dir.to_owned(),
+            lockspace: *name,
+            place,
+            lock,
+        }),
         Ok(None) => Err(failed(
             Status::Busy,
             "another lease-join of this lockspace runs here; stop that one first",

@@ -1,4 +1,5 @@
-//! The watchdog device of the kernel's. How it is petted is in `lease_core::host::watchdog`.
+//! The watchdog device of the kernel's. How it is petted is in `lease_core::host::watchdog`, how
+//! several lockspaces share it in `shares`.
 
 use lease_core::host::watchdog::{Device, check_options, timeout};
 use lease_core::timing::Timing;
@@ -19,17 +20,10 @@ pub(crate) struct KernelDevice {
 }
 
 impl KernelDevice {
-    /// Opens it, which arms it with whatever time it has. What is known to be refused after that is
-    /// refused before.
-    pub(crate) fn open(path: &Path, timing: Timing) -> Result<Self, Failure> {
-        let refused = |why: String| refused(path, &why);
-        let timeout = timeout(timing).map_err(refused)?;
+    /// Opens it, which arms it with whatever time it has.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let metadata = std::fs::metadata(path).map_err(|error| cannot_open(path, &error))?;
         let shown = Shown::of(Path::new("/sys"), metadata.rdev());
-        match metadata.file_type().is_char_device() {
-            true => shown.check(timeout).map_err(refused)?,
-            false => return Err(refused(NO_WATCHDOG.into())),
-        }
         let found_armed = shown.is_armed();
         let flags = nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK;
         let file = OpenOptions::new()
@@ -43,6 +37,22 @@ impl KernelDevice {
             found_armed,
         })
     }
+}
+
+/// Which device a path leads to, as a name that every path to it gives, and no other. What is known
+/// to be refused once it is open is refused here.
+pub(crate) fn name(path: &Path, timing: Timing) -> Result<String, Failure> {
+    let refused = |why: String| refused(path, &why);
+    let timeout = timeout(timing).map_err(refused)?;
+    let metadata = std::fs::metadata(path).map_err(|error| cannot_open(path, &error))?;
+    if !metadata.file_type().is_char_device() {
+        return Err(refused(NO_WATCHDOG.into()));
+    }
+    let number = metadata.rdev();
+    let shown = Shown::of(Path::new("/sys"), number);
+    shown.check(timeout).map_err(refused)?;
+    let shown = shown.attribute("dev");
+    Ok(shown.unwrap_or_else(|| format!("{}:{}", major(number), minor(number))))
 }
 
 /// Of a path that leads to something else.

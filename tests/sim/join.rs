@@ -2,13 +2,14 @@
 //! machine.
 
 use super::around::{Around, Open, path_of};
-use super::machine::{self, Machine, Membership};
+use super::machine::{Machine, Membership};
 use super::mail::{Entry, Group, Letter, Wish};
 use super::port::Port;
+use super::watchdog::Shares;
 use super::{area_offset, lockspace};
 use lease_core::clock::{Clock, Moment};
 use lease_core::delta::{self, Calls};
-use lease_core::failure::{Failure, Status};
+use lease_core::failure::Failure;
 use lease_core::host;
 use lease_core::host::config::Config;
 use lease_core::host::giving_back::{Estate, GiveBack, Lease};
@@ -172,7 +173,7 @@ impl<'p> Here<'p> {
 
 impl<'p> HostSurroundings for Here<'p> {
     type Around = Around<'p>;
-    type Watchdog = machine::KernelDevice;
+    type Watchdog = Shares;
 
     /// More seldom than the tool: here nothing is started between two strikes.
     const STRIKE_EVERY: Duration = Duration::from_millis(250);
@@ -198,16 +199,10 @@ impl<'p> HostSurroundings for Here<'p> {
         self.machine().setup.watchdog.then(device)
     }
 
-    fn arm_watchdog(
-        &self,
-        timing: Timing,
-    ) -> Result<Option<Watchdog<machine::KernelDevice>>, Failure> {
-        let device = || machine::KernelDevice::open(self.machine());
-        let armed = self
-            .watchdog_name()
-            .map(|_| Watchdog::arm(device(), timing));
-        let refused = |why| Failure::new(Status::Refused, why);
-        armed.transpose().map_err(refused)
+    fn arm_watchdog(&self, timing: Timing) -> Result<Option<Watchdog<Shares>>, Failure> {
+        let shares = self.watchdog_name().map(|_| Shares::of(self.machine()));
+        let armed = shares.map(|shares| Watchdog::arm(shares, timing, &self.around));
+        armed.transpose()
     }
 
     fn machine_id(&self) -> MachineId {

@@ -13,7 +13,7 @@ use lease_core::contain::{Containment, Guarded};
 use lease_core::delta::Tenure;
 use lease_core::host::kept::{Holders, Life};
 use lease_core::host::memory::Memory;
-use lease_core::host::watchdog::Device;
+use lease_core::host::watchdog::Share;
 use lease_core::id::{Generation, HostId, Name};
 use lease_core::liveness::Sightings;
 use lease_core::process::ProcessId;
@@ -138,12 +138,18 @@ pub struct Machine {
     /// The last renewal that lease-join has heard of: of which life, when it was issued, and since
     /// when it is known; true times.
     pub renewal_known: Cell<(Generation, Instant, Instant)>,
-    /// When the watchdog device of its lease-join resets the machine.
-    pub reset_at: Cell<Instant>,
+    /// What it asks of the watchdog device, and whose shares it keeps if it has that open.
+    pub share: RefCell<Option<(Share, Vec<u64>)>>,
+    /// Whether the process lives that has published that last.
+    pub share_lives: Cell<bool>,
 }
 
 /// What a machine is in all lockspaces.
 pub struct Kernel {
+    /// When the watchdog device resets it.
+    pub reset_at: Cell<Instant>,
+    /// The lockspace whose lease-join has the device open.
+    pub opener: Cell<Option<usize>>,
     /// Its column.
     pub index: usize,
     /// The world.
@@ -190,6 +196,8 @@ impl Machine {
     /// A machine that has never been started, as it is in its first lockspace.
     pub fn new(index: usize, shared: Rc<Shared>, face: Rc<Face>, setup: Setup) -> Rc<Self> {
         let kernel = Rc::new(Kernel {
+            reset_at: Cell::new(Instant::MAX),
+            opener: Cell::new(None),
             index,
             shared,
             face,
@@ -217,7 +225,8 @@ impl Machine {
             memory: RefCell::default(),
             landed: RefCell::default(),
             renewal_known: Cell::default(),
-            reset_at: Cell::new(Instant::MAX),
+            share: RefCell::default(),
+            share_lives: Cell::new(false),
         };
         let further = |(lockspace, (host, timing)): (usize, &(HostId, Timing))| Setup {
             lockspace,
@@ -247,14 +256,24 @@ impl Machine {
         (0..self.setup.lockspaces()).map(|index| self.in_lockspace(index))
     }
 
+    /// The process that shares the watchdog device ends; its share stays as it is.
+    fn share_ends(&self) {
+        self.share_lives.set(false);
+        if self.opener.get() == Some(self.setup.lockspace) {
+            self.opener.set(None);
+        }
+    }
+
     /// Forgets what only memory and /run knew.
     pub fn power_off(&self) {
         self.boot.set(self.boot.get() + 1);
         for machine in self.in_all() {
             machine.member.take();
             machine.run.take();
-            machine.reset_at.set(Instant::MAX);
+            machine.share.take();
+            machine.share_ends();
         }
+        self.reset_at.set(Instant::MAX);
         self.alive.take();
         self.inboxes.take();
         self.connections.take();
@@ -377,6 +396,7 @@ impl Machine {
     /// lease-join is over.
     pub fn join_ended(&self) {
         self.member.take();
+        self.share_ends();
         let (.., known) = self.renewal_known.get();
         if self.shared.now.get() < known + HEARD_WITHIN.as_nanos() as u64 {
             // Perhaps nobody has heard of it.
@@ -594,64 +614,4 @@ impl Machine {
 /// A process by its number, which is never used again here.
 pub fn process(pid: i32) -> ProcessId {
     ProcessId { pid, started: 0 }
-}
-
-/// The machine's watchdog device.
-pub struct KernelDevice {
-    machine: Rc<Machine>,
-    timeout: Cell<u32>,
-    found_armed: bool,
-}
-
-impl std::fmt::Debug for KernelDevice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("KernelDevice")
-    }
-}
-
-impl KernelDevice {
-    /// Opens it, which arms it.
-    pub fn open(machine: &Rc<Machine>) -> Self {
-        let machine = Rc::clone(machine);
-        let found_armed = machine.reset_at.get() != Instant::MAX;
-        Self {
-            machine,
-            timeout: Cell::new(1),
-            found_armed,
-        }
-    }
-
-    fn reset_after(&self, seconds: u64) {
-        let after = Duration::from_secs(seconds).as_nanos() as u64;
-        self.machine
-            .reset_at
-            .set(self.machine.shared.now.get() + after);
-        self.machine.shared.wish(Wish::Watchdog(self.machine.index));
-    }
-}
-
-impl Device for KernelDevice {
-    fn options(&mut self) -> Result<u32, String> {
-        Ok(0x180)
-    }
-
-    fn set_timeout(&mut self, seconds: u32) -> Result<u32, String> {
-        self.timeout.set(seconds);
-        self.reset_after(u64::from(seconds));
-        Ok(seconds)
-    }
-
-    fn pet(&mut self) -> Result<(), String> {
-        self.reset_after(u64::from(self.timeout.get()));
-        Ok(())
-    }
-
-    fn let_go(self) -> Result<(), String> {
-        self.machine.reset_at.set(Instant::MAX);
-        Ok(())
-    }
-
-    fn found_armed(&self) -> Option<bool> {
-        Some(self.found_armed)
-    }
 }

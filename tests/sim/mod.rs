@@ -69,6 +69,7 @@ pub mod setup;
 pub mod small;
 pub mod stage;
 pub mod story;
+pub mod watchdog;
 pub mod world;
 
 use checker::Checker;

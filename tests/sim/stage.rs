@@ -771,8 +771,8 @@ impl Stage {
             let over: Vec<i32> = over.map(|(id, _)| *id).collect();
             drop(trees);
             over.into_iter().for_each(|tree| machine.tree_is_gone(tree));
-            let reset_at = machine.in_all().map(|host| host.reset_at.get()).min();
-            if let Some(reset_at) = reset_at.filter(|reset_at| *reset_at <= at) {
+            let reset_at = machine.reset_at.get();
+            if reset_at <= at {
                 self.shared.now.set(reset_at.max(self.now()));
                 self.power_off(machine.index);
             }

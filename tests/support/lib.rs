@@ -15,6 +15,7 @@ pub mod script;
 pub mod served;
 pub mod shelf;
 pub mod storage;
+pub mod watchdog;
 
 #[path = "../sim/mod.rs"]
 pub mod sim;

@@ -181,6 +181,7 @@ impl<S: HostSurroundings> Server<'_, S> {
             self.close_those_who_do_not_register();
             self.strike();
             self.hand_over_page();
+            self.publish_share();
             self.send_answers();
             if let Some(end) = ended.or_else(|| self.end()) {
                 return end;
@@ -246,6 +247,19 @@ impl<S: HostSurroundings> Server<'_, S> {
         let (stage, holders) = (self.stage.name(), self.table.holders().count());
         let doing = format_args!("{}: {stage}, {holders} holders", self.shown);
         self.s.doing(doing);
+    }
+
+    /// Nothing that is to be guarded starts before whoever has the device open can see that.
+    fn publish_share(&mut self) {
+        let guarding = self.is_guarding();
+        let renewed = self.estate.tenure.renewed();
+        let published = self.watchdog.as_mut().map(|it| it.note(renewed, guarding));
+        if let Some(Err(why)) = published
+            && self.stage == Stage::Serving
+        {
+            let text = format!("{}: cannot share the watchdog: {why}", self.shown);
+            self.leave_because(Failure::new(Status::System, text));
+        }
     }
 
     /// Whether anything may run that a lease of this host allows, or write in its name.

@@ -4,7 +4,7 @@ use super::giving_back::{Estate, GiveBack, Lease, Progress};
 use super::heart::{Beat, Heart};
 use super::kept::{Holders, Life};
 use super::memory::{MachineId, Memory};
-use super::watchdog::{Device, Watchdog};
+use super::watchdog::{Sharing, Watchdog};
 use crate::clock::Moment;
 use crate::delta::Calls;
 use crate::failure::Failure;
@@ -84,8 +84,8 @@ pub enum Event<P> {
 pub trait HostSurroundings {
     /// The machine, as this thread sees it.
     type Around: Surroundings;
-    /// Its watchdog device.
-    type Watchdog: Device;
+    /// Its watchdog device, as this lockspace shares it.
+    type Watchdog: Sharing;
 
     /// How long it is from one strike at those who are to die to the next.
     const STRIKE_EVERY: Duration;
@@ -106,8 +106,8 @@ pub trait HostSurroundings {
     /// The watchdog device as messages show it, if there is to be one.
     fn watchdog_name(&self) -> Option<String>;
 
-    /// Opens and arms the watchdog device, if there is to be one. On failure it is as it was found,
-    /// or the failure says that it is not.
+    /// Arms the watchdog device ([`Watchdog::arm`]), if there is to be one. On failure it is as it
+    /// was found, or the failure says that it is not.
     fn arm_watchdog(&self, timing: Timing) -> Result<Option<Watchdog<Self::Watchdog>>, Failure>;
 
     // ---- what outlives a boot; asked for by whoever takes a host id by itself

@@ -51,6 +51,8 @@ pub enum Kept {
     Heartbeat,
     /// The host id that this machine has taken by itself.
     HostId,
+    /// What is asked of the watchdog device that lockspaces share.
+    Watchdog,
 }
 
 impl Kept {
@@ -60,6 +62,7 @@ impl Kept {
             Self::Holders => "state",
             Self::Heartbeat => "heartbeat",
             Self::HostId => "host-id",
+            Self::Watchdog => "watchdog",
         }
     }
 
@@ -68,6 +71,7 @@ impl Kept {
             Self::Holders => "state.new",
             Self::Heartbeat => "heartbeat.new",
             Self::HostId => "host-id.new",
+            Self::Watchdog => "watchdog.new",
         }
     }
 }
@@ -145,20 +149,20 @@ impl Place {
 
     /// Takes the lock; `None` if another process has it.
     pub fn lock(&self) -> Result<Option<Lock>, Errno> {
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = File::from(openat(
-            &self.fd,
-            "lock",
-            flags,
-            Mode::S_IRUSR | Mode::S_IWUSR,
-        )?);
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Lock(lock))),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(errno),
-        }
+        lock(&self.fd, "lock")
     }
 
+    /// Takes the lock of whoever shares a watchdog device; `None` if another process has it.
+    pub fn lock_share(&self) -> Result<Option<Lock>, Errno> {
+        lock(&self.fd, "watchdog.lock")
+    }
+
+    /// Takes the lock of whoever has the device with this name open, for the lockspaces of a run
+    /// directory; `None` if another process has it.
+    pub fn lock_device(run_dir: &Path, device: &str) -> Result<Option<Lock>, Errno> {
+        // No lockspace's directory has a name with a dot.
+        lock(&open_dir(run_dir)?, &format!("watchdog.{device}"))
+    }
     /// Listens on the socket, in place of one that an earlier lease-join left. Only with the lock.
     pub fn listen(&self, _lock: &Lock) -> io::Result<UnixListener> {
         self.remove_socket()?;
@@ -348,6 +352,16 @@ fn unseal(mut sealed: Vec<u8>) -> Option<Vec<u8>> {
 
 fn mark(generation: Generation, holder: HolderId) -> String {
     format!("gone-{generation}-{}", holder.0)
+}
+
+fn lock(dir: &OwnedFd, name: &str) -> Result<Option<Lock>, Errno> {
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    match Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(Lock(lock))),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno),
+    }
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
