@@ -4,6 +4,7 @@
 mod crowd;
 mod disks;
 mod hosts;
+mod names;
 mod pair;
 mod table;
 mod watch;
@@ -20,11 +21,12 @@ struct Bench {
 }
 
 /// What can be measured, by name, in the order in which it is.
-const SECTIONS: [(&str, fn(&Bench)); 7] = [
+const SECTIONS: [(&str, fn(&Bench)); 8] = [
     ("one", pair::one),
     ("eight", pair::eight),
     ("shared", pair::shared),
     ("reads", pair::reads),
+    ("names", names::names),
     ("crowd", crowd::crowd),
     ("disks", disks::disks),
     ("hosts", hosts::hosts),
