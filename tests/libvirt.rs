@@ -8,7 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 use support::files::Ran;
 use support::libvirt::{Domain, Manager, Site, VirtualHost, disk_xml};
+use support::path::StoragePath;
 use support::process::{Process, SOON, together, wait_until};
+use support::storage::Storage;
 
 /// Who keeps the leases of the two hosts.
 type Managers = (Manager, Manager);
@@ -368,23 +370,37 @@ fn lost(managers: Managers) {
     );
 }
 
-/// The lockspace of the only host is cut off: nothing can be renewed any more.
+/// Nothing can be renewed any more: the storage of the lockspace fails.
 fn lost_by(manager: Manager, (action, expected): (&str, &str)) {
+    let storage = Storage::new(1);
+    let path = StoragePath::to(&storage);
     let site = Site::default();
-    let a = host(&site, 1, manager);
+    let a = host_with(&site, 1, manager, &manual(&site, 1));
+    let place = path.disk().display().to_string();
+    let lockspace = format!("LS:1:{place}:0");
+    let join = ["client", "add_lockspace", "-s", &lockspace, "-o", "1"];
+    let ran = a.run("sanlock", &join);
+    assert_eq!(ran.code, 0, "{ran:?}");
     let disk = site.disk("guest");
-    let domain = Domain::on(&disk).by(&site.qemu());
+    let domain = Domain::on(&disk).by(&site.qemu()).with(&format!(
+        "<lease><lockspace>LS</lockspace><key>R1</key><target path='{place}' offset='{}'/></lease>",
+        storage.offset(1)
+    ));
     let domain = domain.set(&format!("<on_lockfailure>{action}</on_lockfailure>"));
     let ran = a.create(&domain);
     assert_eq!(ran.code, 0, "{ran:?} {}", a.log());
     site.wait_for_guest(&disk);
-    let lockspace = std::fs::File::options()
-        .write(true)
-        .open(site.leases().join("__LIBVIRT__DISKS__"));
-    lockspace.unwrap().set_len(0).unwrap();
-    wait_until("the guest is dealt with", Duration::from_secs(60), || {
-        (a.state(&domain) == expected).then_some(())
-    });
+    path.refuse();
+    let is_dealt_with = || (a.state(&domain) == expected).then_some(());
+    wait_until(
+        "the guest is dealt with",
+        Duration::from_secs(60),
+        is_dealt_with,
+    );
+    site.assert_no_guest(&disk);
+    // What is paused has no lease, and is left alone: longer than any grace.
+    std::thread::sleep(Duration::from_secs(45));
+    assert_eq!(a.state(&domain), expected);
     site.assert_no_guest(&disk);
 }
 

@@ -26,6 +26,8 @@ const GUEST: &[u8] = b"\
     \x00\x01\x00\x00\x00\x00\x00\x00\x00\x00";
 /// Where its sector lies.
 const SECTOR: usize = 512;
+/// How long a command of virsh may take: a start waits until a host that is gone must be dead.
+const PATIENCE: Duration = Duration::from_secs(150);
 /// libvirt does not see that the directory is shared, and migrates only if told to. In two parts:
 /// the word is looked for in sources.
 const FORCED: &str = concat!("--un", "safe");
@@ -329,7 +331,7 @@ impl VirtualHost {
 
     /// Runs a virsh command to its end.
     pub fn virsh(&self, args: &[&str]) -> Ran {
-        Process::start(&mut self.virsh_command(args)).finish_within(Duration::from_secs(120))
+        Process::start(&mut self.virsh_command(args)).finish_within(PATIENCE)
     }
 
     /// Runs a virsh command that must succeed, and returns what it says.
@@ -357,14 +359,14 @@ impl VirtualHost {
 
     /// Migrates a running domain to another host.
     pub fn migrate(&self, domain: &Domain, to: &Self) -> Ran {
-        self.virsh(&[
-            "migrate",
-            "--live",
-            FORCED,
-            &domain.name,
-            &to.uri(),
-            "tcp://127.0.0.1",
-        ])
+        let mut command = self.migrate_command(domain, to);
+        Process::start(&mut command).finish_within(PATIENCE)
+    }
+
+    /// That as a command.
+    pub fn migrate_command(&self, domain: &Domain, to: &Self) -> Command {
+        let (name, uri) = (&domain.name, to.uri());
+        self.virsh_command(&["migrate", "--live", FORCED, name, &uri, "tcp://127.0.0.1"])
     }
 
     /// What libvirtd complained of.
