@@ -431,8 +431,10 @@ impl World {
         let Transfer::Read(buffer) = what else {
             return;
         };
-        let sector = if offset < area_offset(1) { 4096 } else { 512 };
         let len = self.disks[handle.disk].real_len(offset, buffer.len());
+        let sector = if offset < area_offset(1) { 4096 } else { 512 };
+        // What stands first is looked at before it is known how large they are.
+        let sector = sector.min(len.max(1));
         let sectors = len / sector;
         let mut cuts = [0, 0, sectors];
         if sectors > 1 && !self.kind.has_sanlock() {
