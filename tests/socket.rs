@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "socket/held.rs"]
+mod held;
 #[path = "socket/hostile.rs"]
 mod hostile;
+#[path = "socket/hosts.rs"]
+mod hosts;
 #[path = "socket/lockspaces.rs"]
 mod lockspaces;
 #[path = "socket/python.rs"]

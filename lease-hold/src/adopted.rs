@@ -4,6 +4,7 @@
 use crate::fork::{self, Start};
 use crate::guarded::environment;
 use crate::keeper::Keeper;
+use crate::kept::Kept;
 use crate::tree;
 use lease_core::cgroup::{Group, cgroup_below};
 use lease_core::clock::Moment;
@@ -26,7 +27,7 @@ use sd_notify::NotifyState;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a lease-join is called.
@@ -160,6 +161,9 @@ pub(crate) struct Adopted {
     on_loss: Option<OsString>,
     on_request: Option<OsString>,
     start: Start,
+    /// Whoever would give it leases again has locked this file.
+    kept_by: Option<PathBuf>,
+    kept: Arc<Kept>,
     environment: Vec<CString>,
     aside: Option<ProcessId>,
     /// Tells of the end of the last one in its control group.
@@ -184,12 +188,22 @@ impl Adopted {
             on_loss,
             on_request,
             start,
+            kept_by: None,
+            kept: Arc::default(),
             environment: Vec::new(),
             aside: None,
             events: None,
             is_guarded: false,
             ended: false,
             gone: false,
+        }
+    }
+
+    /// The same, with a file that is locked by whoever would give it leases again.
+    pub(crate) fn kept_by(self, lock: Option<PathBuf>) -> Self {
+        Self {
+            kept_by: lock,
+            ..self
         }
     }
 
@@ -206,6 +220,7 @@ impl Adopted {
         variables: &[(&'static str, String)],
         carried: &Carried,
     ) -> anyhow::Result<Containment> {
+        self.kept.note(carried);
         self.environment = environment(variables);
         self.events = self.group().and_then(|group| group.events().ok());
         if let Some(keeper) = &mut self.keeper {
@@ -227,6 +242,10 @@ impl Adopted {
     /// From here on it is guarded: who waits for that is told.
     pub(crate) fn open_gate(&mut self) {
         self.is_guarded = true;
+        if let Some(lock) = &self.kept_by {
+            self.kept
+                .watch(lock.clone(), Arc::clone(&self.found.process));
+        }
         // A service manager that does not listen delays nobody.
         let tell = || sd_notify::notify(&[NotifyState::Ready]);
         let _ = std::thread::Builder::new().spawn(tell);
@@ -285,6 +304,7 @@ impl Adopted {
 
     /// What is held has changed.
     pub(crate) fn carry(&mut self, carried: &Carried) {
+        self.kept.note(carried);
         self.keeper
             .iter_mut()
             .for_each(|keeper| keeper.carry(carried));

@@ -116,6 +116,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Wish::Auto)]
     pub(crate) contain: Wish,
 
+    /// With --pid: end the process when it holds nothing any more and nobody locks this file for 8t
+    #[arg(long, value_name = "FILE", requires = "pid")]
+    pub(crate) kept_by: Option<PathBuf>,
+
     /// Say more on stderr
     #[arg(short, long)]
     pub(crate) verbose: bool,

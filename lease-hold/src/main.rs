@@ -15,6 +15,7 @@ mod here;
 mod init;
 mod joins;
 mod keeper;
+mod kept;
 mod named;
 mod order;
 mod outbox;
@@ -175,6 +176,7 @@ fn adopt(args: &Args, pid: i32, specs: Vec<ResourceArgument>) -> anyhow::Result<
         crew: Crew::passing(),
     };
     let adopted = adopted::Adopted::new(found, keeper, (args.kill_signal, start), args.aside());
+    let adopted = adopted.kept_by(args.kept_by.clone());
     hold(args, &wanted, None, Guardee::Adopted(adopted))
 }
 

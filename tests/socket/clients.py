@@ -97,6 +97,51 @@ def joining():
     call("get_hosts, no lockspace", sanlock.get_hosts, b"XX")
 
 
+def holding():
+    first, second = [(RES, 0)], [(RES, MIB)]
+    call("acquire, not registered", sanlock.acquire, b"LS", b"R0", first, pid=os.getpid())
+    call("inquire, not registered", sanlock.inquire, pid=os.getpid())
+    fd = sanlock.register()
+    call("inquire, nothing", sanlock.inquire, slkfd=fd)
+    call("killpath", sanlock.killpath, "/bin/true", ["one", "two words"], slkfd=fd)
+    call("acquire", sanlock.acquire, b"LS", b"R0", first, slkfd=fd)
+    call("acquire, again", sanlock.acquire, b"LS", b"R0", first, slkfd=fd)
+    call("acquire, by pid", sanlock.acquire, b"LS", b"R1", second, pid=os.getpid(), shared=True)
+    call("acquire, other version", sanlock.acquire, b"LS", b"R2", [(RES, 2 * MIB)], slkfd=fd,
+         version=7)
+    call("acquire, right version", sanlock.acquire, b"LS", b"R2", [(RES, 2 * MIB)], slkfd=fd,
+         version=0)
+    call("acquire, other name", sanlock.acquire, b"LS", b"R7", [(RES, 3 * MIB)], slkfd=fd)
+    call("acquire, cleared", sanlock.acquire, b"LS", b"R5", [(RES, 5 * MIB)], slkfd=fd)
+    call("acquire, other lockspace", sanlock.acquire, b"XX", b"R3", [(RES, 3 * MIB)], slkfd=fd)
+    call("inquire", sanlock.inquire, slkfd=fd)
+    call("inquire, by pid", sanlock.inquire, pid=os.getpid())
+    call("read_resource_owners", sanlock.read_resource_owners, b"LS", b"R0", first)
+    call("read_resource_owners, shared", sanlock.read_resource_owners, b"LS", b"R1", second)
+    call("rem_lockspace, used", sanlock.rem_lockspace, b"LS", 1, LS, unused=True)
+    call("release", sanlock.release, b"LS", b"R0", first, slkfd=fd)
+    call("release, again", sanlock.release, b"LS", b"R0", first, slkfd=fd)
+    call("release, shared", sanlock.release, b"LS", b"R1", second, pid=os.getpid())
+    call("release, the third", sanlock.release, b"LS", b"R2", [(RES, 2 * MIB)], slkfd=fd)
+    call("inquire, nothing", sanlock.inquire, slkfd=fd)
+    call("read_resource_owners, free", sanlock.read_resource_owners, b"LS", b"R0", first)
+    # Value blocks.
+    call("acquire, value", sanlock.acquire, b"LS", b"R3", [(RES, 3 * MIB)], slkfd=fd, lvb=True)
+    call("set_lvb", sanlock.set_lvb, b"LS", b"R3", [(RES, 3 * MIB)], b"{value}")
+    call("set_lvb, too long", sanlock.set_lvb, b"LS", b"R3", [(RES, 3 * MIB)], b"x" * 513)
+    call("get_lvb", sanlock.get_lvb, b"LS", b"R3", [(RES, 3 * MIB)], 7)
+    call("set_lvb, not held", sanlock.set_lvb, b"LS", b"R0", first, b"{value}")
+    call("get_lvb, not held", sanlock.get_lvb, b"LS", b"R0", first, 7)
+    call("release, value", sanlock.release, b"LS", b"R3", [(RES, 3 * MIB)], slkfd=fd)
+    call("acquire, value", sanlock.acquire, b"LS", b"R3", [(RES, 3 * MIB)], slkfd=fd, lvb=True)
+    call("get_lvb", sanlock.get_lvb, b"LS", b"R3", [(RES, 3 * MIB)], 7)
+    call("release, value", sanlock.release, b"LS", b"R3", [(RES, 3 * MIB)], slkfd=fd)
+    call("acquire, no value", sanlock.acquire, b"LS", b"R3", [(RES, 3 * MIB)], slkfd=fd)
+    call("set_lvb, not asked for", sanlock.set_lvb, b"LS", b"R3", [(RES, 3 * MIB)], b"{value}")
+    call("release, no value", sanlock.release, b"LS", b"R3", [(RES, 3 * MIB)], slkfd=fd)
+    os.close(fd)
+
+
 def signalling():
     call("reg_event, no lockspace", sanlock.reg_event, b"XX")
     call("set_event, no lockspace", sanlock.set_event, b"XX", 2, 1, 3)
@@ -120,5 +165,6 @@ def leaving():
 
 formatting()
 joining()
+holding()
 signalling()
 leaving()

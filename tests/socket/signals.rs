@@ -1,15 +1,11 @@
-//! What hosts tell each other, the real daemon on one of them and ours on the other: events.
+//! What hosts tell each other, the real daemon on one of them and ours on the other: requests for a
+//! lease, and events.
 
+use super::held::{STAY, acquire, acquire_in_time, join, registered};
 use std::process::Command;
 use support::process::{Process, SOON, wait_until};
 use support::served::{Served, Server};
 use support::storage::Storage;
-
-fn join(served: &Served, storage: &Storage, id: u64) {
-    let lockspace = storage.lockspace(id);
-    let ran = served.client(&["add_lockspace", "-s", &lockspace, "-o", "1"]);
-    assert_eq!(ran.code, 0, "{ran:?}");
-}
 
 /// Two hosts that see each other alive.
 fn hosts(storage: &Storage) -> [Served; 2] {
@@ -27,6 +23,36 @@ fn hosts(storage: &Storage) -> [Served; 2] {
         });
     }
     hosts
+}
+
+#[test]
+fn a_request_ends_the_owner_on_the_other_host_and_then_the_lease_is_to_be_had() {
+    let storage = Storage::new(1);
+    let hosts = hosts(&storage);
+    let resource = storage.resource(1);
+    let stubborn = "trap 'echo asked' TERM; echo started; while :; do sleep 0.1; done";
+    for (owner, asker) in [(0, 1), (1, 0)] {
+        let holds = registered(&hosts[owner], "", stubborn);
+        acquire_in_time(&hosts[owner], &resource, &holds);
+        let waits = registered(&hosts[asker], "", STAY);
+        let next = format!("{resource}:{}", storage.owner(1).1 + 1);
+        let request = |mode| {
+            let ran = hosts[asker].client(&["request", "-r", &next, "-f", mode]);
+            assert!(ran.stdout.contains("done 0"), "{ran:?}");
+        };
+        request("2");
+        holds.wait_for_stdout("asked");
+        assert_eq!(holds.code(), None);
+        // A daemon heeds no further request of the same host for 6t.
+        let ended = wait_until("it is killed", SOON, || {
+            request("1");
+            holds.code()
+        });
+        assert_eq!(ended, 137);
+        acquire_in_time(&hosts[asker], &resource, &waits);
+        let said = acquire(&hosts[asker], &resource, &waits);
+        assert!(said.contains("done -17"), "{said}");
+    }
 }
 
 fn python(served: &Served, script: &str) -> Process {

@@ -317,7 +317,10 @@ pub fn tell(rng: &mut Rng) -> Tell {
         12 => Tell::Ordered {
             outcome: outcome(rng),
         },
-        13 => Tell::Claimed { index },
+        13 => Tell::Claimed {
+            index,
+            hosts: Sightings::from(several(rng, sighting)),
+        },
         14 => Tell::NotClaimed {
             index,
             why: text(rng),

@@ -144,7 +144,7 @@ fn claim<A: HolderSurroundings>(
     let (session, around) = hub.session(number);
     session.ask(around, Ask::Claim { index, resource });
     let answer = hub.wait_for(None, true, |_, event| match event {
-        Event::Told(of, Tell::Claimed { index: i }) if (of, i) == (number, index) => Ok(Ok(i)),
+        Event::Told(of, Tell::Claimed { index: i, .. }) if (of, i) == (number, index) => Ok(Ok(i)),
         Event::Told(of, Tell::NotClaimed { index: i, why }) if (of, i) == (number, index) => {
             Ok(Err(why))
         }

@@ -208,7 +208,7 @@ fn describe<A: HolderSurroundings>(hub: &Hub<A>, block: &Block) -> (String, Opti
         ),
         Block::Unknown { owner, .. } => (
             format!("held by host {}, not known to be alive or dead", owner.host),
-            Some(-243),
+            Some(-247),
         ),
     }
 }

@@ -278,7 +278,9 @@ impl Session {
                 self.phases[*index] = if *last { Phase::Releasing } else { Phase::Idle };
                 self.answered(|ask| is_to_release(ask, *index));
             }
-            Tell::Claimed { index } => {
+            Tell::Claimed { index, hosts } => {
+                // It may be long since this was registered.
+                Arc::make_mut(&mut self.welcome).hosts = hosts.clone();
                 self.answered(|ask| matches!(ask, Ask::Claim { index: i, .. } if i == index));
                 if *index == self.phases.len() {
                     self.phases.push(Phase::Idle);

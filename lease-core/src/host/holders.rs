@@ -99,7 +99,10 @@ impl<S: HostSurroundings> Server<'_, S> {
                 Ok(answers)
             }
             Ask::Yield { index } => self.table.give_up(id, index),
-            Ask::Claim { index, resource } => Ok(vec![self.table.claim_more(id, index, resource)?]),
+            Ask::Claim { index, resource } => {
+                let asked = (resource, self.hosts.clone());
+                Ok(vec![self.table.claim_more(id, index, asked)?])
+            }
             Ask::Ordered { id, outcome } => {
                 self.answer_order(id, &outcome);
                 Ok(Vec::new())

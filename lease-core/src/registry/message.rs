@@ -267,6 +267,8 @@ pub enum Tell {
     Claimed {
         /// Its number.
         index: usize,
+        /// What is known of other hosts by now.
+        hosts: Sightings,
     },
     /// The answer to [`Ask::Claim`]: it cannot be.
     NotClaimed {

@@ -16,6 +16,7 @@ use super::message::{AreaId, Asked, HolderId, Left, Phase, Rival, Tell, Turn};
 use crate::clock::Moment;
 use crate::contain::Guarded;
 use crate::id::Lver;
+use crate::liveness::Sightings;
 use crate::process::ProcessId;
 use crate::spec::Mode;
 use serde::{Deserialize, Serialize};
@@ -223,7 +224,7 @@ impl Table {
         &mut self,
         id: HolderId,
         index: usize,
-        asked: Asked,
+        (asked, hosts): (Asked, Sightings),
     ) -> Result<Answer, OutOfOrder> {
         let holder = self.holders.get(id).ok_or(OutOfOrder)?;
         let reused = holder.claims.get(index).map(|claim| claim.phase);
@@ -259,7 +260,7 @@ impl Table {
             Some(free) => *free = claim,
             None => holder.claims.push(claim),
         }
-        Ok((id, Tell::Claimed { index }))
+        Ok((id, Tell::Claimed { index, hosts }))
     }
 
     /// May this holder write to the disk to acquire? A turn, or who is in the way.

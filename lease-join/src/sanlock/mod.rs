@@ -11,6 +11,7 @@ mod clients;
 mod connection;
 mod events;
 mod files;
+mod guards;
 mod indexed;
 mod known;
 mod leases;
@@ -23,6 +24,7 @@ mod spaces;
 mod storage;
 mod told;
 mod tools;
+mod value;
 
 use self::options::Options;
 use crate::signals::Signals;

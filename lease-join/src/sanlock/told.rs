@@ -3,6 +3,7 @@
 use super::clients::Clients;
 use super::events::{self, Events};
 use super::files::Files;
+use super::guards::Guards;
 use super::known::Known;
 use super::options::Options;
 use super::peer::{Connection, Crowd, errno};
@@ -16,12 +17,16 @@ use lease_core::sanlock::part::Lockspace;
 use lease_core::sanlock::reply::{DAEMON_VERSION, Reply};
 use lease_core::sanlock::request::Request;
 use nix::errno::Errno;
+use rustix::process::Signal;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Between two looks at a lease-join that is to leave.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Between two signals to what has to end.
+const KILL_EVERY: Duration = Duration::from_secs(1);
 
 /// All that the threads share.
 #[derive(Debug)]
@@ -29,6 +34,7 @@ pub(super) struct Told {
     pub(super) options: Arc<Options>,
     pub(super) spaces: Arc<Spaces>,
     pub(super) clients: Clients,
+    pub(super) guards: Guards,
     events: Arc<Events>,
     pub(super) crowd: Crowd,
     wake: Wake,
@@ -42,6 +48,7 @@ impl Told {
         Ok(Self {
             spaces: Arc::new(spaces),
             clients: Clients::new(files),
+            guards: Guards::default(),
             events: Arc::default(),
             options,
             crowd: Crowd::default(),
@@ -140,12 +147,7 @@ impl Told {
                 indexed::delete(&self.options.run_dir, &index, &entry)
             }
             Request::RebuildIndex(index) => indexed::rebuild(&self.options.run_dir, &index),
-            Request::Ask {
-                resource,
-                next,
-                force_mode,
-            } => Reply::of(self.ask_for(&resource, next, force_mode)),
-            request => self.clients.answer(at, request),
+            request => self.answer_about_leases(at, request),
         }
     }
 
@@ -153,7 +155,9 @@ impl Told {
     pub(super) fn end_of(&self, at: &Connection) {
         self.events.end_with(&at.stream);
         let _ = at.stream.shutdown(std::net::Shutdown::Both);
-        self.clients.end_of(at);
+        if let Some(pid) = self.clients.end_of(at) {
+            self.gone(pid);
+        }
     }
 
     fn add_lockspace(&self, asked: &Lockspace, no_wait: bool, io_timeout: i32) -> Reply {
@@ -232,13 +236,34 @@ impl Told {
         })
     }
 
-    /// Tells the lease-join of a lockspace to leave.
+    /// Kills what has registered and holds a lease there, until none does, and tells the lease-join
+    /// to leave.
     fn leave(&self, space: &Added) {
+        self.spaces.mark_removing(&space.name);
+        while self.kill_holders(&space.name) {
+            std::thread::sleep(KILL_EVERY);
+        }
         if self.spaces.find(&space.name).is_some() {
             self.spaces.remove(&space.name);
         } else if let Some(known) = Known::look(&self.options.run_dir, &space.name) {
             spaces::tell_to_leave(ProcessId::of(known.pid));
         }
+    }
+
+    /// Whether there was one to be killed.
+    fn kill_holders(&self, name: &Name) -> bool {
+        let Some(known) = Known::look(&self.options.run_dir, name) else {
+            return false;
+        };
+        let guarded = known.claims().filter_map(|(holder, _)| holder.guarded);
+        let pids: BTreeSet<i32> = guarded.collect();
+        let registered = pids.into_iter().filter_map(|pid| self.clients.find(pid));
+        let alive = registered.filter_map(|it| Some((it.process.open()?, it.may_be_killed())));
+        let signalled = alive.map(|(process, may_be_killed)| match may_be_killed {
+            true => process.signal(Signal::KILL),
+            false => process.signal(Signal::TERM),
+        });
+        signalled.count() > 0
     }
 
     fn wait_until_gone(&self, name: &Name) {

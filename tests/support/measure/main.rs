@@ -6,6 +6,7 @@ mod disks;
 mod hosts;
 mod names;
 mod pair;
+mod socket;
 mod table;
 mod watch;
 
@@ -21,12 +22,13 @@ struct Bench {
 }
 
 /// What can be measured, by name, in the order in which it is.
-const SECTIONS: [(&str, fn(&Bench)); 8] = [
+const SECTIONS: [(&str, fn(&Bench)); 9] = [
     ("one", pair::one),
     ("eight", pair::eight),
     ("shared", pair::shared),
     ("reads", pair::reads),
     ("names", names::names),
+    ("socket", socket::socket),
     ("crowd", crowd::crowd),
     ("disks", disks::disks),
     ("hosts", hosts::hosts),
