@@ -212,3 +212,31 @@ fn what_holds_nothing_is_not_ended_when_its_host_leaves() {
     process.kill();
     assert_eq!(hold.finish().code, 0);
 }
+
+#[test]
+fn who_has_released_one_of_its_leases_is_guarded_for_the_other() {
+    let storage = Storage::new(2);
+    let (a, mut join) = Host::joined(&storage, 1);
+    let (b, _join_b) = Host::joined(&storage, 2);
+    let r = [1, 2].map(|n| storage.resource(n));
+    for restarted in [false, true] {
+        let (process, hold) = guarded(&a);
+        done(&order(&a, process.pid(), &["--acquire", &r[0], &r[1]]));
+        done(&order(&a, process.pid(), &["--release", "LS:R1"]));
+        if restarted {
+            join.kill();
+            join = a.join();
+            hold.wait_for_stderr("is back");
+            // What it has released it can have again.
+            done(&order(&a, process.pid(), &["--acquire", &r[0]]));
+            done(&order(&a, process.pid(), &["--release", "LS:R1"]));
+        }
+        // It would not end by itself.
+        process.signal(Signal::SIGSTOP);
+        hold.kill();
+        let ran = b.hold(&["-w", "9", &r[1]], &["true"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(!runs(process.pid()), "{restarted}");
+        assert!(is_free(&a, &r[0]), "{restarted}");
+    }
+}

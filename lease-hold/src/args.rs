@@ -31,7 +31,7 @@ const LIBVIRT: &str = "__LIBVIRT__DISKS__";
     version,
     override_usage = "lease-hold [OPTIONS] RESOURCE... -- COMMAND [ARG]...\n       \
                       lease-hold [OPTIONS] --pid PID [RESOURCE...]\n       \
-                      lease-hold [OPTIONS] --to PID --acquire|--release|--convert RESOURCE...",
+                      lease-hold [OPTIONS] --to PID --acquire|--release RESOURCE...",
     group = clap::ArgGroup::new("order").args(["acquire", "release"])
 )]
 pub(crate) struct Args {
