@@ -16,31 +16,40 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Prints what the lease-join of each named lockspace knows; of all, if none is named.
 pub(crate) fn dump(run_dir: &Path, names: &[OsString]) -> anyhow::Result<()> {
-    let all = names.is_empty();
-    let names = if all {
-        Place::all(run_dir).unwrap_or_default()
-    } else {
-        parse(names)?
-    };
     let mut out = Output::new();
     let mut printed = 0;
-    for name in &names {
-        match ask(run_dir, name) {
+    for (name, may_be_gone) in names_of(run_dir, names)? {
+        match ask(run_dir, &name) {
             Ok(description) => {
                 out.print(&description)?;
                 printed += 1;
             }
-            // A directory may be left of a lease-join that is gone.
-            Err(why) if all && !is_forbidden(&why) => {}
-            Err(why) => return Err(failure(run_dir, name, &why).into()),
+            Err(why) if may_be_gone && !is_forbidden(&why) => {}
+            Err(why) => return Err(failure(run_dir, &name, &why).into()),
         }
     }
     if printed == 0 {
-        let shown = show(run_dir.as_os_str());
-        let text = format!("no live lease-join in {shown}; start lease-join first");
-        return Err(Failure::new(Status::NotJoined, text).into());
+        return Err(nobody(run_dir).into());
     }
     Ok(out.finish()?)
+}
+
+/// The lockspaces that are named; all, if none is: of these a directory may be left of a lease-join
+/// that is gone.
+pub(crate) fn names_of(run_dir: &Path, names: &[OsString]) -> Result<Vec<(Name, bool)>, Failure> {
+    let all = names.is_empty();
+    let names = match all {
+        true => Place::all(run_dir).unwrap_or_default(),
+        false => parse(names)?,
+    };
+    Ok(names.into_iter().map(|name| (name, all)).collect())
+}
+
+/// There is none at all.
+pub(crate) fn nobody(run_dir: &Path) -> Failure {
+    let shown = show(run_dir.as_os_str());
+    let text = format!("no live lease-join in {shown}; start lease-join first");
+    Failure::new(Status::NotJoined, text)
 }
 
 fn parse(names: &[OsString]) -> Result<Vec<Name>, Failure> {
@@ -53,11 +62,13 @@ fn parse(names: &[OsString]) -> Result<Vec<Name>, Failure> {
     names.iter().map(parse).collect()
 }
 
-fn is_forbidden(why: &io::Error) -> bool {
+/// Whether it is not allowed.
+pub(crate) fn is_forbidden(why: &io::Error) -> bool {
     why.kind() == io::ErrorKind::PermissionDenied
 }
 
-fn failure(run_dir: &Path, name: &Name, why: &io::Error) -> Failure {
+/// It cannot be asked: why.
+pub(crate) fn failure(run_dir: &Path, name: &Name, why: &io::Error) -> Failure {
     if is_forbidden(why) {
         let text = format!(
             "cannot ask lease-join of lockspace {name}: permission denied; ask as its user, or as root"

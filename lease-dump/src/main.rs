@@ -5,6 +5,7 @@
 //! same.
 
 mod dump;
+mod events;
 mod live;
 mod local;
 mod object;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 #[command(name = TOOL, version)]
 struct Args {
     /// PATH, PATH:OFFSET, name:host_id:path:offset, or lockspace:resource:path:offset
-    #[arg(value_name = "AREA", required_unless_present = "local")]
+    #[arg(value_name = "AREA", required_unless_present_any = ["local", "events"])]
     operands: Vec<OsString>,
 
     /// All host ids, those that nobody ever used too
@@ -42,7 +43,11 @@ struct Args {
     #[arg(long, conflicts_with_all = ["all", "live"])]
     local: bool,
 
-    /// With --local: where the lease-joins are found
+    /// Print what events other hosts signal, one a line, as they come; operands as with --local
+    #[arg(long, conflicts_with_all = ["all", "live", "local"])]
+    events: bool,
+
+    /// With --local or --events: where the lease-joins are found
     #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     run_dir: PathBuf,
 }
@@ -55,6 +60,10 @@ fn main() -> ExitCode {
     tool::run(TOOL, || {
         if args.local {
             local::dump(&args.run_dir, &args.operands)?;
+            return Ok(Status::Done.code());
+        }
+        if args.events {
+            events::print(&args.run_dir, &args.operands)?;
             return Ok(Status::Done.code());
         }
         let mut dump = dump::Dump::new(args.all, args.live);

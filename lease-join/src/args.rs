@@ -1,10 +1,12 @@
 //! The command line.
 
 use crate::sanlock::options::{self, DEFAULT_SOCKET};
+use crate::signal::parse;
 use clap::Parser;
 use lease_core::host::config::Config;
 use lease_core::id::Name;
 use lease_core::record::host_note::WATCHDOG_MAX;
+use lease_core::registry::message::SetEvent;
 use lease_core::registry::place::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use lease_core::spec::{HostField, LockspaceSpec};
 use lease_core::timing::DEFAULT_IO_TIMEOUT;
@@ -45,6 +47,11 @@ pub(crate) struct Args {
         default_missing_value = DEFAULT_SOCKET, conflicts_with = "lockspace")]
     sanlock_socket: Option<PathBuf>,
 
+    /// Have the lease-join of LOCKSPACE, a name, signal `HOST:NUMBER[:DATA]`; HOST is an id, or all
+    #[arg(long, value_name = "EVENT", conflicts_with_all = ["host_name", "io_timeout",
+        "watchdog", "sanlock_socket"])]
+    signal: Option<OsString>,
+
     /// Where lease-hold finds this lease-join
     #[arg(long, value_name = "DIR", env = "LEASE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     pub(crate) run_dir: PathBuf,
@@ -72,6 +79,24 @@ impl Args {
             watchdog_timeout: self.watchdog_timeout,
             watchdog: self.watchdog.clone(),
         }))
+    }
+
+    /// What event is to be signalled, and by which lockspace, if that is asked for.
+    pub(crate) fn signal(&self) -> Result<Option<(Name, SetEvent)>, Failure> {
+        let Some(wanted) = &self.signal else {
+            return Ok(None);
+        };
+        let usage = |why: String| {
+            let text = format!("cannot signal {}: {why} (see man lease-join)", show(wanted));
+            Failure::new(Status::Usage, text)
+        };
+        let lockspace = self.lockspace.as_deref().unwrap_or_default();
+        let name = Name::new(lockspace.as_encoded_bytes()).map_err(|why| {
+            let why = format!("{}: {why}; name the lockspace only", show(lockspace));
+            usage(why)
+        })?;
+        let event = parse(wanted).map_err(|why| usage(why.to_owned()))?;
+        Ok(Some((name, event)))
     }
 
     /// What is asked for, checked.

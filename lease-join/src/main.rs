@@ -12,13 +12,14 @@ mod sanlock;
 mod scribe;
 mod seat;
 mod shares;
+mod signal;
 mod signals;
 mod undertaker;
 mod watchdog;
 
 use args::{Args, TOOL};
 use lease_core::priority;
-use lease_core::tool;
+use lease_core::tool::{self, Status};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -29,6 +30,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<u8> {
+    if let Some((name, event)) = args.signal()? {
+        signal::send(&args.run_dir, &name, event)?;
+        return Ok(Status::Done.code());
+    }
     if let Some(options) = args.sanlock()? {
         tool::speak_aside();
         return Ok(sanlock::serve(options)?.code());

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Suites that run the tools as a user does.
-const WITH_TOOLS: [&str; 14] = [
+const WITH_TOOLS: [&str; 15] = [
     "ask",
     "bad_input",
     "dump",
+    "events",
     "faults",
     "gate",
     "guard",

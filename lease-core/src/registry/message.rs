@@ -341,7 +341,13 @@ pub struct HeardEvent {
     /// The data.
     pub data: u64,
     /// It was heard by the host's renewal before, too.
+    #[serde(default, skip_serializing_if = "is_new")]
     pub again: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde asks for it.
+fn is_new(again: &bool) -> bool {
+    !again
 }
 
 /// Everything that a holder has to know of its host.
