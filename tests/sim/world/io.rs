@@ -629,7 +629,7 @@ impl World {
 pub fn describe(disk: usize, offset: u64, bytes: &[u8]) -> String {
     use lease_core::record::{ballot::BallotSector, heartbeat::Heartbeat, leader::Leader};
     let (area, at) = (offset >> 20, (offset % area_offset(1)) as usize);
-    let name = format!("r{}{}", area.saturating_sub(1), ["", "'", "''"][disk]);
+    let name = format!("r{}{}", area.saturating_sub(1), "'".repeat(disk));
     if area == 0 {
         return match Heartbeat::decode(bytes) {
             Ok(beat) => format!("heartbeat g{} at {}", beat.generation(), beat.timestamp()),
