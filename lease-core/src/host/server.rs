@@ -517,9 +517,9 @@ impl<S: HostSurroundings> Server<'_, S> {
         }
     }
 
-    /// What has no lease has none to lose.
+    /// What runs without a lease has none to lose.
     fn close_those_without_a_lease(&mut self) {
-        let idle = |(_, holder): &(HolderId, &Holder)| holder.is_idle();
+        let idle = |(_, holder): &(HolderId, &Holder)| holder.guarded.is_some() && holder.is_idle();
         let idle = self.table.holders().filter(idle).map(|(id, _)| id);
         let peers: Vec<PeerId> = idle.filter_map(|id| self.peers.of(id)).collect();
         peers.into_iter().for_each(|peer| self.close(peer));
