@@ -361,7 +361,11 @@ impl<'p> HostSurroundings for Here<'p> {
             return Some(Event::Leave);
         }
         loop {
-            let letter = self.machine().shared.take(self.inbox)?;
+            let Some(letter) = self.machine().shared.take(self.inbox) else {
+                // What is closed from here on is not closed for what it has said.
+                self.last = None;
+                return None;
+            };
             if let Some(event) = self.heard(letter) {
                 return Some(event);
             }
