@@ -140,14 +140,6 @@ impl Checker {
     pub fn heartbeat_written(&mut self, host: HostOf, sector: &[u8], forgotten: bool) {
         let generation = word(sector, LEADER[1]);
         let before = self.beats.insert(host, generation).unwrap_or(0);
-        let times = TIMES.map(|at| u16::from_le_bytes([sector[at], sector[at + 1]]));
-        let known = *self.lives.entry((host, generation)).or_insert(times);
-        if known != times && word(sector, LEADER[3]) != 0 && !forgotten {
-            // Others count by what they have read.
-            self.accuse(format!(
-                "t and W of host {host:?} generation {generation} are {times:?}, and were {known:?}"
-            ));
-        }
         if generation >= before {
             return;
         }
@@ -156,6 +148,18 @@ impl Checker {
         if !forgotten {
             self.accuse(format!(
                 "generation went back: host {host:?} has {generation} on the disk after {before}"
+            ));
+        }
+    }
+
+    /// The same of a whole record: others count by the t and W that they have read of a life.
+    pub fn life_written(&mut self, host: HostOf, sector: &[u8]) {
+        let [_, generation, _, timestamp] = LEADER.map(|at| word(sector, at));
+        let times = TIMES.map(|at| u16::from_le_bytes([sector[at], sector[at + 1]]));
+        let known = *self.lives.entry((host, generation)).or_insert(times);
+        if known != times && timestamp != 0 {
+            self.accuse(format!(
+                "t and W of host {host:?} generation {generation} are {times:?}, and were {known:?}"
             ));
         }
     }

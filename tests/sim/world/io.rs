@@ -518,15 +518,19 @@ impl World {
     /// waits.
     fn note_heartbeat(&self, write: &Write, sector: &[u8]) {
         let machine = self.owner_of(write.machine, write.handle, write.offset);
-        if let Ok(beat) = Heartbeat::decode(sector) {
-            machine.note_landed(&beat, write.issued);
-        }
-        let host = machine.setup.host.get();
+        let host = (machine.setup.lockspace, machine.setup.host.get());
         let mut checker = self.shared.checker.borrow_mut();
+        let whole = Heartbeat::decode(sector);
         let is_twin = self.has_twins && TWINS.contains(&write.machine);
         let broken = matches!(self.kind, Kind::Broken(_));
         let forgotten = broken || is_twin || write.boot < machine.boot.get();
-        checker.heartbeat_written((machine.setup.lockspace, host), sector, forgotten);
+        checker.heartbeat_written(host, sector, forgotten);
+        if let Ok(beat) = whole {
+            machine.note_landed(&beat, write.issued);
+            if !forgotten {
+                checker.life_written(host, sector);
+            }
+        }
     }
 
     /// What holders believe, with what stands on the disks.
