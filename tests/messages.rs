@@ -2,10 +2,12 @@
 //! that a look at the sources can check.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use support::files::{binary, patch};
+use support::files::{as_nobody, binary, patch, run};
 use support::hosts::Host;
+use support::path::StoragePath;
 use support::process::{Process, SOON, wait_until};
 use support::storage::Storage;
 
@@ -138,7 +140,7 @@ const ALOUD: &[(&str, i32, &str)] = &[
     (
         "lease-dump LS:R2:DIR/disk:1048576",
         65,
-        "lease-dump: found damage in resource LS:R1 at DIR/disk:1048576: it is resource LS:R1, not LS:R2; \"errors\" in its object says which",
+        "lease-dump: resource LS:R1 at DIR/disk:1048576 is not what was named: it is resource LS:R1, not LS:R2",
     ),
     (
         "lease-dump --local MS",
@@ -386,6 +388,86 @@ const ALOUD: &[(&str, i32, &str)] = &[
         "lease-dump: cannot dump MS:R9:DIR/disk: no index of lockspace MS lies there; lease-init -x makes one",
     ),
     (
+        "nobody lease-init --create -s LS:0:DIR/new:0",
+        77,
+        "lease-init: cannot format LS:0:DIR/new:0: DIR/new cannot be created: Permission denied; run this as a user who may write to its directory",
+    ),
+    (
+        "nobody lease-join LS:3:DIR/disk:0",
+        77,
+        "lease-join: cannot join LS: run directory DIR/none: Permission denied; run lease-join as the user whose it is, or as root, or choose another (--run-dir)",
+    ),
+    (
+        "nobody lease-hold LS:R1:DIR/disk:1048576 -- true",
+        77,
+        "lease-hold: cannot acquire LS:R1: DIR/disk: Permission denied for uid 65534 (it belongs to uid 0, mode 0660)",
+    ),
+    (
+        "nobody lease-dump DIR/disk",
+        77,
+        "lease-dump: cannot dump DIR/disk: Permission denied for uid 65534 (it belongs to uid 0, mode 0660)",
+    ),
+    (
+        "nobody lease-dump --local",
+        77,
+        "lease-dump: cannot ask lease-join of lockspace LS: permission denied; ask as its user, or as root",
+    ),
+    (
+        "lease-join --run-dir DIR/disk LS:3:DIR/disk:0",
+        73,
+        "lease-join: cannot join LS: run directory DIR/disk: there is something that is no directory; choose another (--run-dir)",
+    ),
+    (
+        "lease-join --run-dir /proc/none LS:3:DIR/disk:0",
+        73,
+        "lease-join: cannot join LS: run directory /proc/none: No such file or directory; choose another (--run-dir)",
+    ),
+    (
+        "lease-init -x LS:DIR/index:0",
+        73,
+        "lease-init: cannot format LS:DIR/index:0: there is a resource index of lockspace LS already; --force formats over it, unless it is alive",
+    ),
+    (
+        "lease-init -x LS:DIR/index",
+        64,
+        "lease-init: cannot format LS:DIR/index: it has 2 fields; an INDEX is lockspace:path:offset",
+    ),
+    (
+        "3 lease-init -r LS:R9:DIR/index",
+        69,
+        "lease-hold: no live lease-join for lockspace LS in DIR/other: No such file or directory; start lease-join first",
+    ),
+    (
+        "lease-init --delete -r LS:R9:DIR/index",
+        66,
+        "lease-init: cannot delete LS:R9:DIR/index: the index has no entry of that name; lease-dump shows those that it has",
+    ),
+    (
+        "lease-init --delete -r LS:R1:DIR/disk",
+        66,
+        "lease-init: cannot delete LS:R1:DIR/disk: no index of lockspace LS lies there; lease-init -x makes one",
+    ),
+    (
+        "lease-init --rebuild -x LS:DIR/disk:0",
+        65,
+        "lease-init: cannot rebuild LS:DIR/disk:0: index header: there is none, but a lockspace: is this the offset of another area?",
+    ),
+    (
+        "lease-hold LS:R9:DIR/index -- true",
+        66,
+        "lease-hold: cannot acquire LS:R9:DIR/index: the index has no entry of that name; lease-dump shows those that it has",
+    ),
+    (
+        "lease-dump LS:R9:DIR/index",
+        66,
+        "lease-dump: cannot dump LS:R9:DIR/index: the index has no entry of that name; lease-dump shows those that it has",
+    ),
+    (
+        "lease-dump LS:R9:DIR/index:1048576",
+        65,
+        "lease-dump: resource LS:rindex_lease at DIR/index:1048576 is not what was named: it is resource LS:rindex_lease, not LS:R9",
+    ),
+    (
         "3 lease-dump --local",
         69,
         "lease-dump: no live lease-join in DIR/other; start lease-join first",
@@ -419,7 +501,17 @@ fn the_commonest_refusals_are_these_lines() {
         (storage.owner(2).0 == Some(1)).then_some(())
     });
     let (second, _join_too) = Host::joined(&storage, 2);
-    let pid = holds.pid().to_string();
+    let pid = format!(" pid {}", holds.pid());
+    let tools = storage.path().join("tools");
+    std::fs::create_dir(&tools).unwrap();
+    let everybody = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(storage.path(), everybody).unwrap();
+    let made = run(
+        storage.path(),
+        "lease-init",
+        &["--create", "-x", &format!("LS:{dir}/index:0")],
+    );
+    assert_eq!(made.code, 0, "{made:?}");
     let mut wrong = Vec::new();
     for (shown, code, expected) in ALOUD {
         // Another run directory for a lease-join, that is: for another host.
@@ -427,15 +519,23 @@ fn the_commonest_refusals_are_these_lines() {
             Some(("1", line)) => (host.run_dir.clone(), line),
             Some(("2", line)) => (second.run_dir.clone(), line),
             Some(("3", line)) => (storage.path().join("other"), line),
+            Some(("nobody", line)) if line.starts_with("lease-join") => {
+                (storage.path().join("none"), line)
+            }
+            Some(("nobody", line)) => (host.run_dir.clone(), line),
             _ if shown.starts_with("lease-join") => (storage.path().join("other"), *shown),
             _ => (host.run_dir.clone(), *shown),
         };
         let mut words = line.split(' ');
-        let mut command = Command::new(binary(words.next().unwrap()));
+        let tool = words.next().unwrap();
+        let mut command = match shown.starts_with("nobody") {
+            true => as_nobody(&tools, tool),
+            false => Command::new(binary(tool)),
+        };
         command.env("LEASE_RUN_DIR", run_dir);
         command.args(words.map(|word| word.replace("DIR", &dir)));
         let ran = Process::start(&mut command).finish();
-        let said = ran.stderr.replace(&dir, "DIR").replace(&pid, "PID");
+        let said = ran.stderr.replace(&dir, "DIR").replace(&pid, " pid PID");
         // What it says while it looks comes first.
         let last = without_time(said.lines().last().unwrap_or_default());
         if (ran.code, last.as_str()) != (*code, *expected) {
@@ -443,6 +543,41 @@ fn the_commonest_refusals_are_these_lines() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join(""));
+}
+
+#[test]
+fn lost_storage_is_told_line_by_line() {
+    let storage = Storage::new(1);
+    let path = StoragePath::to(&storage);
+    let host = Host::new(&storage, 1).promising(10);
+    let host = host.by_way_of(&storage, &path.disk());
+    let join = host.join();
+    let resource = host.resource(&storage, 1);
+    let hold = Process::start(&mut host.hold_command(&[&resource], &["sleep", "1000"]));
+    wait_until("the lease", SOON, || {
+        (storage.owner(1).0 == Some(1)).then_some(())
+    });
+    let before = join.stderr();
+    path.refuse();
+    let (join, hold) = (join.finish(), hold.finish());
+    assert_eq!((join.code, hold.code), (124, 124));
+    let lockspace = format!("LS:1:{}:0", path.disk().display());
+    let said = join.stderr.replace(&lockspace, "LOCKSPACE");
+    let said: Vec<&str> = said.lines().skip(before.lines().count()).collect();
+    let expected = [
+        "lease-join: cannot renew LOCKSPACE: I/O error (the kernel's log may say more); trying again",
+        "lease-join: LOCKSPACE: no renewal for 6 s; lost in 2 s if it stays so",
+        "lease-join: lost LOCKSPACE: no renewal for 8 s; what it guards is being ended",
+        "lease-join: lost LOCKSPACE: no renewal for 8 s",
+    ];
+    assert_eq!(said, expected);
+    // It may hear of the loss before it knows by itself.
+    let said = hold
+        .stderr
+        .replace("no renewal in time", "no renewal for 8 s");
+    let expected = "lease-hold: the lease is lost (no renewal for 8 s): ending sleep\n\
+                    lease-hold: the lease was lost (no renewal for 8 s); sleep was killed\n";
+    assert_eq!(said, expected);
 }
 
 // ---- the rules

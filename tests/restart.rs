@@ -302,7 +302,12 @@ fn a_file_that_cannot_be_read_is_not_taken_for_an_empty_one() {
         std::fs::write(&path, "{}").unwrap();
         let ran = a.start_join().finish();
         assert_eq!(ran.code, 75, "{file}: {ran:?}");
-        let said = format!("the file {file} of an earlier lease-join cannot be read");
+        let said = format!(
+            "cannot join: {}, which an earlier lease-join has left, cannot be read (it is damaged), \
+             and what that one guarded may still run; end what runs, remove this file, and start \
+             again",
+            path.display()
+        );
         assert!(ran.stderr.contains(&said), "{ran:?}");
         std::fs::write(&path, kept).unwrap();
     }

@@ -43,7 +43,7 @@ pub enum IndexError {
     },
     #[error("it is there already, at offset {0}")]
     Exists(u64),
-    #[error("the index has no entry of that name")]
+    #[error("the index has no entry of that name; lease-dump shows those that it has")]
     Missing,
     #[error("the index has no free entry whose area is free and within the disk")]
     Full,

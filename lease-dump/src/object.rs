@@ -240,20 +240,20 @@ impl Object {
 
     /// One line for people: what is wrong with it, if anything is.
     pub(crate) fn damage(&self) -> Option<String> {
-        let mut found = Vec::new();
-        if let Some(mistake) = &self.mistake {
-            found.push(mistake.clone());
-        }
-        match self.errors.len() - found.len() {
-            0 => {}
-            1 => found.push("1 record does not check".to_owned()),
-            count => found.push(format!("{count} records do not check")),
-        }
         let shown = &self.shown;
-        (!found.is_empty()).then(|| {
-            let found = found.join("; ");
-            format!("found damage in {shown}: {found}; \"errors\" in its object says which")
-        })
+        let records = self.errors.len() - usize::from(self.mistake.is_some());
+        let damage = match records {
+            0 => None,
+            1 => Some("1 record does not check".to_owned()),
+            count => Some(format!("{count} records do not check")),
+        };
+        let damage = damage.map(|damage| {
+            format!("found damage in {shown}: {damage}; \"errors\" in its object says which")
+        });
+        let mistake = self.mistake.as_ref();
+        let mistake = mistake.map(|mistake| format!("{shown} is not what was named: {mistake}"));
+        let all: Vec<String> = mistake.into_iter().chain(damage).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 }
 

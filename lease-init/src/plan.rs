@@ -447,6 +447,7 @@ fn missing_key(wish: &Wish, create: bool) -> Result<Key, Failure> {
         };
         let hint = match errno {
             Errno::ENOENT => "; make its directory first",
+            Errno::EACCES => "; run this as a user who may write to its directory",
             _ => "",
         };
         let why = format!("{shown} cannot be created: {}{hint}", cause(errno));

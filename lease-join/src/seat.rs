@@ -6,6 +6,7 @@ use lease_core::id::Name;
 use lease_core::registry::journal;
 use lease_core::registry::place::{Kept, Lock, Place};
 use lease_core::tool::{Failure, Status, show};
+use nix::errno::Errno;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -31,11 +32,26 @@ pub(crate) fn take(run_dir: &Path, name: &Name) -> Result<Seat, Failure> {
             format!("cannot join {name}: run directory {shown}: {why}"),
         )
     };
-    let place = Place::create(run_dir, name).map_err(|errno| match errno {
-        nix::errno::Errno::EACCES | nix::errno::Errno::EPERM | nix::errno::Errno::EROFS => {
-            failed(Status::Permission, errno.desc())
-        }
-        errno => failed(Status::CannotCreate, errno.desc()),
+    let place = Place::create(run_dir, name).map_err(|errno| {
+        let (status, why) = match errno {
+            Errno::EACCES | Errno::EPERM => {
+                let why = "run lease-join as the user whose it is, or as root, or choose another";
+                (Status::Permission, format!("{}; {why}", errno.desc()))
+            }
+            Errno::EROFS => (
+                Status::Permission,
+                format!("{}; choose another", errno.desc()),
+            ),
+            Errno::EEXIST | Errno::ENOTDIR => {
+                let why = "there is something that is no directory; choose another";
+                (Status::CannotCreate, why.to_owned())
+            }
+            _ => (
+                Status::CannotCreate,
+                format!("{}; choose another", errno.desc()),
+            ),
+        };
+        failed(status, &format!("{why} (--run-dir)"))
     })?;
     match place.lock() {
         Ok(Some(lock)) => Ok(Seat {
@@ -75,8 +91,8 @@ pub(crate) fn read_holders(place: &Place) -> Result<Option<Holders>, Failure> {
 
 fn unreadable(place: &Place, file: Kept, why: &dyn Display) -> Failure {
     let text = format!(
-        "cannot join {}: the file {} of an earlier lease-join cannot be read ({why}), and what \
-         that one guarded may still run; end it, remove the file, and start again",
+        "cannot join: {}/{}, which an earlier lease-join has left, cannot be read ({why}), and what \
+         that one guarded may still run; end what runs, remove this file, and start again",
         place.shown().display(),
         file.name()
     );

@@ -73,7 +73,10 @@ impl Session {
             Ok(_) => return Err(absent(around, lockspace, "it does not speak as expected")),
             Err(Unanswered::Absent(why)) => return Err(absent(around, lockspace, &why)),
             Err(Unanswered::Forbidden) => {
-                let text = format!("lease-join of lockspace {lockspace}: permission denied");
+                let text = format!(
+                    "cannot ask lease-join of lockspace {lockspace}: permission denied; ask as its \
+                     user, or as root"
+                );
                 return Err(Failure::new(Status::Permission, text));
             }
         };
