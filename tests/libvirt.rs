@@ -9,7 +9,7 @@ use std::time::Duration;
 use support::files::Ran;
 use support::libvirt::{Domain, Manager, Site, VirtualHost, disk_xml};
 use support::path::StoragePath;
-use support::process::{Process, SOON, together, wait_until};
+use support::process::{Process, SOON, now, together, wait_until};
 use support::storage::Storage;
 
 /// Who keeps the leases of the two hosts.
@@ -363,8 +363,13 @@ fn cleaned_up(managers: Managers) {
 
 fn lost(managers: Managers) {
     let ways = [("poweroff", ""), ("pause", "paused")];
+    // With ours, what libvirt has paused is killed after the grace.
+    let ways = match managers.0 {
+        Manager::Lease => &ways[..1],
+        _ => &ways,
+    };
     together(
-        &ways,
+        ways,
         |(action, _)| (*action).to_owned(),
         |way| lost_by(managers.0, *way),
     );
@@ -402,6 +407,114 @@ fn lost_by(manager: Manager, (action, expected): (&str, &str)) {
     std::thread::sleep(Duration::from_secs(45));
     assert_eq!(a.state(&domain), expected);
     site.assert_no_guest(&disk);
+}
+
+/// What only ours can do: who answers libvirt is killed, and started again, and no guest notices.
+const OURS: Managers = (Manager::Lease, Manager::Lease);
+
+#[test]
+#[ignore = "tests/libvirt runs it"]
+fn who_answers_libvirt_can_be_killed_while_a_guest_runs() {
+    let mut pair = Pair::start(OURS);
+    pair.run_on(&pair.a);
+    for _ in 0..2 {
+        pair.a.kill_keeper();
+        pair.site.wait_for_guest(&pair.disk);
+        pair.refused_on(&pair.b, BUSY);
+        pair.a.start_keeper();
+        pair.refused_on(&pair.b, BUSY);
+        pair.a.ask(&["suspend", "guest"]);
+        assert_eq!(pair.a.held(), "");
+        pair.a.ask(&["resume", "guest"]);
+        pair.refused_on(&pair.b, BUSY);
+    }
+    let ran = pair.a.migrate(&pair.domain, &pair.b);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    pair.refused_on(&pair.a, BUSY);
+    // The guest ends while nobody answers.
+    pair.b.kill_keeper();
+    pair.b.ask(&["destroy", "guest"]);
+    wait_until("its lease is free", SOON, || {
+        (pair.a.create(&pair.domain).code == 0).then_some(())
+    });
+    pair.site.wait_for_guest(&pair.disk);
+    pair.site.assert_never_two(&pair.disk);
+}
+
+#[test]
+#[ignore = "tests/libvirt runs it"]
+fn who_answers_libvirt_can_be_killed_while_a_guest_is_suspended() {
+    let mut pair = Pair::start(OURS);
+    pair.run_on(&pair.a);
+    pair.a.ask(&["suspend", "guest"]);
+    pair.a.kill_keeper();
+    pair.a.start_keeper();
+    pair.a.ask(&["resume", "guest"]);
+    pair.site.wait_for_guest(&pair.disk);
+    pair.refused_on(&pair.b, BUSY);
+    // Nobody answers any more: what holds no lease could be resumed without one, and is ended.
+    pair.a.ask(&["suspend", "guest"]);
+    pair.a.kill_keeper();
+    wait_until_gone(&pair.a, &pair.domain);
+    pair.run_on(&pair.b);
+    pair.site.assert_never_two(&pair.disk);
+}
+
+#[test]
+#[ignore = "tests/libvirt runs it"]
+fn who_answers_libvirt_can_be_killed_while_a_guest_is_migrated() {
+    let mut pair = Pair::start(OURS);
+    pair.run_on(&pair.a);
+    for end in [0, 1] {
+        let arguments = pair.a.migrate_command(&pair.domain, &pair.b);
+        let migration = Process::start(&mut { arguments });
+        wait_until("the target's QEMU", SOON, || {
+            (migration.code().is_some() || !pair.b.state(&pair.domain).is_empty()).then_some(())
+        });
+        match end {
+            0 => pair.a.kill_keeper(),
+            _ => pair.b.kill_keeper(),
+        }
+        migration.finish_within(Duration::from_secs(120));
+        match end {
+            0 => pair.a.start_keeper(),
+            _ => pair.b.start_keeper(),
+        }
+        // Wherever it is now, it is there alone, or nowhere.
+        pair.site.assert_never_two(&pair.disk);
+        for host in [&pair.a, &pair.b] {
+            host.virsh(&["destroy", "guest"]);
+        }
+        wait_until("the guest can be started", SOON, || {
+            (pair.a.create(&pair.domain).code == 0).then_some(())
+        });
+        pair.site.wait_for_guest(&pair.disk);
+        pair.refused_on(&pair.b, BUSY);
+    }
+    pair.site.assert_never_two(&pair.disk);
+}
+
+#[test]
+#[ignore = "tests/libvirt runs it"]
+fn a_host_that_is_gone_is_waited_for() {
+    let Pair {
+        site,
+        a,
+        b,
+        disk,
+        domain,
+    } = Pair::start(OURS);
+    assert_eq!(a.create(&domain).code, 0);
+    site.wait_for_guest(&disk);
+    drop(a);
+    let gone = now();
+    // Alive, as far as its last heartbeat says; then one start waits until it must be dead.
+    wait_until("the guest can be started", Duration::from_secs(150), || {
+        (b.create(&domain).code == 0).then_some(())
+    });
+    assert!(now().since(gone) > Duration::from_secs(60), "too early");
+    site.wait_for_guest(&disk);
+    site.assert_never_two(&disk);
 }
 
 #[test]
@@ -474,4 +587,7 @@ macro_rules! each {
 
 with! {
     sanlock: (Manager::Sanlock, Manager::Sanlock);
+    ours: (Manager::Lease, Manager::Lease);
+    from_sanlock: (Manager::Sanlock, Manager::Lease);
+    to_sanlock: (Manager::Lease, Manager::Sanlock);
 }
