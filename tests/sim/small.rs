@@ -389,6 +389,7 @@ impl Small {
     ) -> Option<Vec<Content>> {
         let now = state.sectors[sectors].to_vec();
         let later = self.scope.reads.later(index, self.scope.modes.len());
+        let later: Vec<_> = later.into_iter().filter(|at| *at < now.len()).collect();
         if now.len() == 1 || later.is_empty() {
             return Some(now);
         }

@@ -36,7 +36,7 @@ impl Watchdog {
     pub fn new() -> Self {
         let dir = directory();
         let library = dir.path().join("watchdog.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("support/watchdog.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("watchdog.c");
         let mut compiler = Command::new("cc");
         compiler.args(["-shared", "-fPIC", "-o"]).arg(&library);
         let status = compiler.arg(source).arg("-ldl").status();
