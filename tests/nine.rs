@@ -304,6 +304,26 @@ fn a_share_that_appears_before_the_commit_bars_the_exclusive_lease() {
     assert_eq!(world.ballot(2).shared, Some(Generation(1)));
 }
 
+/// Who asks must have both end, and hears of them at once.
+#[test]
+fn a_refusal_names_a_sharer_that_is_not_known_to_live_beside_one_that_is() {
+    let (world, mut seen) = owned_last_by_host_2();
+    world.put_heartbeat(3, 5);
+    for host in [2, 3] {
+        let share = BallotSector {
+            shared: Some(Generation(1)),
+            released: true,
+            ..world.ballot(host)
+        };
+        world.put_ballot(host, &share);
+    }
+    let attempt = world.acquire(1, &mut seen);
+    let Ok(Attempt::Refused(Refusal::Shared(hosts), _)) = attempt else {
+        panic!("{attempt:?}");
+    };
+    assert_eq!(hosts, [2, 3].map(host_id));
+}
+
 // ---- 7. a dead sharer's record
 
 /// Host 2 shares, and was seen without a change for longer than it can live.

@@ -428,18 +428,18 @@ impl Resource<'_> {
         })
     }
 
-    /// Refused while a live host shares; unknown while nothing is known of one.
+    /// Refused while a live host shares; unknown while nothing is known of one. A refusal names both.
     fn closed_by_sharers(
         &self,
         member: &Member<'_>,
         view: &View,
         seen: &mut Sightings,
     ) -> Result<Option<Attempt>, AcquireError> {
-        let mut alive = Vec::new();
+        let (mut alive, mut sharing) = (Vec::new(), Vec::new());
         let mut unknown = None;
         for sharer in view.sharers(member.host) {
             match self.verdict(member, sharer, seen)? {
-                Verdict::Gone | Verdict::Dead => {}
+                Verdict::Gone | Verdict::Dead => continue,
                 Verdict::Alive => alive.push(sharer.host),
                 Verdict::Unknown { until } => {
                     let snapshot = view.snapshot(&[sharer.host]);
@@ -451,12 +451,13 @@ impl Resource<'_> {
                 }
                 Verdict::Unclear => return Err(AcquireError::Unclear { owner: sharer }),
             }
+            sharing.push(sharer.host);
         }
         if alive.is_empty() {
             return Ok(unknown);
         }
         let snapshot = view.snapshot(&alive);
-        Ok(Some(Attempt::Refused(Refusal::Shared(alive), snapshot)))
+        Ok(Some(Attempt::Refused(Refusal::Shared(sharing), snapshot)))
     }
 
     /// One look at a host's heartbeat, and what follows from it.

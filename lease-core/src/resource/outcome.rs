@@ -89,7 +89,7 @@ pub enum Refusal {
         /// What it says of itself.
         note: Option<HolderNote>,
     },
-    /// Live hosts share it.
+    /// These hosts share it: one of them lives, and none is known to be over.
     Shared(Vec<HostId>),
     /// A live host is passing through on its way to sharing it.
     ShortHold(Stamp),
