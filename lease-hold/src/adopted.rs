@@ -1,7 +1,8 @@
 //! A process that runs already: found by its number, held by a descriptor, and guarded from then on
 //! as a command is. What it starts is contained only where it has a control group of its own.
 
-use crate::fork::{self, Start};
+use crate::aside::Aside;
+use crate::fork::Start;
 use crate::guarded::environment;
 use crate::keeper::Keeper;
 use crate::kept::Kept;
@@ -24,7 +25,6 @@ use nix::unistd::Pid as NixPid;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use sd_notify::NotifyState;
-use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -158,14 +158,11 @@ pub(crate) struct Adopted {
     /// Who ends it if nobody else does.
     keeper: Option<Keeper>,
     kill_signal: NixSignal,
-    on_loss: Option<OsString>,
-    on_request: Option<OsString>,
-    start: Start,
+    pub(crate) aside: Aside,
+    pub(crate) start: Start,
     /// Whoever would give it leases again has locked this file.
     kept_by: Option<PathBuf>,
     kept: Arc<Kept>,
-    environment: Vec<CString>,
-    aside: Option<ProcessId>,
     /// Tells of the end of the last one in its control group.
     events: Option<File>,
     is_guarded: bool,
@@ -179,19 +176,16 @@ impl Adopted {
         found: Found,
         keeper: Keeper,
         (kill_signal, start): (NixSignal, Start),
-        [on_loss, on_request]: [Option<OsString>; 2],
+        aside: Aside,
     ) -> Self {
         Self {
             found,
             keeper: Some(keeper),
             kill_signal,
-            on_loss,
-            on_request,
+            aside,
             start,
             kept_by: None,
             kept: Arc::default(),
-            environment: Vec::new(),
-            aside: None,
             events: None,
             is_guarded: false,
             ended: false,
@@ -221,7 +215,7 @@ impl Adopted {
         carried: &Carried,
     ) -> anyhow::Result<Containment> {
         self.kept.note(carried);
-        self.environment = environment(variables);
+        self.aside.environment = environment(variables);
         self.events = self.group().and_then(|group| group.events().ok());
         if let Some(keeper) = &mut self.keeper {
             let killer = match &self.found.containment {
@@ -288,7 +282,7 @@ impl Adopted {
     /// The command of --on-loss ends with the process, and not before it has done its work, as long
     /// as there is time.
     fn aside_has_ended(&self) -> bool {
-        let Some(aside) = self.aside else {
+        let Some(aside) = self.aside.running else {
             return true;
         };
         let ended = waitpid(NixPid::from_raw(aside.pid), Some(WaitPidFlag::WNOHANG));
@@ -330,6 +324,7 @@ impl Adopted {
         self.process().kill();
         let aside = self
             .aside
+            .running
             .filter(|_| !spare_aside)
             .and_then(ProcessId::open);
         aside.iter().for_each(|aside| {
@@ -345,7 +340,7 @@ impl Adopted {
     fn family(&self, spare_aside: bool) -> Vec<Process> {
         let own = Process::own().map(|own| own.id());
         let keeper = self.keeper.as_ref().and_then(Keeper::id);
-        let aside = self.aside.filter(|_| spare_aside);
+        let aside = self.aside.running.filter(|_| spare_aside);
         let spared: Vec<ProcessId> = own.into_iter().chain(keeper).chain(aside).collect();
         let id = self.process().id();
         let mut found = match self.process().is_dead() {
@@ -365,29 +360,9 @@ impl Adopted {
         tree::describe(&cgroup_below(&group.path))
     }
 
-    /// Runs the command of --on-loss.
-    pub(crate) fn run_aside(&mut self) -> bool {
-        let on_loss = self.on_loss.as_ref();
-        self.aside =
-            on_loss.and_then(|on_loss| fork::run_aside(on_loss, &self.environment, &self.start));
-        self.aside.is_some()
-    }
-
-    /// Runs the command of --on-request.
-    pub(crate) fn run_on_request(&self) -> bool {
-        let on_request = self.on_request.as_ref();
-        let run = |command: &OsString| fork::run_aside(command, &self.environment, &self.start);
-        on_request.and_then(run).is_some()
-    }
-
     /// Sends it a signal. `false`: it is gone.
     pub(crate) fn signal(&self, number: i32) -> bool {
         let signal = Signal::from_named_raw(number);
         signal.is_some_and(|signal| self.process().signal(signal))
-    }
-
-    /// Whether there is a command of --on-loss.
-    pub(crate) fn has_aside(&self) -> bool {
-        self.on_loss.is_some()
     }
 }

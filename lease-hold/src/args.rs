@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::aside::Aside;
 use crate::auto::Auto;
 use crate::cage::Wish;
 use crate::order;
@@ -223,8 +224,13 @@ impl Args {
     }
 
     /// What is run aside when the lease is lost, and when another host asks for it.
-    pub(crate) fn aside(&self) -> [Option<OsString>; 2] {
-        [self.on_loss.clone(), self.on_request.clone()]
+    pub(crate) fn aside(&self) -> Aside {
+        Aside {
+            on_loss: self.on_loss.clone(),
+            on_request: self.on_request.clone(),
+            environment: Vec::new(),
+            running: None,
+        }
     }
 
     /// For how long to try.

@@ -1,6 +1,7 @@
 //! What is guarded: the command, what contains it, who carries its last deadline, and what is run
 //! aside when its lease is lost.
 
+use crate::aside::Aside;
 use crate::cage::Cage;
 use crate::child::{self, Child, Waiting};
 use crate::command::Command;
@@ -37,15 +38,10 @@ pub(crate) struct Guarded {
     pub(crate) start: Start,
     /// What asks it to end.
     pub(crate) kill_signal: Signal,
-    /// A shell command to run when the lease is lost.
-    pub(crate) on_loss: Option<OsString>,
-    /// A shell command to run when another host asks for the lease.
-    pub(crate) on_request: Option<OsString>,
-    environment: Vec<CString>,
+    /// What is run beside it.
+    pub(crate) aside: Aside,
     waiting: Option<Waiting>,
     child: Option<Child>,
-    /// The command of --on-loss.
-    aside: Option<ProcessId>,
     /// Nothing is left of the command and of all that it started.
     is_gone: bool,
 }
@@ -56,7 +52,7 @@ impl Guarded {
         (keeper, cage): (Option<Keeper>, Cage),
         (command, start): (Command, Start),
         kill_signal: Signal,
-        [on_loss, on_request]: [Option<OsString>; 2],
+        aside: Aside,
     ) -> Self {
         Self {
             keeper,
@@ -64,12 +60,9 @@ impl Guarded {
             command,
             start,
             kill_signal,
-            on_loss,
-            on_request,
-            environment: Vec::new(),
+            aside,
             waiting: None,
             child: None,
-            aside: None,
             is_gone: false,
         }
     }
@@ -82,10 +75,10 @@ impl Guarded {
         carried: &Carried,
     ) -> anyhow::Result<Containment> {
         tree::adopt_orphans().context("cannot become a child subreaper")?;
-        self.environment = environment(&variables);
+        self.aside.environment = environment(&variables);
         let how = (&self.cage, &self.start);
         let told = (run_dir, carried);
-        let waiting = child::fork_gated(&self.command, &self.environment, how, told)?;
+        let waiting = child::fork_gated(&self.command, &self.aside.environment, how, told)?;
         if let Some(keeper) = &mut self.keeper {
             let group = self.cage.killer().map(AsFd::as_fd);
             keeper.begin(carried, (waiting.pidfd()?.as_fd(), group, false))?;
@@ -182,7 +175,7 @@ impl Guarded {
     }
 
     fn spared(&self, aside: bool) -> Vec<ProcessId> {
-        let aside = self.aside.filter(|_| aside);
+        let aside = self.aside.running.filter(|_| aside);
         let keeper = self.keeper.as_ref().and_then(Keeper::id);
         aside.into_iter().chain(keeper).collect()
     }
@@ -191,21 +184,6 @@ impl Guarded {
     pub(crate) fn rest(&self) -> Option<String> {
         let child = self.child.as_ref()?;
         tree::describe(&child.rest(&self.spared(true)))
-    }
-
-    /// Runs the command of --on-loss.
-    pub(crate) fn run_aside(&mut self) -> bool {
-        let on_loss = self.on_loss.as_ref();
-        self.aside =
-            on_loss.and_then(|on_loss| fork::run_aside(on_loss, &self.environment, &self.start));
-        self.aside.is_some()
-    }
-
-    /// Runs the command of --on-request.
-    pub(crate) fn run_on_request(&self) -> bool {
-        let on_request = self.on_request.as_ref();
-        let run = |command: &OsString| fork::run_aside(command, &self.environment, &self.start);
-        on_request.and_then(run).is_some()
     }
 
     /// The command was stopped.

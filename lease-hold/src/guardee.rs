@@ -1,6 +1,8 @@
 //! What is guarded: a command that we start, or a process that runs already.
 
 use crate::adopted::Adopted;
+use crate::aside::Aside;
+use crate::fork::Start;
 use crate::guarded::Guarded;
 use lease_core::clock::Moment;
 use lease_core::contain::Containment;
@@ -153,27 +155,30 @@ impl Guardee {
         }
     }
 
-    /// Runs the command of --on-request. `false`: there is none that runs.
-    pub(crate) fn run_on_request(&self) -> bool {
+    fn aside(&mut self) -> (&mut Aside, &Start) {
         match self {
-            Self::Started(guarded) => guarded.run_on_request(),
-            Self::Adopted(adopted) => adopted.run_on_request(),
+            Self::Started(guarded) => (&mut guarded.aside, &guarded.start),
+            Self::Adopted(adopted) => (&mut adopted.aside, &adopted.start),
         }
+    }
+
+    /// Runs the command of --on-request. `false`: there is none that runs.
+    pub(crate) fn run_on_request(&mut self) -> bool {
+        let (aside, start) = self.aside();
+        aside.run_on_request(start)
     }
 
     /// Runs the command of --on-loss. `false`: there is none that runs.
     pub(crate) fn run_aside(&mut self) -> bool {
-        match self {
-            Self::Started(guarded) => guarded.run_aside(),
-            Self::Adopted(adopted) => adopted.run_aside(),
-        }
+        let (aside, start) = self.aside();
+        aside.run_on_loss(start)
     }
 
     /// Whether there is a command of --on-loss.
     pub(crate) fn has_aside(&self) -> bool {
         match self {
-            Self::Started(guarded) => guarded.on_loss.is_some(),
-            Self::Adopted(adopted) => adopted.has_aside(),
+            Self::Started(guarded) => guarded.aside.on_loss.is_some(),
+            Self::Adopted(adopted) => adopted.aside.on_loss.is_some(),
         }
     }
 

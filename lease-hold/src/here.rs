@@ -351,8 +351,7 @@ impl HolderSurroundings for Here {
     }
 
     fn run_on_request(&mut self) -> bool {
-        let guarded = self.guarded.as_ref();
-        guarded.is_some_and(Guardee::run_on_request)
+        self.guarded.as_mut().is_some_and(Guardee::run_on_request)
     }
 
     fn hands_on_value(&self) -> bool {

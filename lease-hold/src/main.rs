@@ -3,6 +3,7 @@
 mod adopted;
 mod alarm;
 mod args;
+mod aside;
 mod auto;
 mod cage;
 mod carrier;
