@@ -211,26 +211,28 @@ fn help(name: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The options that `--help` lists. What starts with a dash and a space is a value.
+/// The options that `--help` lists.
 fn offered(name: &str) -> Vec<Flag> {
     let mut flags: Vec<_> = help(name)
         .lines()
         .map(str::trim_start)
-        .filter(|line| line.starts_with('-') && !line.starts_with("- "))
+        .filter(|line| line.starts_with('-'))
         .map(|line| flag_of_help(line.split("  ").next().unwrap()))
         .collect();
     flags.sort();
     flags
 }
 
-/// The words that `--help` lists as possible values of some option: `- auto: The first`.
+/// The words that `--help` lists as possible values of some option.
 fn words_offered(name: &str) -> BTreeSet<String> {
     let help = help(name);
-    let items = help
-        .lines()
-        .filter_map(|line| line.trim_start().strip_prefix("- "));
-    let word = |item: &str| item.split(':').next().unwrap().to_owned();
-    items.map(word).collect()
+    let lists = help.lines().filter_map(|line| {
+        let (_, list) = line.split_once("[possible values: ")?;
+        list.strip_suffix(']')
+    });
+    lists
+        .flat_map(|list| list.split(", ").map(str::to_owned))
+        .collect()
 }
 
 /// The words that OPTIONS explains as such.
@@ -273,6 +275,14 @@ fn a_page_explains_every_option_of_its_tool_and_no_other() {
             offered(name),
             "{name}.8 and {name} --help"
         );
+    }
+}
+
+#[test]
+fn help_is_one_screen_of_a_terminal() {
+    for name in TOOLS {
+        let lines = help(name).lines().count();
+        assert!(lines <= 40, "{name} --help: {lines} lines");
     }
 }
 

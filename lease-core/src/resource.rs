@@ -428,7 +428,8 @@ impl Resource<'_> {
         })
     }
 
-    /// Refused while a live host shares; unknown while nothing is known of one. A refusal names both.
+    /// Refused while a live host shares; unknown while nothing is known of one. A refusal names
+    /// both.
     fn closed_by_sharers(
         &self,
         member: &Member<'_>,

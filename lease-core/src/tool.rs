@@ -3,6 +3,7 @@
 pub use crate::failure::{Failure, Status, show};
 use crate::voice;
 pub use crate::voice::speak_aside;
+use clap::{Arg, ArgAction};
 use std::fmt;
 use std::process::ExitCode;
 
@@ -24,9 +25,14 @@ pub fn run(tool: &str, work: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
 }
 
 /// The arguments of a command line, or the exit code after help, version, or what is wrong (in
-/// one line) has been printed.
+/// one line) has been printed. Help is one screen, however it is asked for: the page says more.
 pub fn parse<Args: clap::Parser>(tool: &str) -> Result<Args, ExitCode> {
-    Args::try_parse().map_err(|error| {
+    let help = Arg::new("help").short('h').long("help");
+    let help = help.help("Print help").action(ArgAction::HelpShort);
+    let command = Args::command().disable_help_flag(true).arg(help);
+    let matches = command.try_get_matches();
+    let parsed = matches.and_then(|matches| Args::from_arg_matches(&matches));
+    parsed.map_err(|error| {
         if !error.use_stderr() {
             let shown = error.print();
             return ExitCode::from(
