@@ -282,8 +282,11 @@ fn a_guest_that_writes_no_disk_runs_without_a_lease() {
         &["-cdrom", "/srv/cd", "-drive", "file=/a,snapshot=on"],
     );
     hold.wait_for_stderr("qemu-system-fake writes no disk: it runs without a lease");
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", hold.pid())).unwrap();
-    assert_eq!(name.trim(), "sleep");
+    // It is that process from then on, until the end of its script.
+    wait_until("it has become the guest", SOON, || {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", hold.pid()));
+        (name.unwrap().trim() == "sleep").then_some(())
+    });
 }
 
 #[test]

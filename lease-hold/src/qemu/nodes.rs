@@ -327,7 +327,7 @@ fn bottom(driver: &str, options: &Options, below: &[Link]) -> Bottom {
             _ => Bottom::None,
         },
         ("", _) => other("it names no driver".to_owned()),
-        (driver, _) => other(format!("of a disk of {driver} no lease has the name")),
+        (driver, _) => other(format!("a disk of {driver} has no path to name a lease by")),
     }
 }
 
