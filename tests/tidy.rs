@@ -527,6 +527,20 @@ fn is_written_by_hand(file: &Source) -> bool {
     !other.iter().any(|end| file.path.ends_with(end))
 }
 
+/// A text that is broken without a backslash has the indentation of the next line in its middle.
+fn has_a_gap(code: &str) -> bool {
+    let text = code.split_once('"').map_or("", |(_, text)| text);
+    let text = text.rsplit_once('"').map_or(text, |(text, _)| text);
+    let text = text.trim_end_matches('\\').replace("\\n", "\n");
+    text.lines().any(|line| line.trim().contains("   "))
+}
+
+#[test]
+fn a_message_has_no_gap() {
+    let found = violations(|_, code| has_a_gap(code).then(|| "a gap in a text".to_owned()));
+    assert_none(&found, "shipped code, three spaces in a text");
+}
+
 #[test]
 fn nothing_is_left_for_later() {
     let marks = ["TO", "FIX", "XX", "TB"].map(|half| match half {

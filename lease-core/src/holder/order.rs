@@ -118,7 +118,8 @@ fn add_all<A: HolderSurroundings>(
         }
         let session = hub.session_for(&spec.lockspace).ok_or_else(|| {
             let text = format!(
-                "cannot acquire {name}: what guards {} is not registered with lease-join of that                  lockspace",
+                "cannot acquire {name}: what guards {} is not registered with the lease-join of \
+                 that lockspace; start it before lease-hold",
                 hub.command
             );
             Failure::new(Status::NotJoined, text)
