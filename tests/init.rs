@@ -1,6 +1,7 @@
 //! lease-init as a user runs it, beside the real `sanlock direct init`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -140,6 +141,28 @@ fn a_created_file_is_allocated_and_has_the_mode_that_was_asked_for() {
         "{} blocks",
         of("b").blocks()
     );
+}
+
+/// Whoever waits for it would take a file without its record for damage, and not look again.
+#[test]
+fn a_created_file_has_its_name_once_it_is_formatted() {
+    let dir = directory();
+    let path = dir.path().join("f");
+    for _ in 0..20 {
+        let looks = std::thread::spawn({
+            let path = path.clone();
+            move || loop {
+                if let Ok(bytes) = fs::read(&path) {
+                    return bytes;
+                }
+            }
+        });
+        silent(&init(dir.path(), "--create -s LS:0:f:0 -r LS:RS:f:1048576"));
+        let seen = looks.join().unwrap();
+        assert_eq!(seen, fs::read(&path).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        fs::remove_file(&path).unwrap();
+    }
 }
 
 #[test]

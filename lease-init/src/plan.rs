@@ -34,9 +34,22 @@ pub(crate) struct Disk {
     pub(crate) path: PathBuf,
     /// `None`: it is still to be created.
     pub(crate) device: Option<Device>,
+    /// It is created under another name.
+    unfinished: Option<Unfinished>,
     key: Key,
     /// In the order of their offsets; none overlap.
     pub(crate) areas: Vec<Area>,
+}
+
+/// A file that gets its name once all areas in it are formatted: before that nobody finds it, and
+/// takes it for one that is damaged. If that fails it goes.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Once it has its name it has this one no more.
+        let _ = nix::unistd::unlink(&self.0);
+    }
 }
 
 /// What makes two paths the same disk.
@@ -149,21 +162,24 @@ impl Plan {
 
     /// Creates and grows files, then formats every area.
     pub(crate) fn carry_out(mut self, mode: u32) -> Result<(), Failure> {
-        let mut created = Vec::new();
         for disk in &mut self.disks {
-            if let Err(failure) = disk.prepare(mode, &mut created) {
-                for path in created {
-                    let _ = nix::unistd::unlink(&path);
-                }
-                return Err(failure);
-            }
+            disk.prepare(mode)?;
         }
         let mut formatted: Vec<&str> = Vec::new();
         for disk in &self.disks {
+            let mut here = Vec::new();
             for area in &disk.areas {
-                disk.write(area, &formatted)?;
-                formatted.push(&area.text);
+                let lasting = disk.unfinished.is_none().then_some(&here);
+                let before: Vec<&str> = formatted
+                    .iter()
+                    .chain(lasting.into_iter().flatten())
+                    .copied()
+                    .collect();
+                disk.write(area, &before)?;
+                here.push(&area.text);
             }
+            disk.finish()?;
+            formatted.extend(here);
         }
         Ok(())
     }
@@ -184,6 +200,7 @@ impl Disk {
         Ok(Self {
             path,
             device,
+            unfinished: None,
             key,
             areas: Vec::new(),
         })
@@ -293,7 +310,7 @@ impl Disk {
     }
 
     /// Creates or grows the file, if that is needed.
-    fn prepare(&mut self, mode: u32, created: &mut Vec<PathBuf>) -> Result<(), Failure> {
+    fn prepare(&mut self, mode: u32) -> Result<(), Failure> {
         let Some(last) = self.areas.last() else {
             return Ok(());
         };
@@ -307,10 +324,12 @@ impl Disk {
                 .map_err(|errno| failed("cannot lengthen", errno))?,
             Some(_) => {}
             None => {
-                device::create(&self.path, last.end(), mode)
+                let name = format!(".lease-init.{:016x}", fastrand::u64(..));
+                let new = self.path.with_file_name(name);
+                device::create(&new, last.end(), mode)
                     .map_err(|errno| failed("cannot create", errno))?;
-                created.push(self.path.clone());
-                let opened = Device::open(&self.path, Access::Write, IO_LIMIT);
+                let opened = Device::open(&new, Access::Write, IO_LIMIT);
+                self.unfinished = Some(Unfinished(new));
                 self.device = Some(opened.map_err(|error| {
                     cannot(
                         Status::of_open(&error),
@@ -344,6 +363,17 @@ impl Disk {
             })?;
         }
         Ok(())
+    }
+
+    /// Gives a file that was created its name.
+    fn finish(&self) -> Result<(), Failure> {
+        let (Some(Unfinished(new)), Some(last)) = (&self.unfinished, self.areas.last()) else {
+            return Ok(());
+        };
+        device::rename_new(new, &self.path).map_err(|errno| {
+            let why = format!("cannot create {}: {}", self.show(), cause(errno));
+            cannot(Status::CannotCreate, &last.text, why)
+        })
     }
 
     fn write(&self, area: &Area, formatted: &[&str]) -> Result<(), Failure> {
